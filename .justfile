@@ -1,0 +1,22 @@
+# Every task by one name; `just --list` shows them.
+
+# Builds the two binaries as they are released.
+build:
+    cargo build --release
+
+# Everything a change must pass.
+test:
+    tests/run
+
+# Formatting and lints, as the tests demand them.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# The shop window: pods, networks, pings, and nothing left.
+demo:
+    cargo run --release -- demo
+
+# Paired measurements against the Go plugins and the bare messages.
+bench *ARGS:
+    tests/bench/run {{ARGS}}

@@ -1,0 +1,2 @@
+//! `plexus-cni`: what the container runtime executes.
+fn main() {}

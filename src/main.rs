@@ -1,0 +1,2 @@
+//! `plexus`: what a person runs.
+fn main() {}
