@@ -1,0 +1,276 @@
+//! bridge: a veth pair whose host end is a port of a bridge, which is created where it is missing and may be the pods' gateway.
+//! Knows no VLAN and no masquerade.
+
+mod conf;
+mod gateway;
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+pub use conf::{Conf, Spec, Trunk};
+
+use crate::check::{self, Expected};
+use crate::error::{Error, ErrorKind};
+use crate::layer3::{self, Detection, Layer3, Manners};
+use crate::mac::Mac;
+use crate::netlink::link::{self, GROUP_LINK, Link};
+use crate::netlink::socket::Heard;
+use crate::netlink::{NewLink, Shape, Socket};
+use crate::pod::{Host, Pod};
+use crate::sysctl::Tree;
+use crate::veth::{Ends, Pair};
+use crate::{Built, Interface, Target};
+
+/// How long a port may take to come up. Its carrier is there with the pod's end; this is for a very busy kernel.
+const PORT_UP_TIMEOUT_MS: u64 = 2_000;
+
+/// A spec with what the kernel says about its bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    spec: Spec,
+    /// `None`: not there yet.
+    bridge: Option<Link>,
+}
+
+impl Spec {
+    pub(crate) fn resolve(self, host: &mut Host) -> Result<Resolved, Error> {
+        let bridge = existing(host, &self.name)?;
+        Ok(Resolved { spec: self, bridge })
+    }
+}
+
+/// The bridge, if there is one.
+fn existing(host: &mut Host, name: &str) -> Result<Option<Link>, Error> {
+    match host.side.link(name)? {
+        Some(link) if link.kind != "bridge" => Err(Error::invalid(format!(
+            "failed to create bridge \"{name}\": \"{name}\" already exists but is not a bridge"
+        ))),
+        found => Ok(found),
+    }
+}
+
+impl Resolved {
+    /// The spec.
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    pub(crate) fn build(
+        &self,
+        host: &mut Host,
+        pod: &mut Pod,
+        target: &Target<'_>,
+        mut l3: Layer3,
+    ) -> Result<Built, Error> {
+        self.spec.complete(&mut l3);
+        l3.entries()?;
+        let bridge = self.ensure_bridge(host)?;
+        let pair = Pair { mtu: self.spec.mtu, controller: Some(bridge.link.index) };
+        let ends = pair.create(host, pod, target)?;
+        match self.configure(host, pod, &bridge, &ends, &l3) {
+            Ok(bridge_mac) => Ok(Built {
+                interfaces: vec![
+                    Interface { name: self.spec.name.clone(), mac: bridge_mac, in_pod: false, mtu: None },
+                    ends.host_interface(),
+                    Interface::in_pod(&ends.pod),
+                ],
+                address_interface: Some(2),
+                ifindex: ends.pod.index,
+                host_ifindex: Some(ends.host_index),
+                layer3: l3,
+            }),
+            Err(error) => Err(error.after_undo(pod.side.delete(ends.pod.index, &ends.pod.name))),
+        }
+    }
+
+    /// The bridge: up, and created where it is missing. What an existing one is like is its owner's matter.
+    fn ensure_bridge(&self, host: &mut Host) -> Result<Bridge, Error> {
+        let name = self.spec.name.as_str();
+        let bridge = match &self.bridge {
+            Some(link) => Bridge { link: link.clone(), created: false },
+            None => self.create_bridge(host)?,
+        };
+        if !bridge.link.up || (self.spec.promiscuous && !bridge.link.promiscuous) {
+            let request = link::set_up_promiscuous(bridge.link.index, self.spec.promiscuous);
+            host.side.apply(request).map_err(|e| Error::kernel("set up bridge", name, e))?;
+        }
+        // Best effort: a kernel without IPv6 has no such parameter.
+        drop(host.side.sysctls.write(Tree::V6, name, "accept_ra", "0"));
+        Ok(bridge)
+    }
+
+    /// Its hardware address is set in the creating message: it then stays, whatever ports come and go, and is never zero.
+    fn create_bridge(&self, host: &mut Host) -> Result<Bridge, Error> {
+        let name = self.spec.name.as_str();
+        let new =
+            NewLink { mtu: self.spec.mtu, mac: Some(Mac::random()), up: true, ..NewLink::new(name, Shape::Bridge) };
+        let created = match host.side.apply(new.request()) {
+            Ok(()) => true,
+            // Another attachment made it since we looked.
+            Err(failure) if failure.errno() == Some(Errno::EEXIST) => false,
+            Err(failure) => {
+                return Err(Error::kernel(
+                    "failed to create bridge",
+                    format!("\"{name}\": could not add \"{name}\""),
+                    failure,
+                ));
+            }
+        };
+        let link =
+            existing(host, name)?.ok_or_else(|| Error::at(ErrorKind::LinkMissing, "find the new bridge", name))?;
+        Ok(Bridge { link, created })
+    }
+
+    /// Everything after the pair exists; gives the bridge's hardware address.
+    fn configure(
+        &self,
+        host: &mut Host,
+        pod: &mut Pod,
+        bridge: &Bridge,
+        ends: &Ends,
+        l3: &Layer3,
+    ) -> Result<String, Error> {
+        let spec = &self.spec;
+        if spec.hairpin || spec.isolated {
+            let request = link::set_bridge_port(ends.host_index, spec.hairpin, spec.isolated);
+            host.side.apply(request).map_err(|e| Error::kernel("set up bridge port", ends.host_name.clone(), e))?;
+        }
+        if !spec.leave_down {
+            self.configure_pod(pod, &ends.pod, l3)?;
+        }
+        if spec.gateway && !l3.is_empty() {
+            gateway::ensure(host, spec, bridge, l3)?;
+        }
+        let bridge_mac = self.settle(host, bridge, ends)?;
+        if !l3.is_empty() {
+            announce(pod, &ends.pod)?;
+        }
+        Ok(bridge_mac)
+    }
+
+    fn configure_pod(&self, pod: &mut Pod, link: &Link, l3: &Layer3) -> Result<(), Error> {
+        let has_addresses = !l3.is_empty();
+        if has_addresses {
+            // Best effort: a kernel without IPv6 has none of these.
+            let set = |key, value| drop(pod.side.sysctls.write(Tree::V6, &link.name, key, value));
+            if self.spec.detect_duplicates {
+                set("enhanced_dad", "1");
+            }
+            set("accept_dad", if self.spec.detect_duplicates { "1" } else { "0" });
+        }
+        let manners = Manners {
+            detection: if self.spec.detect_duplicates { Detection::Optimistic } else { Detection::Off },
+            announce_v4: has_addresses,
+            // Beyond the reference plugin: an address that was another pod's is stale in its neighbours' tables.
+            announce_v6: l3.addresses.iter().any(|a| a.address.is_ipv6()),
+            connected_routes: true,
+        };
+        layer3::configure(&mut pod.side, link, manners, &l3.addresses, &l3.entries()?)
+    }
+
+    /// Waits for the port, and gives the bridge's hardware address as it is with the new port.
+    fn settle(&self, host: &mut Host, bridge: &Bridge, ends: &Ends) -> Result<String, Error> {
+        let questions = vec![link::by_index(ends.host_index), link::by_index(bridge.link.index)];
+        let failed = |e| Error::kernel("look at bridge port", ends.host_name.clone(), e);
+        let mut answers = host.side.socket.questions(questions, Link::parse).map_err(failed)?.into_iter();
+        let (Some(port), Some(bridge)) = (answers.next(), answers.next()) else {
+            return Err(Error::at(ErrorKind::LinkMissing, "look at bridge port", ends.host_name.clone()));
+        };
+        let port = port.map_err(|refusal| failed(refusal.into()))?;
+        let bridge = bridge.map_err(|refusal| failed(refusal.into()))?;
+        if port.oper_state != Link::OPER_UP && !self.spec.leave_down {
+            wait_until_up(host, &port)?;
+        }
+        Ok(bridge.mac_text())
+    }
+}
+
+/// The bridge an attachment uses.
+struct Bridge {
+    link: Link,
+    /// By this attachment: nothing can be in the way on it.
+    created: bool,
+}
+
+/// Lets the kernel announce the addresses. It did when the pod's end came up, but the port forwards only once the kernel has
+/// noticed its carrier, after that: those packets never left (and the reference plugin's do not). Setting the hardware address
+/// to itself changes nothing and makes the kernel announce again (NETDEV_CHANGEADDR in net/ipv4/devinet.c, net/ipv6/ndisc.c).
+fn announce(pod: &mut Pod, link: &Link) -> Result<(), Error> {
+    let Some(mac) = link.mac else { return Ok(()) };
+    pod.side.apply(link::set_mac(link.index, mac)).map_err(|e| Error::kernel("announce", link.name.clone(), e))
+}
+
+/// Waits for link events until the port is up. The listener is open before the first look, so nothing is missed.
+fn wait_until_up(host: &mut Host, port: &Link) -> Result<(), Error> {
+    let failed = |e| Error::kernel("wait for bridge port", port.name.clone(), e);
+    let deadline = Instant::now() + Duration::from_millis(PORT_UP_TIMEOUT_MS);
+    let mut listener = Socket::open().map_err(failed)?;
+    listener.join(GROUP_LINK).map_err(failed)?;
+    loop {
+        let gone = || Error::at(ErrorKind::LinkMissing, "wait for bridge port", port.name.clone());
+        let state = host.side.link_at(port.index)?.ok_or_else(gone)?.oper_state;
+        if state == Link::OPER_UP {
+            return Ok(());
+        }
+        if listener.event(deadline, |_, _| {}).map_err(failed)? == Heard::Nothing {
+            return Err(Error::new(ErrorKind::PortState, format!("bridge port in error state: {}", state_name(state))));
+        }
+    }
+}
+
+/// RFC 2863 states, in the words of the reference plugin.
+fn state_name(state: u8) -> &'static str {
+    match state {
+        1 => "not-present",
+        2 => "down",
+        3 => "lower-layer-down",
+        4 => "testing",
+        5 => "dormant",
+        6 => "up",
+        _ => "unknown",
+    }
+}
+
+/// CHECK of one bridge attachment.
+pub(crate) fn check(
+    host: &mut Host,
+    pod: &mut Pod,
+    spec: &Spec,
+    ifname: &str,
+    expected: &Expected,
+) -> Result<(), Error> {
+    let name = spec.name.as_str();
+    let missing = || Error::mismatch(format!("bridge {name} is not in the host's namespace"));
+    let bridge = host.side.link(name)?.ok_or_else(missing)?;
+    if bridge.kind != "bridge" {
+        return Err(Error::mismatch(format!("interface {name} is of kind \"{}\", not bridge", bridge.kind)));
+    }
+    let result = |name: &str| expected.interfaces.iter().find(|i| !i.in_pod && i.name == name);
+    let interface =
+        result(name).ok_or_else(|| Error::mismatch(format!("bridge {name} is not part of the previous result")))?;
+    check::mac(&bridge, interface)?;
+    let promiscuous = bridge.promiscuity != 0;
+    if promiscuous != spec.promiscuous {
+        return Err(Error::mismatch(format!(
+            "Bridge interface {name} configured Promisc Mode {} doesn't match current state: {promiscuous} ",
+            spec.promiscuous
+        )));
+    }
+    let link = check::pod_interface(pod, ifname, "veth", expected)?;
+    let port = match link.parent {
+        Some(index) if link.parent_elsewhere => host.side.link_at(index)?,
+        _ => None,
+    };
+    let port = port
+        .filter(|port| port.kind == "veth" && port.parent == Some(link.index))
+        .ok_or_else(|| Error::mismatch(format!("interface {ifname} has no other end in the host's namespace")))?;
+    if port.controller != Some(bridge.index) {
+        return Err(Error::mismatch(format!("interface {} is not a port of bridge {name}", port.name)));
+    }
+    let interface = result(&port.name)
+        .ok_or_else(|| Error::mismatch(format!("interface {} is not part of the previous result", port.name)))?;
+    check::mac(&port, interface)?;
+    check::layer3(pod, &link, expected)
+}

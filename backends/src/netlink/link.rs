@@ -1,0 +1,427 @@
+//! Messages about links, and what the kernel says about one. Reads only the attributes this crate needs, by itself: a new
+//! kernel's statistics can then never make an answer unreadable. Knows no namespace path and no configuration.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NlasIterator};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, IpVlanMode,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage, MacVlanMode,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::error::Failure;
+use super::socket::Request;
+use crate::mac::Mac;
+
+/// Multicast group of link changes (`RTNLGRP_LINK`, include/uapi/linux/rtnetlink.h).
+pub(crate) const GROUP_LINK: u32 = 1;
+/// Message types, as they arrive.
+pub(crate) const RTM_DELLINK: u16 = 17;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
+const IFLA_PROMISCUITY: u16 = 30;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+/// The mode is attribute 1 of both macvlan's (32 bits) and ipvlan's (16 bits) data.
+const IFLA_VLAN_MODE: u16 = 1;
+/// `IFLA_INET_CONF` inside `IFLA_AF_SPEC`/`AF_INET`.
+const IFLA_INET_CONF: u16 = 1;
+/// `IPV4_DEVCONF_ARP_NOTIFY` (include/uapi/linux/ip.h).
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+const AF_INET: u16 = 2;
+const NLA_F_NESTED: u16 = 1 << 15;
+/// The header of a link message (`struct ifinfomsg`), in bytes.
+const HEADER_LEN: usize = 16;
+
+/// What is created, beyond what all links have.
+#[derive(Debug, Clone)]
+pub(crate) enum Shape<'a> {
+    Bridge,
+    /// The other end, created in its own namespace at once.
+    Veth(Box<NewLink<'a>>),
+    /// `MACVLAN_MODE_*` and the length of the queue for broadcasts.
+    Macvlan {
+        mode: u32,
+        bc_queue_len: Option<u32>,
+    },
+    /// `IPVLAN_MODE_*`
+    Ipvlan(u16),
+    /// A veth's other end has no shape of its own.
+    Peer,
+}
+
+/// A link to create with all its attributes in one message.
+#[derive(Debug, Clone)]
+pub(crate) struct NewLink<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) shape: Shape<'a>,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) mac: Option<Mac>,
+    pub(crate) group: Option<u32>,
+    /// The lower device, in the namespace of the socket (or in that of `parent_nsid`).
+    pub(crate) parent: Option<u32>,
+    /// Where `parent` is, as the socket's namespace numbers it. `None`: in the socket's namespace.
+    pub(crate) parent_nsid: Option<i32>,
+    /// The bridge it becomes a port of.
+    pub(crate) controller: Option<u32>,
+    /// The namespace it appears in. `None`: the socket's.
+    pub(crate) netns: Option<BorrowedFd<'a>>,
+    pub(crate) up: bool,
+}
+
+impl<'a> NewLink<'a> {
+    pub(crate) fn new(name: &'a str, shape: Shape<'a>) -> Self {
+        Self {
+            name,
+            shape,
+            mtu: None,
+            mac: None,
+            group: None,
+            parent: None,
+            parent_nsid: None,
+            controller: None,
+            netns: None,
+            up: false,
+        }
+    }
+
+    /// The request: never touches an existing link.
+    pub(crate) fn request(&self) -> Request {
+        Request::new(RouteNetlinkMessage::NewLink(self.message()), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    pub(crate) fn message(&self) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        if self.up {
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+        }
+        let attributes = &mut message.attributes;
+        attributes.push(LinkAttribute::IfName(self.name.to_owned()));
+        attributes.extend(self.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(self.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+        attributes.extend(self.group.map(LinkAttribute::Group));
+        attributes.extend(self.parent.map(LinkAttribute::Link));
+        attributes.extend(self.parent_nsid.map(LinkAttribute::LinkNetNsId));
+        attributes.extend(self.controller.map(LinkAttribute::Controller));
+        attributes.extend(self.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
+        attributes.extend(self.shape.info().map(LinkAttribute::LinkInfo));
+        message
+    }
+}
+
+impl Shape<'_> {
+    fn info(&self) -> Option<Vec<LinkInfo>> {
+        let (kind, data) = match self {
+            Self::Peer => return None,
+            Self::Bridge => (InfoKind::Bridge, None),
+            Self::Veth(peer) => (InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(peer.message())))),
+            Self::Macvlan { mode, bc_queue_len } => {
+                let mut data = vec![InfoMacVlan::Mode(MacVlanMode::from(*mode))];
+                data.extend(bc_queue_len.map(InfoMacVlan::BcQueueLen));
+                (InfoKind::MacVlan, Some(InfoData::MacVlan(data)))
+            }
+            Self::Ipvlan(mode) => {
+                (InfoKind::IpVlan, Some(InfoData::IpVlan(vec![InfoIpVlan::Mode(IpVlanMode::from(*mode))])))
+            }
+        };
+        Some(std::iter::once(LinkInfo::Kind(kind)).chain(data.map(LinkInfo::Data)).collect())
+    }
+}
+
+/// What this crate reads of a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: Option<Mac>,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+    pub(crate) loopback: bool,
+    /// RFC 2863 operational state; 6 is up (`IF_OPER_UP`).
+    pub(crate) oper_state: u8,
+    /// Set promiscuous by request.
+    pub(crate) promiscuous: bool,
+    /// How many have it promiscuous: whoever asked, and whoever captures packets.
+    pub(crate) promiscuity: u32,
+    pub(crate) group: u32,
+    /// The kernel's kind: "bridge", "veth", "macvlan"; empty for a physical device.
+    pub(crate) kind: String,
+    /// The mode in the kind's data, for macvlan and ipvlan.
+    pub(crate) mode: Option<u32>,
+    /// The lower device, or a veth's other end, in its own namespace's numbers.
+    pub(crate) parent: Option<u32>,
+    /// Whether `parent` is in another namespace.
+    pub(crate) parent_elsewhere: bool,
+    /// The bridge it is a port of.
+    pub(crate) controller: Option<u32>,
+}
+
+impl Link {
+    /// RFC 2863 state "up".
+    pub(crate) const OPER_UP: u8 = 6;
+
+    /// The hardware address in the text form of results, "" where there is none.
+    pub(crate) fn mac_text(&self) -> String {
+        self.mac.map(|mac| mac.to_string()).unwrap_or_default()
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, Failure> {
+        let header = LinkHeader::parse(payload).map_err(|e| Failure::Malformed(e.to_string()))?;
+        let mut link = Self {
+            index: header.index,
+            up: header.flags.contains(LinkFlags::Up),
+            promiscuous: header.flags.contains(LinkFlags::Promisc),
+            loopback: header.flags.contains(LinkFlags::Loopback),
+            ..Self::default()
+        };
+        for attribute in NlasIterator::new(payload.get(HEADER_LEN..).unwrap_or_default()) {
+            let attribute = attribute.map_err(|e| Failure::Malformed(e.to_string()))?;
+            let value = attribute.value();
+            match attribute.kind() {
+                IFLA_ADDRESS => link.mac = <[u8; 6]>::try_from(value).ok().map(Mac::new),
+                IFLA_IFNAME => link.name = text(value),
+                IFLA_MTU => link.mtu = number(value)?,
+                IFLA_LINK => link.parent = Some(number(value)?),
+                IFLA_LINK_NETNSID => link.parent_elsewhere = true,
+                IFLA_MASTER => link.controller = Some(number(value)?),
+                IFLA_OPERSTATE => link.oper_state = value.first().copied().unwrap_or_default(),
+                IFLA_GROUP => link.group = number(value)?,
+                IFLA_PROMISCUITY => link.promiscuity = number(value)?,
+                IFLA_LINKINFO => link.parse_info(value)?,
+                _ => {}
+            }
+        }
+        Ok(link)
+    }
+
+    fn parse_info(&mut self, info: &[u8]) -> Result<(), Failure> {
+        for attribute in NlasIterator::new(info) {
+            let attribute = attribute.map_err(|e| Failure::Malformed(e.to_string()))?;
+            match attribute.kind() {
+                IFLA_INFO_KIND => self.kind = text(attribute.value()),
+                IFLA_INFO_DATA if self.kind == "macvlan" || self.kind == "ipvlan" => {
+                    self.mode = NlasIterator::new(attribute.value())
+                        .map_while(Result::ok)
+                        .find(|data| data.kind() == IFLA_VLAN_MODE)
+                        .and_then(|data| match *data.value() {
+                            [a, b] => Some(u32::from(u16::from_ne_bytes([a, b]))),
+                            [a, b, c, d] => Some(u32::from_ne_bytes([a, b, c, d])),
+                            _ => None,
+                        });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+fn number(value: &[u8]) -> Result<u32, Failure> {
+    let bytes = value.try_into().map_err(|_| Failure::Malformed(format!("number of {} bytes", value.len())))?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+/// The index in an announced removal. `None`: a bridge lost a port (family `AF_BRIDGE`), the link may live on.
+pub(crate) fn gone(payload: &[u8]) -> Option<u32> {
+    let header = LinkHeader::parse(payload).ok()?;
+    (header.interface_family == AddressFamily::Unspec).then_some(header.index)
+}
+
+/// Statistics make most of an answer and nobody here reads them.
+fn question(attribute: Option<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.extend(attribute);
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}
+
+/// Asks for one link by its name.
+pub(crate) fn by_name(name: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(question(Some(LinkAttribute::IfName(name.to_owned()))))
+}
+
+/// Asks for one link by its index.
+pub(crate) fn by_index(index: u32) -> RouteNetlinkMessage {
+    let mut message = question(None);
+    message.header.index = index;
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// Asks for all links.
+pub(crate) fn all() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(question(None))
+}
+
+/// A change of an existing link, found by its index.
+fn change(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+/// Sets a link up or down.
+pub(crate) fn set_up(index: u32, up: bool) -> Request {
+    let mut message = change(index);
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    message.header.change_mask = LinkFlags::Up;
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Sets a bridge up and, where wanted, promiscuous.
+pub(crate) fn set_up_promiscuous(index: u32, promiscuous: bool) -> Request {
+    let mut message = change(index);
+    message.header.flags = if promiscuous { LinkFlags::Up | LinkFlags::Promisc } else { LinkFlags::Up };
+    message.header.change_mask = message.header.flags;
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Sets the hardware address; a bridge keeps an address that was set, whatever ports come and go.
+pub(crate) fn set_mac(index: u32, mac: Mac) -> Request {
+    let mut message = change(index);
+    message.attributes.push(LinkAttribute::Address(mac.octets().to_vec()));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Puts a link into a device group.
+pub(crate) fn set_group(index: u32, group: u32) -> Request {
+    let mut message = change(index);
+    message.attributes.push(LinkAttribute::Group(group));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Sets what a bridge's port does beyond the default.
+pub(crate) fn set_bridge_port(index: u32, hairpin: bool, isolated: bool) -> Request {
+    let mut message = change(index);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![
+            InfoBridgePort::HairpinMode(hairpin),
+            InfoBridgePort::Isolated(isolated),
+        ])),
+    ]));
+    // Port data is read from NEWLINK only, and without NLM_F_CREATE that changes the link of this index.
+    Request::new(RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// Sets `net.ipv4.conf.<link>.arp_notify` to 1: the kernel then announces the addresses when the link comes up. Cheaper than the
+/// file of the same name, whose directory is made at the first look.
+pub(crate) fn set_arp_notify(index: u32) -> Request {
+    let mut message = change(index);
+    let conf = nested(IFLA_INET_CONF, &plain(IPV4_DEVCONF_ARP_NOTIFY, &1_u32.to_ne_bytes()));
+    message.attributes.push(LinkAttribute::Other(DefaultNla::new(IFLA_AF_SPEC | NLA_F_NESTED, nested(AF_INET, &conf))));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// One attribute whose value is a multiple of four bytes long.
+fn plain(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    [&length.to_ne_bytes()[..], &kind.to_ne_bytes()[..], value].concat()
+}
+
+fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
+    plain(kind | NLA_F_NESTED, value)
+}
+
+/// Deletes one link.
+pub(crate) fn delete(index: u32) -> Request {
+    Request::new(RouteNetlinkMessage::DelLink(change(index)), 0)
+}
+
+/// Deletes all links of a device group in the socket's namespace: index 0 and a group (rtnl_group_dellink, net/core/rtnetlink.c).
+pub(crate) fn delete_group(group: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.interface_family = AddressFamily::Unspec;
+    message.attributes.push(LinkAttribute::Group(group));
+    RouteNetlinkMessage::DelLink(message)
+}
+
+/// The creating message's payload, for tests by value.
+#[cfg(test)]
+pub(crate) fn created_bytes(link: &NewLink<'_>) -> Vec<u8> {
+    use netlink_packet_core::Emitable;
+    let message = link.message();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A veth pair with everything a builder sets.
+    fn pair(pod: BorrowedFd<'_>) -> Vec<u8> {
+        let peer = NewLink {
+            mtu: Some(1400),
+            mac: Some(Mac::new([2, 0, 0, 0, 0, 1])),
+            group: Some(7),
+            netns: Some(pod),
+            ..NewLink::new("eth0", Shape::Peer)
+        };
+        let host = NewLink { controller: Some(3), up: true, ..NewLink::new("veth0", Shape::Veth(Box::new(peer))) };
+        created_bytes(&host)
+    }
+
+    #[test]
+    fn a_pair_is_one_message_with_both_ends() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let pod = std::os::fd::AsFd::as_fd(&file);
+        let fd = u8::try_from(pod.as_raw_fd()).unwrap();
+        // ifinfomsg (IFF_UP, changed), IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO { kind, data { peer: ifinfomsg (not up,
+        // for its other end is not there yet), IFLA_IFNAME, IFLA_MTU, IFLA_ADDRESS, IFLA_GROUP, IFLA_NET_NS_FD } }.
+        let expected: &[&[u8]] = &[
+            &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+            &[10, 0, 3, 0, b'v', b'e', b't', b'h', b'0', 0, 0, 0],
+            &[8, 0, 10, 0, 3, 0, 0, 0],
+            &[88, 0, 18, 0, 9, 0, 1, 0, b'v', b'e', b't', b'h', 0, 0, 0, 0],
+            &[72, 0, 2, 0, 68, 0, 1, 0],
+            &[0; 16],
+            &[9, 0, 3, 0, b'e', b't', b'h', b'0', 0, 0, 0, 0],
+            &[8, 0, 4, 0, 0x78, 5, 0, 0],
+            &[10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0],
+            &[8, 0, 27, 0, 7, 0, 0, 0],
+            &[8, 0, 28, 0, fd, 0, 0, 0],
+        ];
+        assert_eq!(pair(pod), expected.concat());
+    }
+
+    #[test]
+    fn arp_notify_is_nested_three_deep() {
+        let RouteNetlinkMessage::SetLink(message) = set_arp_notify(5).into_message() else { panic!() };
+        let [LinkAttribute::Other(af_spec)] = message.attributes.as_slice() else { panic!("{message:?}") };
+        let mut bytes = vec![0; 16];
+        netlink_packet_core::Nla::emit_value(af_spec, &mut bytes);
+        assert_eq!(bytes, [16, 0, 2, 128, 12, 0, 1, 128, 8, 0, 22, 0, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn no_answer_makes_the_reader_panic() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let whole = pair(std::os::fd::AsFd::as_fd(&file));
+        assert_eq!(Link::parse(&whole).unwrap().kind, "veth");
+        for length in 0..whole.len() {
+            drop(Link::parse(&whole[..length]));
+            for byte in [0, 1, 3, 255] {
+                let mut wrong = whole.clone();
+                wrong[length] = byte;
+                drop(Link::parse(&wrong));
+            }
+        }
+        assert!(matches!(Link::parse(&whole[..10]), Err(Failure::Malformed(_))));
+    }
+}

@@ -1,0 +1,195 @@
+//! The two sides an attachment lies between: the host's namespace and the pod's, each with a socket opened inside. Knows no
+//! kind of interface.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use crate::error::{Error, ErrorKind};
+use crate::netlink::addr::{self, Present};
+use crate::netlink::link::{self, Link};
+use crate::netlink::{Failure, Message, NewLink, Request, Socket, nsid};
+use crate::netns::NetNs;
+use crate::sysctl::Sysctls;
+
+/// One namespace as a builder sees it: a socket and the kernel's parameters, both usable from any thread.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) socket: Socket,
+    pub(crate) sysctls: Sysctls,
+}
+
+impl Side {
+    /// Opens a side in the namespace of the calling thread.
+    fn open() -> Result<Self, Failure> {
+        Ok(Self { socket: Socket::open()?, sysctls: Sysctls::open() })
+    }
+
+    /// The link of this name, if there is one.
+    pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
+        self.look_up(link::by_name(name)).map_err(|e| Error::kernel("look up link", name, e))
+    }
+
+    /// The link of this index, if there is one.
+    pub(crate) fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {
+        self.look_up(link::by_index(index)).map_err(|e| Error::kernel("look up link", format!("number {index}"), e))
+    }
+
+    fn look_up(&mut self, question: Message) -> Result<Option<Link>, Failure> {
+        match self.socket.questions(vec![question], Link::parse)?.into_iter().next() {
+            Some(Ok(link)) => Ok(Some(link)),
+            Some(Err(refusal)) if refusal.errno == Errno::ENODEV => Ok(None),
+            Some(Err(refusal)) => Err(refusal.into()),
+            None => Ok(None),
+        }
+    }
+
+    /// All links.
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>, Error> {
+        self.socket
+            .dump(&link::all(), |payload| Link::parse(payload).map(Some))
+            .map_err(|e| Error::kernel("list links", "", e))
+    }
+
+    /// The addresses of one link, of both families.
+    pub(crate) fn addresses(&mut self, link: &Link) -> Result<Vec<Present>, Error> {
+        let listed = self
+            .socket
+            .dump(&addr::of_link(link.index), addr::parse)
+            .map_err(|e| Error::kernel("list addresses of", link.name.clone(), e))?;
+        // A kernel before 4.20 knows no strict checking and lists those of all links.
+        Ok(listed.into_iter().filter(|present| present.index == link.index).collect())
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    pub(crate) fn apply(&mut self, request: Request) -> Result<(), Failure> {
+        match self.socket.batch(vec![request])?.into_iter().next() {
+            Some((_, refusal)) => Err(refusal.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes a link; one that is gone is no error.
+    pub(crate) fn delete(&mut self, index: u32, name: &str) -> Result<(), Error> {
+        match self.apply(link::delete(index)) {
+            Err(failure) if failure.errno() != Some(Errno::ENODEV) => Err(Error::kernel("delete link", name, failure)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The host's side: the namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Host {
+    pub(crate) side: Side,
+    netns: NetNs,
+}
+
+impl Host {
+    /// Opens a socket in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if it cannot be opened.
+    pub fn open() -> Result<Self, Error> {
+        let side = Side::open().map_err(|e| Error::kernel("open a netlink socket on", "the host", e))?;
+        Ok(Self { side, netns: NetNs::own()? })
+    }
+}
+
+/// The pod's side: its namespace and a socket opened inside it.
+#[derive(Debug)]
+pub struct Pod {
+    pub(crate) side: Side,
+    netns: NetNs,
+    /// A second socket inside, for the process that deletes.
+    spare: Option<Socket>,
+}
+
+impl Pod {
+    /// Opens a socket inside the namespace, in a thread that then ends.
+    ///
+    /// # Errors
+    /// Those of [`NetNs::run`], and [`ErrorKind::Io`] if the socket cannot be opened.
+    pub fn enter(netns: NetNs) -> Result<Self, Error> {
+        Self::enter_with(netns, false)
+    }
+
+    /// As [`Pod::enter`], and opens the second socket that [`crate::remove`] hands to another process: one thread instead of
+    /// two.
+    ///
+    /// # Errors
+    /// Those of [`Pod::enter`].
+    pub fn enter_to_remove(netns: NetNs) -> Result<Self, Error> {
+        Self::enter_with(netns, true)
+    }
+
+    fn enter_with(netns: NetNs, spare: bool) -> Result<Self, Error> {
+        let open = || -> Result<_, Failure> { Ok((Side::open()?, if spare { Some(Socket::open()?) } else { None })) };
+        let (side, spare) = netns.run(open)?.map_err(|e| Self::no_socket(&netns, e))?;
+        Ok(Self { side, netns, spare })
+    }
+
+    /// The pod's namespace.
+    #[must_use]
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    /// A second socket inside the namespace: the one opened on entering, or a new one.
+    pub(crate) fn second_socket(&mut self) -> Result<Socket, Error> {
+        match self.spare.take() {
+            Some(socket) => Ok(socket),
+            None => self.netns.run(Socket::open)?.map_err(|e| Self::no_socket(&self.netns, e)),
+        }
+    }
+
+    fn no_socket(netns: &NetNs, failure: Failure) -> Error {
+        Error::kernel("open a netlink socket in", format!("\"{}\"", netns.path().display()), failure)
+    }
+
+    /// Creates a link in the pod, under its final name, on a lower device of the host; then looks at it. The message is sent
+    /// on the host. A kernel before 6.14 looks for a link of the same name on the host first and refuses if it finds one
+    /// (net/core/rtnetlink.c, rtnl_newlink): then the pod's socket creates it, naming the host's namespace by number.
+    pub(crate) fn create_from_host(&mut self, host: &mut Host, link: &NewLink<'_>) -> Result<Link, Error> {
+        let here = NewLink { netns: Some(self.netns.as_fd()), ..link.clone() };
+        match host.side.apply(here.request()) {
+            Ok(()) => self.created(link.name),
+            Err(failure) if failure.errno() == Some(Errno::EEXIST) => {
+                self.refuse_taken(link.name)?;
+                self.create_by_number(host.netns.as_fd(), link)
+            }
+            Err(failure) => Err(Error::kernel("create link", link.name, failure)),
+        }
+    }
+
+    /// The way for older kernels: the pod's socket creates, the lower device is in the namespace `host`.
+    pub(crate) fn create_by_number(&mut self, host: BorrowedFd<'_>, link: &NewLink<'_>) -> Result<Link, Error> {
+        let number = nsid::of(&mut self.side.socket, host)
+            .map_err(|e| Error::kernel("number the host's namespace in", self.netns.path().display().to_string(), e))?;
+        self.create_inside(&NewLink { parent_nsid: Some(number), ..link.clone() })
+    }
+
+    /// Creates a link in the pod on a lower device of the pod; then looks at it.
+    pub(crate) fn create_inside(&mut self, link: &NewLink<'_>) -> Result<Link, Error> {
+        match self.side.apply(link.request()) {
+            Ok(()) => self.created(link.name),
+            Err(failure) => {
+                if failure.errno() == Some(Errno::EEXIST) {
+                    self.refuse_taken(link.name)?;
+                }
+                Err(Error::kernel("create link", link.name, failure))
+            }
+        }
+    }
+
+    fn refuse_taken(&mut self, name: &str) -> Result<(), Error> {
+        match self.side.link(name)? {
+            Some(_) => Err(Error::at(ErrorKind::NameTaken, "create link", name).because_of("file exists")),
+            None => Ok(()),
+        }
+    }
+
+    fn created(&mut self, name: &str) -> Result<Link, Error> {
+        self.side.link(name)?.ok_or_else(|| Error::at(ErrorKind::LinkMissing, "find the new link", name))
+    }
+}

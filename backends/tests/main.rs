@@ -1,0 +1,56 @@
+//! Every kind against a real kernel, in namespaces of its own: works as root and as an ordinary user who may make user
+//! namespaces. Where none can be made, all tests are listed as ignored, with the reason.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic; clippy does not see that these are tests, for they have a harness of their own"
+)]
+
+mod bridge;
+mod default_route;
+mod loopback;
+mod macvlan;
+mod namespaces;
+mod ptp;
+mod removal;
+mod world;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use world::World;
+
+/// A test: its name and what it does in a world of its own.
+type Case = (&'static str, fn(&mut World));
+
+fn main() {
+    let arguments = Arguments::from_args();
+    // Before any thread exists: only a process of one thread may enter a user namespace.
+    let obstacle = world::isolate().err();
+    let cases = [
+        bridge::CASES,
+        default_route::CASES,
+        loopback::CASES,
+        macvlan::CASES,
+        namespaces::CASES,
+        ptp::CASES,
+        removal::CASES,
+    ];
+    let trials = cases.concat().into_iter().map(|(name, run)| {
+        let trial = Trial::test(name, move || in_a_world(run));
+        match &obstacle {
+            Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
+            None => trial,
+        }
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// Runs the test in a thread that becomes the host and then ends: no test sees another's links.
+fn in_a_world(run: fn(&mut World)) -> Result<(), Failed> {
+    let thread = std::thread::spawn(move || run(&mut World::new()));
+    thread.join().map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        Failed::from(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned()))
+    })
+}
