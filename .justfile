@@ -20,3 +20,7 @@ demo:
 # Paired measurements against the Go plugins and the bare messages.
 bench *ARGS:
     tests/bench/run {{ARGS}}
+
+# Lets a fuzz target run: configuration, annotation, manifest, result, record. Needs a nightly compiler and cargo-fuzz.
+fuzz TARGET *ARGS:
+    cargo +nightly fuzz run --fuzz-dir tests/fuzz {{TARGET}} -- {{ARGS}}

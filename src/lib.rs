@@ -1,1 +1,24 @@
 //! plexus attaches pods to networks. Read `src/README.md` first: it is the map of this crate.
+//!
+//! In reading order: what arrives, what was asked for, what will be done, what is written down, and what does it.
+
+pub mod attach;
+pub mod chain;
+pub mod check;
+pub mod cni;
+pub mod collect;
+pub mod config;
+pub mod convert;
+pub mod default_route;
+pub mod deleter;
+pub mod detach;
+pub mod engine;
+pub mod gather;
+pub mod job;
+pub mod journal;
+pub mod native;
+pub mod plan;
+pub mod select;
+pub mod sources;
+pub mod status;
+pub mod yaml;

@@ -1,0 +1,331 @@
+//! Executes a [`Plan`]: leases, links, addresses, routes, delegates; undo in reverse. There are no decisions left here.
+//!
+//! It does not know where the plan came from, nor how its result is printed.
+
+use backends::{Built, Host, NetNs, Pod, Resolved, Target};
+use ipam::Owner;
+use serde_json::Value;
+
+use crate::chain::Caller;
+use crate::cni::error::{CniError, Code};
+use crate::cni::request::Command;
+use crate::cni::result::CniResult;
+use crate::cni::version::Version;
+use crate::convert;
+use crate::default_route;
+use crate::detach;
+use crate::journal::{Commitment, Journal, Outcome};
+use crate::native::{self, Ipam, Native, from_backend, from_ipam};
+use crate::plan::{Attachment, How, Plan, Step};
+use crate::status;
+
+/// What a request became.
+#[derive(Debug)]
+pub struct Attached {
+    /// One for each attachment of the plan, same order.
+    pub results: Vec<CniResult>,
+    /// The network-status annotation.
+    pub status: String,
+}
+
+/// The two ends of the kernel that a request works at.
+pub struct Kernel {
+    /// A socket in the caller's namespace.
+    pub host: Host,
+    /// The pod's namespace, and a socket inside.
+    pub pod: Pod,
+}
+
+impl Kernel {
+    /// Opens both.
+    ///
+    /// # Errors
+    /// A namespace that is missing, is none, or is the caller's own (code 8, as the reference plugins' skeleton).
+    pub fn open(netns: &std::path::Path, allow_own: bool) -> Result<Kernel, CniError> {
+        let netns = NetNs::open(netns).map_err(from_backend)?;
+        if !allow_own && netns.is_current().map_err(from_backend)? {
+            return Err(CniError::same_netns());
+        }
+        let host = Host::open().map_err(from_backend)?;
+        let pod = Pod::enter(netns).map_err(from_backend)?;
+        Ok(Kernel { host, pod })
+    }
+}
+
+/// A step that has begun, for the undo.
+enum Done<'a> {
+    Link { ifname: &'a str },
+    Leases { attachment: &'a Attachment, native: &'a Native, step: &'a Step },
+    Delegate { attachment: &'a Attachment, step: &'a Step },
+}
+
+/// Does it all, or nothing.
+///
+/// # Errors
+/// The first failure; where its undo failed too, both, and the record stays for DEL and GC.
+pub fn attach(plan: &Plan, journal: &Journal, boot_id: String, allow_own: bool) -> Result<Attached, CniError> {
+    let mut kernel = Kernel::open(&plan.netns, allow_own)?;
+    check_names_free(plan, &mut kernel)?;
+    let resolved = resolve(plan, &mut kernel)?;
+    let held = journal.hold(&plan.key, true).map_err(|e| from_journal(&e))?;
+    let Some(mut held) = held else { return Err(CniError::generic("the journal did not make its record")) };
+    let begin = held.intend(&plan.intent(boot_id, kernel.pod.netns().id())).map_err(|e| from_journal(&e))?;
+    let mut done = Vec::new();
+    let failure = match run(plan, &mut kernel, resolved, &mut done) {
+        Ok((results, outcomes)) => {
+            let status = status_of(plan, &results);
+            match held.commit(&Commitment { outcomes, status: Some(status.clone()) }) {
+                Ok(()) => return Ok(Attached { results, status }),
+                Err(e) => from_journal(&e),
+            }
+        }
+        Err(failure) => failure,
+    };
+    // After a complete undo the journal says what it said before: an ADD that is refused because the attachment is there
+    // already must not make the journal forget that attachment.
+    let failure = undo(plan, &mut kernel, done, failure)?;
+    Err(match held.roll_back(begin) {
+        Ok(()) => failure,
+        Err(e) => CniError { msg: format!("{}; {}", failure.msg, native::chain(&e)), ..failure },
+    })
+}
+
+/// A failure of the journal in the protocol's words: another command at work is one to try again.
+pub fn from_journal(error: &crate::journal::Error) -> CniError {
+    let code = if error.is_held() { Code::TryAgainLater } else { Code::Io };
+    CniError::new(code, native::chain(error))
+}
+
+/// A name that is taken in the pod is found before the default network is touched. A directly executed plugin is left to
+/// say it in its own words.
+fn check_names_free(plan: &Plan, kernel: &mut Kernel) -> Result<(), CniError> {
+    if !plan.checks_names {
+        return Ok(());
+    }
+    for attachment in plan.attachments.iter().filter(|a| a.ifname != "lo") {
+        if backends::exists(&mut kernel.pod, &attachment.ifname).map_err(from_backend)? {
+            let (ifname, network) = (&attachment.ifname, &attachment.network);
+            let msg = format!("network {network:?}: interface name {ifname} already exists in the pod");
+            return Err(CniError::new(Code::Generic, msg));
+        }
+    }
+    Ok(())
+}
+
+type ResolvedSteps = Vec<Vec<Option<Resolved>>>;
+
+/// Masters, MTU bounds: all of the kernel that can refuse without being changed, for all attachments.
+fn resolve(plan: &Plan, kernel: &mut Kernel) -> Result<ResolvedSteps, CniError> {
+    let mut one = |attachment: &Attachment, step: &Step| match &step.how {
+        How::Native(native) => {
+            let resolved = native.spec.clone().resolve(&mut kernel.host, Some(&mut kernel.pod));
+            resolved.map(Some).map_err(|e| named(plan, attachment, from_backend(e)))
+        }
+        How::Executed(_) => Ok(None),
+    };
+    plan.attachments.iter().map(|a| a.steps.iter().map(|step| one(a, step)).collect()).collect()
+}
+
+/// Names the network in an error, where there are several.
+fn named(plan: &Plan, attachment: &Attachment, mut error: CniError) -> CniError {
+    if plan.attachments.len() > 1 {
+        error.msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, error.msg);
+        if error.code == Code::Unknown {
+            error.code = Code::Generic; // what the Go library gives a plugin that fails without a word; no code of the spec
+        }
+    }
+    error
+}
+
+fn run<'a>(
+    plan: &'a Plan,
+    kernel: &mut Kernel,
+    resolved: ResolvedSteps,
+    done: &mut Vec<Done<'a>>,
+) -> Result<(Vec<CniResult>, Vec<Outcome>), CniError> {
+    let mut results = Vec::with_capacity(plan.attachments.len());
+    let mut outcomes = Vec::with_capacity(plan.attachments.len());
+    for (attachment, resolved) in plan.attachments.iter().zip(resolved) {
+        let (result, ifindex) =
+            one(plan, attachment, resolved, kernel, done).map_err(|e| named(plan, attachment, e))?;
+        outcomes.push(Outcome { result: result.to_value(Version::V1_1_0)?, ifindex });
+        results.push(result);
+    }
+    default_route::apply(plan, &mut kernel.pod)?;
+    Ok((results, outcomes))
+}
+
+/// One attachment's chain: each plugin gets the result of the one before.
+fn one<'a>(
+    plan: &'a Plan,
+    attachment: &'a Attachment,
+    resolved: Vec<Option<Resolved>>,
+    kernel: &mut Kernel,
+    done: &mut Vec<Done<'a>>,
+) -> Result<(CniResult, u32), CniError> {
+    let mut previous: Option<CniResult> = attachment.previous.clone();
+    let mut ifindex = 0;
+    for (step, resolved) in attachment.steps.iter().zip(resolved) {
+        let result = match (&step.how, resolved) {
+            (How::Native(native), Some(resolved)) => {
+                let built = build(plan, attachment, step, native, &resolved, previous.take(), kernel, done)?;
+                ifindex = built.1;
+                built.0
+            }
+            _ => {
+                done.push(Done::Delegate { attachment, step });
+                execute(plan, attachment, step, previous.as_ref())?
+            }
+        };
+        previous = Some(result);
+    }
+    previous.map(|result| (result, ifindex)).ok_or_else(|| CniError::new(Code::InvalidConfig, "no plugins in list"))
+}
+
+fn execute(
+    plan: &Plan,
+    attachment: &Attachment,
+    step: &Step,
+    previous: Option<&CniResult>,
+) -> Result<CniResult, CniError> {
+    let caller = caller(plan, attachment);
+    let answer = caller.execute(Command::Add, &step.plugin, &step.conf, previous)?;
+    let Some(answer) = answer else { return Ok(previous.cloned().unwrap_or_default()) };
+    CniResult::parse(&answer, attachment.version).map(|(result, _)| result)
+}
+
+fn caller<'a>(plan: &'a Plan, attachment: &'a Attachment) -> Caller<'a> {
+    Caller {
+        sandbox: &plan.key.sandbox,
+        netns: plan.netns.to_str().unwrap_or_default(),
+        ifname: &attachment.ifname,
+        args: &attachment.args,
+        path: &plan.path,
+        version: attachment.version,
+    }
+}
+
+/// A native step: leases, then the link with everything on it.
+#[expect(clippy::too_many_arguments, reason = "the step, what came before it, and the two things it changes")]
+fn build<'a>(
+    plan: &'a Plan,
+    attachment: &'a Attachment,
+    step: &'a Step,
+    native: &'a Native,
+    resolved: &Resolved,
+    previous: Option<CniResult>,
+    kernel: &mut Kernel,
+    done: &mut Vec<Done<'a>>,
+) -> Result<(CniResult, u32), CniError> {
+    if matches!(native.ipam, Ipam::Executed(_)) {
+        done.push(Done::Leases { attachment, native, step }); // CNI spec: a delegate whose ADD failed gets a DEL
+    }
+    let leased = lease(plan, attachment, step, native, previous.as_ref())?;
+    if !matches!(native.ipam, Ipam::Executed(_)) {
+        done.push(Done::Leases { attachment, native, step });
+    }
+    if leased.ips.is_empty() && !matches!(native.ipam, Ipam::None | Ipam::Previous) {
+        return Err(CniError::generic("IPAM plugin returned missing IP config"));
+    }
+    if native.kind != backends::Kind::Loopback {
+        leased.print_check(attachment.version)?;
+    }
+    let target = Target { ifname: &attachment.ifname, group: plan.group, mac: native.mac };
+    let built = backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, convert::layer3(&leased))
+        .map_err(from_backend)?;
+    done.push(Done::Link { ifname: &attachment.ifname });
+    let ifindex = built.ifindex;
+    Ok((result_of(plan, native, leased, built, previous), ifindex))
+}
+
+/// The addresses of a step, as a result without interfaces.
+fn lease(
+    plan: &Plan,
+    attachment: &Attachment,
+    step: &Step,
+    native: &Native,
+    previous: Option<&CniResult>,
+) -> Result<CniResult, CniError> {
+    let owner = Owner { sandbox: &plan.key.sandbox, ifname: &attachment.ifname };
+    match &native.ipam {
+        Ipam::None => Ok(CniResult::default()),
+        Ipam::Previous => {
+            let previous = previous.cloned().unwrap_or_default();
+            Ok(CniResult { interfaces: Vec::new(), ..previous })
+        }
+        Ipam::HostLocal(pool) => pool.add(&owner).map(convert::from_allocation).map_err(from_ipam),
+        Ipam::Static(addresses) => Ok(convert::from_allocation(addresses.allocation())),
+        Ipam::Executed(plugin) => {
+            let answer = caller(plan, attachment).execute_ipam(Command::Add, plugin, &step.conf)?;
+            let answer = answer.unwrap_or(Value::Null);
+            CniResult::parse(&answer, attachment.version)
+                .map(|(result, _)| CniResult { interfaces: Vec::new(), ..result })
+        }
+    }
+}
+
+/// What was built, as the reference plugin of that kind reports it.
+fn result_of(plan: &Plan, native: &Native, leased: CniResult, built: Built, previous: Option<CniResult>) -> CniResult {
+    if native.kind == backends::Kind::Loopback
+        && let Some(previous) = previous
+    {
+        return previous; // facts of the reference plugin: a loopback in a chain passes on what it got
+    }
+    let Built { interfaces, address_interface, layer3, .. } = built;
+    let sandbox = plan.netns.to_str().unwrap_or_default();
+    let dns = native.dns.clone().unwrap_or(leased.dns);
+    CniResult {
+        interfaces: interfaces.into_iter().map(|i| convert::to_interface(i, sandbox)).collect(),
+        ips: layer3.addresses.into_iter().map(|address| convert::to_ip(address, address_interface)).collect(),
+        routes: layer3.routes.into_iter().map(convert::to_route).collect(),
+        dns,
+        ..CniResult::default()
+    }
+}
+
+/// Undoes what was begun, in reverse: `Ok` with the failure where all of it is gone, `Err` with both where not.
+fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) -> Result<CniError, CniError> {
+    let mut failures = Vec::new();
+    for step in done.into_iter().rev() {
+        let undone = match step {
+            Done::Link { ifname } => detach::remove_link_now(&mut kernel.pod, ifname),
+            Done::Leases { attachment, native, step } => unlease(plan, attachment, native, step),
+            Done::Delegate { attachment, step } => {
+                caller(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())
+            }
+        };
+        failures.extend(undone.err());
+    }
+    match detach::join(failures) {
+        Ok(()) => Ok(failure),
+        // A plugin that is not there fails to add and to delete alike: once is enough.
+        Err(also) if also.msg == failure.msg => Err(failure),
+        Err(also) => {
+            let msg = format!("{}; undoing it failed too, DEL will try again: {}", failure.msg, also.msg);
+            Err(CniError { msg, ..failure })
+        }
+    }
+}
+
+fn unlease(plan: &Plan, attachment: &Attachment, native: &Native, step: &Step) -> Result<(), CniError> {
+    let owner = Owner { sandbox: &plan.key.sandbox, ifname: &attachment.ifname };
+    match &native.ipam {
+        Ipam::HostLocal(pool) => pool.del(&owner).map_err(from_ipam),
+        Ipam::Executed(plugin) => caller(plan, attachment).execute_ipam(Command::Del, plugin, &step.conf).map(|_| ()),
+        Ipam::None | Ipam::Previous | Ipam::Static(_) => Ok(()),
+    }
+}
+
+fn status_of(plan: &Plan, results: &[CniResult]) -> String {
+    let pairs = plan.attachments.iter().zip(results);
+    let entries: Vec<status::Entry> = pairs
+        .map(|(attachment, result)| status::Entry {
+            network: &attachment.network,
+            ifname: &attachment.ifname,
+            default: attachment.default,
+            default_route: attachment.default_route.as_deref(),
+            result,
+        })
+        .collect();
+    status::render(&entries)
+}

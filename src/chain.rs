@@ -1,0 +1,94 @@
+//! What every step of a chain needs, whoever does it: the environment of a delegate, and results as plain values.
+//!
+//! Knows the protocol, not the kernel, and not which command it serves.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::cni::error::{CniError, Code};
+use crate::cni::exec::{self, CallEnv, DELEGATE_DEADLINE_S, Delegate};
+use crate::cni::request::Command;
+use crate::cni::result::CniResult;
+use crate::cni::version::Version;
+
+/// A plugin that has not answered by then is killed with everything it started.
+pub const DELEGATE_DEADLINE: Duration = Duration::from_secs(DELEGATE_DEADLINE_S);
+
+/// The environment of an executed plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// CNI_CONTAINERID.
+    pub sandbox: &'a str,
+    /// CNI_NETNS; empty where the namespace is gone.
+    pub netns: &'a str,
+    /// CNI_IFNAME.
+    pub ifname: &'a str,
+    /// CNI_ARGS.
+    pub args: &'a str,
+    /// CNI_PATH.
+    pub path: &'a [PathBuf],
+    /// The version its configuration speaks.
+    pub version: Version,
+}
+
+impl Caller<'_> {
+    /// Executes `plugin` with `conf`; its result, where it printed one.
+    ///
+    /// # Errors
+    /// A plugin that is not found, fails, or does not answer in time.
+    pub fn execute(
+        &self,
+        command: Command,
+        plugin: &str,
+        conf: &Map<String, Value>,
+        previous: Option<&CniResult>,
+    ) -> Result<Option<Value>, CniError> {
+        let binary = find(plugin, self.path)?;
+        let mut conf = conf.clone();
+        if let Some(previous) = previous {
+            conf.insert("prevResult".to_owned(), previous.to_value(self.version)?);
+        }
+        let stdin = serde_json::to_vec(&conf).map_err(|e| CniError::new(Code::Decode, e.to_string()))?;
+        let env = CallEnv {
+            command,
+            container_id: self.sandbox,
+            netns: Some(Path::new(self.netns)).filter(|netns| !netns.as_os_str().is_empty()),
+            ifname: self.ifname,
+            args: self.args,
+            path: self.path,
+        };
+        let output = Delegate { path: binary, env: env.to_vars(), stdin, deadline: DELEGATE_DEADLINE }.run()?;
+        if command != Command::Add || output.stdout.iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        let answer = serde_json::from_slice(&output.stdout);
+        answer.map(Some).map_err(|e| CniError::new(Code::Decode, format!("plugin {plugin}: result is no JSON: {e}")))
+    }
+
+    /// The same for the IPAM plugin of a native step, which gets the step's own configuration.
+    ///
+    /// # Errors
+    /// As [`Caller::execute`].
+    pub fn execute_ipam(
+        &self,
+        command: Command,
+        plugin: &str,
+        conf: &Map<String, Value>,
+    ) -> Result<Option<Value>, CniError> {
+        self.execute(command, plugin, conf, None)
+    }
+}
+
+/// The binary of a plugin type, never plexus itself under that name.
+///
+/// # Errors
+/// The reference library's text, with the path that was searched.
+pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
+    let own = std::fs::metadata("/proc/self/exe").map(|m| (m.dev(), m.ino())).ok();
+    let is_own = |found: &Path| std::fs::metadata(found).map(|m| (m.dev(), m.ino())).ok() == own;
+    let elsewhere: Vec<PathBuf> = path.iter().filter(|dir| !is_own(&dir.join(plugin))).cloned().collect();
+    Ok(exec::find(plugin, &elsewhere)?)
+}

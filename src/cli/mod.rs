@@ -1,0 +1,109 @@
+//! The commands of `plexus`: their arguments, and which function serves each. It knows neither CNI nor the kernel.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+mod completions;
+mod demo;
+mod explain;
+mod failure;
+mod list;
+mod oneshot;
+mod output;
+mod table;
+
+use output::{Format, Out};
+
+/// Where the journal and the indexes are where no configuration says otherwise.
+const STATE_DIR: &str = "/var/lib/cni/plexus";
+
+/// Attaches Kubernetes pods to their networks, in process, over netlink.
+#[derive(Debug, Parser)]
+#[command(name = "plexus", version, after_help = failure::EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Three pods with four interfaces each, pings between them, and proof that nothing is left; needs no root
+    Demo {
+        /// How the tables are written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// What is attached on this node, an attachment a row, read from the journal
+    List {
+        /// The directory that holds the journal
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+        /// How the rows are written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// What an ADD would do for a pod; nothing is touched
+    Explain {
+        /// The pod's manifest, YAML or JSON
+        #[arg(value_name = "POD.yaml")]
+        pod: PathBuf,
+        /// The configuration that the runtime would send
+        #[arg(long, value_name = "CONF")]
+        config: PathBuf,
+        /// How the plan is written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Serves one CNI request, as plexus-cni does: environment and standard input in, result out
+    Oneshot,
+    /// A completion script for a shell, on standard output
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// Runs the command; a failure is printed here, once, as one line.
+    pub(crate) fn run(self) -> ExitCode {
+        let mut out = Out::stdout();
+        let done = match self.command {
+            Command::Demo { output } => demo::run(output, &mut out),
+            Command::List { state_dir, output } => list::run(&state_dir, output, &mut out),
+            Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),
+            Command::Oneshot => return oneshot::run(),
+            Command::Completions { shell } => completions::run(shell, &mut out),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                output::complain(&failure);
+                failure.exit().into()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_asked_for_is_what_is_parsed() {
+        let cli = Cli::try_parse_from(["plexus", "list", "--state-dir", "/x", "-o", "json"]).unwrap();
+        let Command::List { state_dir, output } = cli.command else { panic!("another command: {cli:?}") };
+        assert_eq!((state_dir, output), (PathBuf::from("/x"), Format::Json));
+        let wrong = Cli::try_parse_from(["plexus", "explain", "pod.yaml"]).unwrap_err();
+        assert_eq!(wrong.exit_code(), 2, "a missing --config is wrong usage: {wrong}");
+    }
+}

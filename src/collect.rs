@@ -1,0 +1,166 @@
+//! GC: what no live attachment owns is removed. From the journal for whole attachments; from a pool's directory for leases
+//! whose record never was (the Go plugin's, or a plugin's that was executed).
+//!
+//! It goes on after a failure and reports all of them. It never guesses from clocks: the runtime's list decides.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use ipam::Owner;
+use ipam::host_local::Pool;
+use serde_json::{Map, Value};
+
+use crate::attach::from_journal;
+use crate::chain::{self, Caller};
+use crate::cni::attachments::{self, Attachment as Valid};
+use crate::cni::error::{CniError, Code};
+use crate::cni::list::Injection;
+use crate::cni::request::Command;
+use crate::cni::version::Version;
+use crate::config::Config;
+use crate::detach;
+use crate::job::Job;
+use crate::journal::{Journal, Record};
+use crate::native::{self, Around};
+
+type Valids = BTreeSet<Valid>;
+
+/// The runtime's list. Without one nothing is known to be invalid, so nothing is collected.
+fn valid_attachments(job: &Job) -> Result<Valids, CniError> {
+    let missing = || CniError::new(Code::InvalidConfig, "GC without the list cni.dev/valid-attachments");
+    let parsed = attachments::parse(&job.request.config).map_err(|e| CniError::new(Code::Decode, e.to_string()))?;
+    let valid = parsed.ok_or_else(missing)?;
+    if valid.iter().any(|attachment| attachment.container_id.is_empty() || attachment.ifname.is_empty()) {
+        let msg = "cni.dev/valid-attachments has an entry without containerID or ifname: nothing is collected";
+        return Err(CniError::new(Code::InvalidConfig, msg));
+    }
+    Ok(valid)
+}
+
+/// GC of one network: its records, its pools, and its delegates.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub fn network(job: &Job, config: Option<&Config>) -> Result<(), CniError> {
+    let valid = valid_attachments(job)?;
+    let mut failures = Vec::new();
+    failures.extend(records(job, &valid).err());
+    match config {
+        None => {
+            let around = Around { args: "", ..job.around() };
+            if native::ipam_type(&job.request.config) == "host-local" {
+                let pool = native::host_local(&job.request.config, &around).map(|(pool, _)| pool);
+                failures.extend(pool.and_then(|pool| retain(&pool, &valid, true)).err());
+            }
+        }
+        Some(config) => failures.extend(delegates(job, config, &valid).err()),
+    }
+    detach::join(failures)
+}
+
+/// GC of a directly executed host-local.
+///
+/// # Errors
+/// What its directory says.
+pub fn pool(job: &Job, pool: &Pool) -> Result<(), CniError> {
+    retain(pool, &valid_attachments(job)?, true)
+}
+
+/// Releases the leases that no valid attachment owns. A meta-plugin's pod holds leases under the names of all its
+/// interfaces, of which the runtime knows one: there the container id decides.
+fn retain(pool: &Pool, valid: &Valids, by_ifname: bool) -> Result<(), CniError> {
+    let owns = |owner: &Owner| {
+        valid.iter().any(|v| {
+            v.container_id == owner.sandbox && (!by_ifname || owner.ifname.is_empty() || v.ifname == owner.ifname)
+        })
+    };
+    pool.retain(&owns).map(|_| ()).map_err(native::from_ipam)
+}
+
+/// Detaches each record of this network that is not valid.
+fn records(job: &Job, valid: &Valids) -> Result<(), CniError> {
+    let journal = job.journal();
+    let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
+    let mut failures = Vec::new();
+    for record in records {
+        let key = &record.intent.key;
+        let is_valid = valid.iter().any(|v| v.container_id == key.sandbox && v.ifname == key.ifname);
+        if key.network == job.request.network && !is_valid {
+            failures.extend(detach_record(&journal, &record, &job.state_dir).err());
+        }
+    }
+    detach::join(failures)
+}
+
+/// Detaches one record, in its namespace where that still lives, and forgets it.
+///
+/// # Errors
+/// What could not be removed: the record stays.
+pub fn detach_record(journal: &Journal, record: &Record, state_dir: &Path) -> Result<(), CniError> {
+    let held = journal.hold(&record.intent.key, false).map_err(|e| from_journal(&e))?;
+    let Some(held) = held else { return Ok(()) };
+    let netns = detach::netns_of(record);
+    detach::detach(&detach::of_record(record, netns.as_deref(), state_dir))?;
+    held.forget().map_err(|e| from_journal(&e))
+}
+
+/// Collects what records of older boots hold. Records whose chain executed a plugin stay for the DEL that runtimes send
+/// after a reboot: what that plugin left outside the kernel is its own to know.
+///
+/// # Errors
+/// What could not be released.
+pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result<(), CniError> {
+    let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
+    let mut failures = Vec::new();
+    for record in records.iter().filter(|record| !boot_id.is_empty() && record.intent.boot_id != boot_id) {
+        let executes = |a: &crate::journal::Attachment| a.steps.iter().any(|s| !s.native || s.ipam_delegate.is_some());
+        if !record.intent.attachments.iter().any(executes) {
+            let gone = detach_record(journal, record, state_dir);
+            failures.extend(gone.err());
+        }
+    }
+    detach::join(failures)
+}
+
+/// The default networks of the meta-plugin's own configuration: their pools, and their executed plugins (CNI spec: GC must
+/// be passed on).
+fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError> {
+    let mut failures = Vec::new();
+    let path = config.search_path(&job.request.path);
+    for list in crate::gather::default_lists(config)? {
+        if list.disable_gc {
+            continue;
+        }
+        for plugin in &list.plugins {
+            let around = Around {
+                network: &list.name,
+                version: list.cni_version,
+                args: "",
+                state_dir: &job.state_dir,
+                previous: None,
+            };
+            let conf = list.inject(plugin, &Injection::default()).object;
+            if native::ipam_type(&conf) == "host-local" {
+                let pool = native::host_local(&conf, &around).map(|(pool, _)| pool);
+                failures.extend(pool.and_then(|pool| retain(&pool, valid, false)).err());
+            }
+            if backends::Kind::of(&plugin.plugin_type).is_none() && list.cni_version >= Version::V1_1_0 {
+                failures.extend(pass_on(&plugin.plugin_type, conf, valid, &path, list.cni_version).err());
+            }
+        }
+    }
+    detach::join(failures)
+}
+
+fn pass_on(
+    plugin: &str,
+    mut conf: Map<String, Value>,
+    valid: &Valids,
+    path: &[PathBuf],
+    version: Version,
+) -> Result<(), CniError> {
+    conf.extend(attachments::to_keys(valid));
+    chain::find(plugin, path)?;
+    let caller = Caller { sandbox: "", netns: "", ifname: "", args: "", path, version };
+    caller.execute(Command::Gc, plugin, &conf, None).map(|_| ())
+}

@@ -1,0 +1,314 @@
+//! One request from bytes to bytes: whose name it was executed under, which command, and the `match` on both.
+//!
+//! It decides who serves a request and nothing of how. Standard output is written here and nowhere else.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use backends::Kind;
+use serde_json::Map;
+
+use crate::attach::from_journal;
+use crate::cni::version::{self, SUPPORTED};
+use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
+use crate::config::{self, Config, NativePolicy};
+use crate::detach::{self, Departure};
+use crate::job::{Job, warn};
+use crate::journal::{self, Key, PodName};
+use crate::native;
+use crate::plan::{self, Call, Node, Plan, Wanted};
+use crate::sources::{Manifests, Pod};
+use crate::{attach, chain, check, collect, convert, deleter, gather};
+
+/// What a person reads who runs the program by hand.
+const ABOUT: &str = "plexus-cni attaches pods to their networks; a container runtime executes it (CNI)";
+
+/// Who serves a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The meta-plugin: all of a pod's networks.
+    Meta,
+    /// One kind, in the reference plugin's place.
+    Kind(Kind),
+    /// The IPAM plugin host-local.
+    HostLocal,
+    /// The IPAM plugin static.
+    Static,
+}
+
+impl Role {
+    /// The role of a plugin type.
+    pub fn of(plugin: &str) -> Option<Role> {
+        match plugin {
+            "plexus-cni" | "plexus" | "multus" | "multus-shim" => Some(Role::Meta),
+            "host-local" => Some(Role::HostLocal),
+            "static" => Some(Role::Static),
+            other => Kind::of(other).map(Role::Kind),
+        }
+    }
+}
+
+/// The whole life of `plexus-cni`.
+pub fn run() -> ExitCode {
+    run_as_deleter()
+        .unwrap_or_else(|| serve_as(&std::env::args_os().next().map(|word| base_name(&word)).unwrap_or_default()))
+}
+
+/// The life of the detached child, where this process is one.
+pub fn run_as_deleter() -> Option<ExitCode> {
+    let mut words = std::env::args_os();
+    let is_deleter = words.next().is_some_and(|word| word == deleter::NAME);
+    is_deleter.then(|| deleter::run(words.next().and_then(|word| word.into_string().ok()).as_deref()))
+}
+
+fn base_name(word: &OsString) -> String {
+    Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned()
+}
+
+/// Serves the request in the environment under an executable's name; for a name that is no kind, the configuration's
+/// `type` decides.
+pub fn serve_as(name: &str) -> ExitCode {
+    let request = match Request::from_env(std::env::vars_os(), io::stdin().lock()) {
+        Ok(Invocation::NoCommand) => {
+            let _ = writeln!(io::stderr(), "{ABOUT}\n{}", version::supported_line(&SUPPORTED)); // nobody to tell
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::Version) => return answer(Ok(Some(version::reply())), Version::CURRENT),
+        Ok(Invocation::Call(request)) => request,
+        Err(error) => return answer(Err(error), Version::CURRENT),
+    };
+    let version = request.version;
+    if cfg!(panic = "abort") {
+        let told = panic::take_hook();
+        panic::set_hook(Box::new(move |why| {
+            told(why);
+            answer(Err(panicked()), version);
+            std::process::exit(1)
+        }));
+    }
+    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(name, &request)));
+    answer(served.unwrap_or_else(|_| Err(panicked())), version)
+}
+
+/// A defect of plexus: the caller gets an error like any other, and the journal has what a DEL needs.
+fn panicked() -> CniError {
+    CniError::generic("plexus failed in a way it should not; the place is on standard error: please report it")
+}
+
+fn answer(served: Result<Option<Vec<u8>>, CniError>, version: Version) -> ExitCode {
+    let (bytes, code) = match served {
+        Ok(bytes) => (bytes.unwrap_or_default(), ExitCode::SUCCESS),
+        Err(error) => (error.to_json(version), ExitCode::FAILURE),
+    };
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => code,
+        Err(_) => ExitCode::FAILURE, // the caller has gone: it will send DEL
+    }
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// What the caller gets to read.
+pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError> {
+    let (role, native) = match Role::of(name) {
+        Some(role) if role != Role::Meta => (role, NativePolicy::Always),
+        _ => (Role::of(plugin_type(&request.config)).unwrap_or(Role::Meta), NativePolicy::Auto),
+    };
+    let state_dir = PathBuf::from(config::STATE_DIR);
+    let mut job = Job { request, native, state_dir };
+    match role {
+        Role::Meta => {
+            let config = Config::parse(&request.config)?;
+            job.state_dir.clone_from(&config.state_dir);
+            job.native = config.native.clone();
+            collect_older_boot(&job);
+            serve_meta(&job, &config)
+        }
+        Role::Kind(kind) => serve_kind(&job, kind),
+        Role::HostLocal | Role::Static => serve_ipam(&job, role),
+    }
+}
+
+/// The first call of a boot collects what records of older boots hold: nothing of theirs is attached any more.
+fn collect_older_boot(job: &Job) {
+    let journal = job.journal();
+    let boot_id = journal::boot_id();
+    if journal.is_of_older_boot(&boot_id) && collect::older_boots(&journal, &job.state_dir, &boot_id).is_ok() {
+        journal.settle(&boot_id);
+    }
+}
+
+fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
+    match job.request.command {
+        Command::Add => {
+            let asked = gather::asked(config, &job.asking())?;
+            for warning in &asked.warnings {
+                warn(warning);
+            }
+            let plan = job.plan(asked.wanted, asked.pod, &config.search_path(&job.request.path))?;
+            let attached = attach_all(job, &plan)?;
+            let result = attached.results.into_iter().next().unwrap_or_default();
+            result.print(job.request.version).map(Some)
+        }
+        Command::Del => del_record(job).map(|_| None),
+        Command::Check => check::record(job).map(|()| None),
+        Command::Gc => collect::network(job, Some(config)).map(|()| None),
+        Command::Status => check::status_meta(job, config).map(|()| None),
+        Command::Version => Ok(None),
+    }
+}
+
+fn serve_kind(job: &Job, kind: Kind) -> Result<Option<Vec<u8>>, CniError> {
+    match job.request.command {
+        Command::Add => {
+            collect_older_boot(job);
+            let wanted = direct(job, kind)?;
+            let plan = job.plan(vec![wanted], None, &job.request.path)?;
+            let attached = attach_all(job, &plan)?;
+            let result = attached.results.into_iter().next().unwrap_or_default();
+            result.print(job.request.version).map(Some)
+        }
+        Command::Del => {
+            if !del_record(job)? {
+                del_by_configuration(job, kind)?;
+            }
+            Ok(None)
+        }
+        Command::Check => {
+            let wanted = direct(job, kind)?;
+            let plan = job.plan(vec![wanted], None, &job.request.path)?;
+            check::configuration(job, &plan).map(|()| None)
+        }
+        Command::Gc => collect::network(job, None).map(|()| None),
+        Command::Status => check::status_kind(job, kind).map(|()| None),
+        Command::Version => Ok(None),
+    }
+}
+
+fn serve_ipam(job: &Job, role: Role) -> Result<Option<Vec<u8>>, CniError> {
+    let request = job.request;
+    let around = job.around();
+    let owner = ipam::Owner { sandbox: &request.container_id, ifname: &request.ifname };
+    if role == Role::Static {
+        // static keeps nothing: there is nothing to delete, whatever became of the configuration.
+        if request.command == Command::Del {
+            return Ok(None);
+        }
+        let addresses = native::static_addresses(&job.request.config, &around)?;
+        return match request.command {
+            Command::Add => convert::from_allocation(addresses.allocation()).print(job.request.version).map(Some),
+            Command::Check => check::static_addresses(job, &addresses).map(|()| None),
+            _ => Ok(None),
+        };
+    }
+    let (pool, _) = native::host_local(&job.request.config, &around)?;
+    match request.command {
+        Command::Add => {
+            let result = convert::from_allocation(pool.add(&owner).map_err(native::from_ipam)?);
+            let printed = result.print(job.request.version);
+            if printed.is_err() {
+                pool.del(&owner).map_err(native::from_ipam)?;
+            }
+            printed.map(Some)
+        }
+        Command::Del => pool.del(&owner).map(|()| None).map_err(native::from_ipam),
+        Command::Check => pool.check(&owner).map(|()| None).map_err(native::from_ipam),
+        Command::Gc => collect::pool(job, &pool).map(|()| None),
+        Command::Status => check::pool(&pool).map(|()| None),
+        Command::Version => Ok(None),
+    }
+}
+
+fn plugin_type(config: &Map<String, serde_json::Value>) -> &str {
+    gojson::field(config, "type").and_then(serde_json::Value::as_str).unwrap_or_default()
+}
+
+fn attach_all(job: &Job, plan: &Plan) -> Result<attach::Attached, CniError> {
+    attach::attach(plan, &job.journal(), journal::boot_id(), job.request.netns_override)
+}
+
+/// The configuration of a directly executed kind, as a network of one attachment.
+fn direct(job: &Job, kind: Kind) -> Result<Wanted, CniError> {
+    let previous = gojson::field(&job.request.config, "prevResult");
+    let previous = previous.map(|value| CniResult::parse_prev(value, job.request.version)).transpose()?;
+    let ifname = if kind == Kind::Loopback { "lo" } else { job.request.ifname.as_str() };
+    Ok(Wanted {
+        network: job.request.network.clone(),
+        list: Wanted::direct(&job.request.network, job.request.version, kind.name(), &job.request.config),
+        ifname: ifname.to_owned(),
+        default: true,
+        selection: None,
+        args: job.request.args.clone(),
+        runtime: Map::new(),
+        previous,
+        direct: true,
+    })
+}
+
+/// Removes what the record says; false where there is no record.
+fn del_record(job: &Job) -> Result<bool, CniError> {
+    let Some(held) = job.journal().hold(&job.key(), false).map_err(|e| from_journal(&e))? else { return Ok(false) };
+    let records = held.records().map_err(|e| from_journal(&e))?;
+    let own = records.last().filter(|_| job.request.netns.is_none()).and_then(detach::netns_of);
+    let netns = job.request.netns.as_deref().or(own.as_deref());
+    for record in records.iter().rev() {
+        detach::detach(&detach::of_record(record, netns, &job.state_dir))?;
+    }
+    if records.is_empty() {
+        warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
+    }
+    held.forget().map(|()| !records.is_empty()).map_err(|e| from_journal(&e))
+}
+
+/// What a reference plugin attached, or what has lost its record: the configuration says what there can be.
+fn del_by_configuration(job: &Job, kind: Kind) -> Result<(), CniError> {
+    let attachment = detach::attachment_of(kind, job.request);
+    detach::detach(&Departure {
+        sandbox: &job.request.container_id,
+        netns: job.request.netns.as_deref(),
+        path: &job.request.path,
+        group: None,
+        attachments: &[attachment],
+        results: vec![None::<CniResult>],
+        state_dir: &job.state_dir,
+    })
+}
+
+/// The plan for a pod under a meta-plugin's configuration. Nothing is touched.
+///
+/// # Errors
+/// Every refusal of every attachment, as an ADD would have it.
+pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result<Plan, CniError> {
+    let object =
+        gojson::parse_object(configuration, "NetConf").map_err(|e| CniError::new(Code::Decode, e.to_string()))?;
+    let config = Config::parse(&object)?;
+    let Pod { namespace, name, uid, annotations } = pod.clone();
+    let args = format!("IgnoreUnknown=true;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}");
+    let asking = gather::Asking { args: &args, ifname: "eth0", sandbox: "explained" };
+    let all = manifests.clone().over(gather::manifests(&config)?);
+    let name = PodName { namespace: namespace.clone(), name, uid };
+    let asked = gather::of_pod(&config, &all, &namespace, &annotations, &asking, Some(name))?;
+    let path = config.search_path(&[]);
+    let find = |plugin: &str| chain::find(plugin, &path);
+    let node = Node { native: config.native.clone(), state_dir: &config.state_dir, find: &find };
+    let key = Key { network: String::new(), sandbox: "explained".to_owned(), ifname: "eth0".to_owned() };
+    let call = Call { key, netns: PathBuf::new(), path: path.clone(), pod: asked.pod };
+    let mut plan = plan::plan(call, asked.wanted, &node)?;
+    plan.warnings.extend(asked.warnings);
+    Ok(plan)
+}
+
+/// Reads a bounded file; for configuration named on a command line.
+///
+/// # Errors
+/// What the file system says.
+pub fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

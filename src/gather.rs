@@ -1,0 +1,334 @@
+//! From a request to the list of wanted attachments: the pod, its annotations, and the definitions they name are fetched
+//! here, and nowhere else. Impure only by reading files.
+//!
+//! It does not decide whether a configuration can be built: `plan` does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::cni::args::Args;
+use crate::cni::list::{List, PluginConf};
+use crate::cni::{CniError, Code, Version};
+use crate::config::{Config, Primary};
+use crate::journal::PodName;
+use crate::native;
+use crate::plan::Wanted;
+use crate::select::{self, DEFAULT_NETWORK, NETWORKS, Selection};
+use crate::sources::{self, Manifests, NetworkFile, Pod};
+
+/// What a pod asked for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The default network first.
+    pub wanted: Vec<Wanted>,
+    /// The pod, where the runtime named one.
+    pub pod: Option<PodName>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// What a request says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// CNI_ARGS.
+    pub args: &'a str,
+    /// CNI_IFNAME: the default network's interface.
+    pub ifname: &'a str,
+    /// CNI_CONTAINERID.
+    pub sandbox: &'a str,
+}
+
+/// One network before its interface is named.
+struct Network {
+    name: String,
+    list: List,
+    selection: Option<Selection>,
+}
+
+fn refuse(error: &dyn std::error::Error) -> CniError {
+    CniError::new(Code::InvalidConfig, native::chain(error))
+}
+
+/// What the configuration's directory of manifests says; nothing where it names none.
+///
+/// # Errors
+/// The directory cannot be read, or contradicts itself.
+pub fn manifests(config: &Config) -> Result<Manifests, CniError> {
+    config.manifests.as_deref().map_or_else(|| Ok(Manifests::default()), Manifests::load).map_err(|e| refuse(&e))
+}
+
+/// Fetches everything that a request's pod names.
+///
+/// # Errors
+/// A definition that is not there, an annotation that cannot be read, a namespace that may not be referred to.
+pub fn asked(config: &Config, asking: &Asking) -> Result<Asked, CniError> {
+    // What is no pair is passed on to the plugins as it is: they say so in their own words.
+    let args = Args::parse(asking.args).unwrap_or_default();
+    let name = args.pod_name().filter(|name| !name.is_empty()).map(|name| PodName {
+        namespace: args.pod_namespace().filter(|ns| !ns.is_empty()).unwrap_or("default").to_owned(),
+        name: name.to_owned(),
+        uid: args.pod_uid().unwrap_or_default().to_owned(),
+    });
+    let manifests = manifests(config)?;
+    let found = match &name {
+        Some(pod) => manifests.pod(&pod.namespace, &pod.name, &pod.uid).map_err(|e| refuse(&e))?,
+        None => None,
+    };
+    let nobody = Pod::default();
+    let pod = found.unwrap_or(&nobody);
+    let namespace = name.as_ref().map_or("default", |pod| pod.namespace.as_str()).to_owned();
+    of_pod(config, &manifests, &namespace, &pod.annotations, asking, name)
+}
+
+/// The same for annotations that are at hand.
+///
+/// # Errors
+/// As [`asked`].
+pub fn of_pod(
+    config: &Config,
+    manifests: &Manifests,
+    namespace: &str,
+    annotations: &BTreeMap<String, String>,
+    asking: &Asking,
+    pod: Option<PodName>,
+) -> Result<Asked, CniError> {
+    let mut networks = Vec::new();
+    match annotations.get(DEFAULT_NETWORK) {
+        Some(text) => {
+            let selection = select::parse_default_network(text, &config.multus_namespace).map_err(|e| refuse(&e))?;
+            let also = [config.multus_namespace.as_str()];
+            check_isolation(config, namespace, &selection, &also)?;
+            let network = definition(config, manifests, &selection)?;
+            networks.push(network);
+            networks.extend(defaults(config, manifests, namespace)?.into_iter().skip(1));
+        }
+        None => networks.extend(defaults(config, manifests, namespace)?),
+    }
+    let text = annotations.get(NETWORKS).map(String::as_str).unwrap_or_default();
+    let selections = select::parse_networks(text, namespace).map_err(|e| refuse(&e))?;
+    select::check_default_routes(&selections).map_err(|e| refuse(&e))?;
+    let mut warnings: Vec<String> = config.unknown.iter().map(|key| format!("unknown key {key} is ignored")).collect();
+    for selection in selections {
+        if !selection.unknown.is_empty() {
+            let keys = selection.unknown.join(", ");
+            warnings.push(format!("{NETWORKS}: network {}: unknown key {keys} is ignored", selection.full_name()));
+        }
+        check_isolation(config, namespace, &selection, &[])?;
+        networks.push(definition(config, manifests, &selection)?);
+    }
+    let wanted: Result<Vec<Wanted>, CniError> =
+        networks.into_iter().enumerate().map(|(i, network)| want(i, network, config, asking)).collect();
+    Ok(Asked { wanted: wanted?, pod, warnings })
+}
+
+/// Under isolation a pod names definitions of its own namespace and of those that are everybody's. What the node's own
+/// configuration names is the administrator's, and not restricted.
+fn check_isolation(config: &Config, pod: &str, selection: &Selection, also: &[&str]) -> Result<(), CniError> {
+    let target = selection.namespace.as_str();
+    let global = config.global_namespaces.iter().any(|namespace| namespace == target);
+    if !config.namespace_isolation || target == pod || global || also.contains(&target) {
+        return Ok(());
+    }
+    let msg = format!(
+        "namespace isolation enabled, annotation violates permission, pod is in namespace {pod} but refers to target \
+         namespace {target}"
+    );
+    Err(CniError::new(Code::InvalidConfig, msg))
+}
+
+/// The networks that the node's configuration gives to every pod; the first is the default network.
+fn defaults(config: &Config, manifests: &Manifests, namespace: &str) -> Result<Vec<Network>, CniError> {
+    match &config.primary {
+        Primary::Delegates(delegates) => {
+            let one = |object: &Map<String, Value>| {
+                let bytes = serde_json::to_vec(object).unwrap_or_default();
+                let list = parse_list(&bytes, &NetworkName::Inline)?;
+                Ok(Network { name: list.name.clone(), list, selection: None })
+            };
+            delegates.iter().map(one).collect()
+        }
+        Primary::Cluster(first, others) => {
+            let system = config.system_namespaces.iter().any(|system| system == namespace);
+            let others = if system { &[][..] } else { others.as_slice() };
+            std::iter::once(first).chain(others).map(|name| named(config, manifests, name)).collect()
+        }
+    }
+}
+
+/// The default networks' configurations, for GC and STATUS.
+///
+/// # Errors
+/// As [`asked`].
+pub fn default_lists(config: &Config) -> Result<Vec<List>, CniError> {
+    let manifests = manifests(config)?;
+    Ok(defaults(config, &manifests, "")?.into_iter().map(|network| network.list).collect())
+}
+
+/// clusterNetwork's order (Multus): a definition of multusNamespace, a network of confDir, a path.
+fn named(config: &Config, manifests: &Manifests, name: &str) -> Result<Network, CniError> {
+    if name.contains('/') {
+        let file = sources::network_at(Path::new(name)).map_err(|e| refuse(&e))?;
+        let list = list_of_file(&file)?;
+        return Ok(Network { name: list.name.clone(), list, selection: None });
+    }
+    let wanted =
+        Selection { namespace: config.multus_namespace.clone(), name: name.to_owned(), ..Selection::default() };
+    if manifests.definition(&wanted.namespace, name).is_ok() {
+        let network = definition(config, manifests, &wanted)?;
+        return Ok(Network { selection: None, ..network });
+    }
+    let file = sources::network_by_name(&config.conf_dir, name).map_err(|e| refuse(&e))?;
+    let list = list_of_file(&file)?;
+    Ok(Network { name: list.name.clone(), list, selection: None })
+}
+
+fn definition(config: &Config, manifests: &Manifests, selection: &Selection) -> Result<Network, CniError> {
+    let found = manifests.definition(&selection.namespace, &selection.name).map_err(|e| refuse(&e))?;
+    let full_name = selection.full_name();
+    let list = if found.config.trim().is_empty() {
+        let file = sources::network_by_name(&config.conf_dir, &selection.name).map_err(|e| refuse(&e))?;
+        list_of_file(&file)?
+    } else {
+        parse_list(found.config.as_bytes(), &NetworkName::Definition(&selection.name))
+            .map_err(|e| e.within(&format!("definition {full_name}")))?
+    };
+    Ok(Network { name: full_name, list, selection: Some(selection.clone()) })
+}
+
+/// Who says what a configuration without a `name` is called.
+enum NetworkName<'a> {
+    /// Nobody: it must have one.
+    Inline,
+    /// The definition.
+    Definition(&'a str),
+}
+
+fn parse_list(bytes: &[u8], name: &NetworkName) -> Result<List, CniError> {
+    let parsed: Option<Map<String, Value>> = serde_json::from_slice(bytes).ok();
+    let nameless = |object: &Map<String, Value>| {
+        object.get("name").is_none_or(|name| name.is_null() || name.as_str().is_some_and(str::is_empty))
+    };
+    let list = match (name, parsed) {
+        (NetworkName::Definition(name), Some(mut object)) if nameless(&object) => {
+            object.insert("name".to_owned(), (*name).into());
+            List::parse_either(&serde_json::to_vec(&object).unwrap_or_default())?
+        }
+        _ => List::parse_either(bytes)?,
+    };
+    checked(list)
+}
+
+fn checked(list: List) -> Result<List, CniError> {
+    crate::cni::names::validate_network_name(&list.name)?;
+    list.require_plugins()?;
+    Ok(list)
+}
+
+/// A list in a file goes on in the files of a folder of its name, unless it says not to (libcni).
+fn list_of_file(file: &NetworkFile) -> Result<List, CniError> {
+    let place = file.path.display().to_string();
+    let mut list = List::parse_either(&file.bytes).map_err(|e| e.within(&place))?;
+    crate::cni::names::validate_network_name(&list.name).map_err(|e| e.within(&place))?;
+    if !list.load_only_inlined {
+        for more in sources::chain_files(&file.path, &list.name).map_err(|e| refuse(&e))? {
+            let plugin = PluginConf::parse(&more.bytes).map_err(|e| e.within(&more.path.display().to_string()))?;
+            list.plugins.push(plugin);
+        }
+    }
+    checked(list).map_err(|e| e.within(&place))
+}
+
+/// Names the interface: the annotation's wish, CNI_IFNAME for the default network, `net<N>` for others, where N counts every
+/// network of the pod (Multus).
+fn want(index: usize, network: Network, config: &Config, asking: &Asking) -> Result<Wanted, CniError> {
+    let Network { name, mut list, selection } = network;
+    let default = index == 0;
+    let wished = selection.as_ref().and_then(|selection| selection.ifname.clone());
+    let ifname = wished.unwrap_or_else(|| if default { asking.ifname.to_owned() } else { format!("net{index}") });
+    let mut runtime = if default { config.runtime.clone() } else { Map::new() };
+    let args = plugin_args(asking, selection.as_ref());
+    if let Some(selection) = &selection {
+        runtime.extend(selection.runtime());
+        if let Some(cni_args) = &selection.cni_args {
+            list.plugins.iter_mut().try_for_each(|plugin| merge_args(&mut plugin.object, cni_args))?;
+        }
+    }
+    Ok(Wanted { network: name, list, ifname, default, selection, args, runtime, previous: None, direct: false })
+}
+
+/// The pod's `cni-args` into `args.cni`; the pod's keys win.
+fn merge_args(conf: &mut Map<String, Value>, cni_args: &Map<String, Value>) -> Result<(), CniError> {
+    let object = |value: Option<&Value>, place: &str| match value {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(map)) => Ok(map.clone()),
+        Some(_) => {
+            let msg = format!("the pod has cni-args, but {place} of the network's configuration is no object");
+            Err(CniError::new(Code::InvalidConfig, msg))
+        }
+    };
+    let mut args = object(conf.get("args"), "args")?;
+    let mut cni = object(args.get("cni"), "args.cni")?;
+    cni.extend(cni_args.clone());
+    args.insert("cni".to_owned(), Value::Object(cni));
+    conf.insert("args".to_owned(), Value::Object(args));
+    Ok(())
+}
+
+/// CNI_ARGS for a network's plugins, in Multus' order: the pod's identity, what else the runtime said, then the requests in
+/// the old form.
+fn plugin_args(asking: &Asking, selection: Option<&Selection>) -> String {
+    let given = Args::parse(asking.args).unwrap_or_default();
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    let mut add = |key: &str, value: &str| {
+        if !pairs.iter().any(|(known, _)| known == key) {
+            pairs.push((key.to_owned(), value.to_owned()));
+        }
+    };
+    let has_pod = given.pod_name().is_some();
+    if has_pod || selection.is_some() {
+        add("IgnoreUnknown", "true");
+    }
+    if has_pod {
+        add("K8S_POD_NAMESPACE", given.pod_namespace().unwrap_or_default());
+        add("K8S_POD_NAME", given.pod_name().unwrap_or_default());
+        add("K8S_POD_INFRA_CONTAINER_ID", given.pod_sandbox().unwrap_or(asking.sandbox));
+        add("K8S_POD_UID", given.pod_uid().unwrap_or_default());
+    }
+    let requested = |key: &str| match (key, selection) {
+        ("MAC", Some(selection)) => selection.mac.clone(),
+        ("IP", Some(selection)) => Some(selection.ips.join(",")).filter(|ips| !ips.is_empty()),
+        _ => None,
+    };
+    for (key, value) in given.pairs.iter().filter(|(key, _)| requested(key).is_none()) {
+        add(key, value);
+    }
+    for key in ["MAC", "IP"] {
+        if let Some(value) = requested(key) {
+            add(key, &value);
+        }
+    }
+    let line: Vec<String> = pairs.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    line.join(";")
+}
+
+impl Wanted {
+    /// A plugin that was executed under its own name: one configuration, taken as it is.
+    pub fn direct(network: &str, version: Version, plugin: &str, object: &Map<String, Value>) -> List {
+        let plugin = PluginConf {
+            plugin_type: plugin.to_owned(),
+            capabilities: BTreeMap::new(),
+            object: object.clone(),
+            raw: String::new(),
+        };
+        List {
+            name: network.to_owned(),
+            cni_version: version,
+            disable_check: false,
+            disable_gc: false,
+            load_only_inlined: true,
+            plugins: vec![plugin],
+        }
+    }
+}

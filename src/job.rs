@@ -1,0 +1,78 @@
+//! A request with what its configuration says about where things are: what every command starts from.
+//!
+//! It does not know the commands.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::chain;
+use crate::cni::{CniError, Request};
+use crate::config::NativePolicy;
+use crate::gather::Asking;
+use crate::journal::{Journal, Key, PodName};
+use crate::native::Around;
+use crate::plan::{self, Call, Node, Plan, Wanted};
+
+/// See the module.
+pub struct Job<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// Which native kinds are built.
+    pub native: NativePolicy,
+    /// Where journal and indexes are.
+    pub state_dir: PathBuf,
+}
+
+impl Job<'_> {
+    /// The journal of this configuration.
+    pub fn journal(&self) -> Journal {
+        Journal::new(&self.state_dir)
+    }
+
+    /// Which attachment the runtime means.
+    pub fn key(&self) -> Key {
+        Key {
+            network: self.request.network.clone(),
+            sandbox: self.request.container_id.clone(),
+            ifname: self.request.ifname.clone(),
+        }
+    }
+
+    /// What the request says of the pod.
+    pub fn asking(&self) -> Asking<'_> {
+        let Request { args, ifname, container_id, .. } = self.request;
+        Asking { args, ifname, sandbox: container_id }
+    }
+
+    /// The surroundings of the request's own configuration.
+    pub fn around(&self) -> Around<'_> {
+        Around {
+            network: &self.request.network,
+            version: self.request.version,
+            args: &self.request.args,
+            state_dir: &self.state_dir,
+            previous: None,
+        }
+    }
+
+    /// Decides what is to be done, and says aloud what a person should know.
+    ///
+    /// # Errors
+    /// Every refusal of every attachment.
+    pub fn plan(&self, wanted: Vec<Wanted>, pod: Option<PodName>, path: &[PathBuf]) -> Result<Plan, CniError> {
+        let find = |plugin: &str| chain::find(plugin, path);
+        let node = Node { native: self.native.clone(), state_dir: &self.state_dir, find: &find };
+        let netns = self.request.netns.clone().unwrap_or_default();
+        let call = Call { key: self.key(), netns, path: path.to_vec(), pod };
+        let plan = plan::plan(call, wanted, &node)?;
+        for warning in &plan.warnings {
+            warn(warning);
+        }
+        Ok(plan)
+    }
+}
+
+/// One line for the runtime's log.
+pub fn warn(line: &str) {
+    let _ = writeln!(io::stderr(), "plexus: warning: {line}"); // nobody to tell
+}

@@ -1,0 +1,534 @@
+//! What was attached, on disk: one file per request, written before the kernel is touched.
+//!
+//! A file is named by what the runtime gives to every command of an attachment (network, sandbox, interface), so DEL opens
+//! exactly one file and ends by unlinking it: it never rewrites a record, and so never needs room on a full disk.
+//! A file holds one JSON value a line: the intent, and after success the commitment. A commitment is an append of one
+//! line (6 us on ext4, where replacing a file by rename costs 73 us, because ext4 starts to write back what it replaced).
+//! A line that kill -9 cut short has no newline and counts as not written.
+//!
+//! No fsync: a record carries the boot id, and after a reboot no attachment of an older boot exists.
+//! This module does not know why a record is written, nor how what it names is removed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// How often a file may vanish between opening and locking it.
+const HOLD_TRIES_MAX: u32 = 16;
+/// Largest record that is read back; a larger file is not one of ours.
+const RECORD_BYTES_MAX: u64 = 16 << 20;
+/// Longest file name that names its request in the clear; a longer one is cut and hashed (ext4 and xfs take 255).
+const NAME_BYTES_MAX: usize = 230;
+const SUFFIX: &str = ".jsonl";
+const BOOT_FILE: &str = "boot";
+
+/// What the runtime gives to every command of an attachment (CNI spec, "attachment": container id, name, interface name).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Key {
+    /// The network's name in the configuration the runtime sent.
+    pub network: String,
+    /// The container id.
+    pub sandbox: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+}
+
+/// The pod a request was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, where the runtime told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+/// Where a native step's addresses are held: enough to release them, whatever became of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// host-local's dataDir.
+    pub data_dir: PathBuf,
+    /// The network whose directory it is.
+    pub network: String,
+}
+
+/// One plugin of an attachment's chain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// The plugin's `type`.
+    #[serde(rename = "type")]
+    pub plugin: String,
+    /// Built in process, or executed.
+    pub native: bool,
+    /// The configuration the step ran with, `prevResult` left out.
+    pub conf: Map<String, Value>,
+    /// Addresses a native step holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Pool>,
+    /// An IPAM plugin that was executed for a native step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipam_delegate: Option<String>,
+}
+
+/// One interface in the pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// `namespace/name` of the definition, or the configuration's name.
+    pub network: String,
+    /// The configuration's `name`: leases are kept under it.
+    pub cni_name: String,
+    /// The version its plugins speak.
+    pub cni_version: String,
+    /// The interface in the pod.
+    pub ifname: String,
+    /// CNI_ARGS as the plugins got them.
+    pub args: String,
+    /// The network whose result the runtime gets.
+    pub default: bool,
+    /// Its list's `disableCheck`.
+    #[serde(default)]
+    pub disable_check: bool,
+    /// The chain, in the order of ADD.
+    pub steps: Vec<Step>,
+}
+
+/// The first line: everything the request is about to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Intent {
+    /// Which request.
+    pub key: Key,
+    /// The boot it was made in: /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
+    /// CNI_NETNS at ADD.
+    pub netns: String,
+    /// Its device and inode: whether a path still leads to the same namespace.
+    #[serde(default)]
+    pub netns_id: (u64, u64),
+    /// Where delegates are searched: binDir, then CNI_PATH.
+    pub path: Vec<PathBuf>,
+    /// The pod, where the runtime named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// The device group of the pod's native links; none where there is at most one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+    /// In the order of ADD.
+    pub attachments: Vec<Attachment>,
+}
+
+/// What one attachment became.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// The attachment's result, as CNI 1.1.
+    pub result: Value,
+    /// The link's index in the pod; 0 where a delegate made it.
+    #[serde(default)]
+    pub ifindex: u32,
+}
+
+/// The second line: the request succeeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Commitment {
+    /// One for each attachment of the intent, same order.
+    pub outcomes: Vec<Outcome>,
+    /// The network-status annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+}
+
+/// A request's file, read back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// What was about to be done.
+    pub intent: Intent,
+    /// Present where it was done.
+    pub commitment: Option<Commitment>,
+}
+
+/// Why the journal could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{act} {path}")]
+pub struct Error {
+    act: &'static str,
+    path: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Error {
+    /// Another command of the same attachment is at work.
+    pub fn is_held(&self) -> bool {
+        self.source.kind() == ErrorKind::WouldBlock
+    }
+}
+
+fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error { act, path, source }
+}
+
+/// The directory of records.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    dir: PathBuf,
+}
+
+impl Journal {
+    /// The journal below `state_dir`; nothing is created until something is written.
+    pub fn new(state_dir: &Path) -> Journal {
+        Journal { dir: state_dir.join("journal") }
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.dir.join(file_name(key))
+    }
+
+    /// Takes hold of one request's file, so that no other command of the same attachment works at the same time. `create`:
+    /// an ADD makes the file, others find none.
+    ///
+    /// # Errors
+    /// Another command holds it ([`Error::is_held`]); the file cannot be opened, or is no regular file.
+    pub fn hold(&self, key: &Key, create: bool) -> Result<Option<Held>, Error> {
+        let path = self.path(key);
+        for _ in 0..HOLD_TRIES_MAX {
+            let file = match self.open(&path, create) {
+                Err(e) if e.kind() == ErrorKind::NotFound && !create => return Ok(None),
+                other => other.map_err(at("opening the record", &path))?,
+            };
+            if !file.metadata().map_err(at("opening the record", &path))?.is_file() {
+                return Err(at("opening the record", &path)(io::Error::other("not a regular file")));
+            }
+            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, errno)| at("taking hold of the record", &path)(errno.into()))?;
+            // Whoever had it may have forgotten the request just now: then this is a file without a name.
+            if file.metadata().is_ok_and(|meta| meta.nlink() > 0) {
+                return Ok(Some(Held { file, path }));
+            }
+        }
+        Err(at("taking hold of the record", &path)(Errno::EWOULDBLOCK.into()))
+    }
+
+    /// No symbolic link is followed out of the journal, and nothing that is no file can make the opening wait.
+    fn open(&self, path: &Path, create: bool) -> io::Result<File> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).append(true).create(create).mode(0o600).custom_flags(flags.bits()).open(path)
+        };
+        match open() {
+            Err(e) if e.kind() == ErrorKind::NotFound && create => {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+                open()
+            }
+            other => other,
+        }
+    }
+
+    /// Every readable record, by file name; unreadable files are counted. For GC, `list` and the first call after a boot.
+    pub fn all(&self) -> Result<(Vec<Record>, usize), Error> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+            other => other.map_err(at("listing the journal", &self.dir))?,
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| path.to_str().is_some_and(|name| name.ends_with(SUFFIX)))
+            .collect();
+        paths.sort();
+        let mut records = Vec::new();
+        let mut unreadable = 0;
+        for path in paths {
+            match self.open(&path, false).and_then(|file| read_bounded(&file)) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {} // a DEL came between
+                Ok(bytes) if !parse(&bytes).is_empty() => records.extend(parse(&bytes)),
+                _ => unreadable += 1, // one odd entry hides no other
+            }
+        }
+        Ok((records, unreadable))
+    }
+
+    /// Whether records of an older boot may still be there: true once per boot, until [`Journal::settle`]. Without a boot id
+    /// nothing is known to be old.
+    pub fn is_of_older_boot(&self, boot_id: &str) -> bool {
+        let seen = || -> io::Result<Vec<u8>> { read_bounded(&self.open(&self.dir.join(BOOT_FILE), false)?) };
+        !boot_id.is_empty() && seen().map_or(self.dir.is_dir(), |seen| seen.trim_ascii() != boot_id.as_bytes())
+    }
+
+    /// Records that what an older boot left has been collected. Not being able to write that is no failure: the next call
+    /// collects again.
+    pub fn settle(&self, boot_id: &str) {
+        let written = || -> io::Result<()> {
+            let mut file = self.open(&self.dir.join(BOOT_FILE), true)?;
+            file.set_len(0)?;
+            file.write_all(boot_id.as_bytes())
+        };
+        let _ = written();
+    }
+}
+
+/// One request's file, while a command works on it.
+#[derive(Debug)]
+pub struct Held {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+impl Held {
+    /// What the file says: usually one record; several where an ADD was repeated.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn records(&self) -> Result<Vec<Record>, Error> {
+        let bytes = read_bounded(&self.file).map_err(at("reading the record", &self.path))?;
+        Ok(parse(&bytes))
+    }
+
+    /// Appends the intent, after whatever an earlier attempt left: that stays true until a DEL. Returns where it begins, for
+    /// [`Held::roll_back`].
+    ///
+    /// # Errors
+    /// It cannot be written whole: then nothing of it stays.
+    pub fn intend(&mut self, intent: &Intent) -> Result<u64, Error> {
+        let begin = self.file.metadata().map_err(at("writing the record", &self.path))?.len();
+        let mut line = line_of(intent, &self.path)?;
+        if begin > 0 {
+            line.insert(0, b'\n'); // whatever was cut short ends here
+        }
+        line.push(b'\n');
+        let written = self.file.write_all(&line);
+        written.map_err(|e| {
+            let _ = self.roll_back(begin); // nothing has been done yet
+            at("writing the record", &self.path)(e)
+        })?;
+        Ok(begin)
+    }
+
+    /// Appends the commitment.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn commit(&mut self, commitment: &Commitment) -> Result<(), Error> {
+        let mut line = line_of(commitment, &self.path)?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(at("completing the record", &self.path))
+    }
+
+    /// Makes the file say what it said before an intent.
+    ///
+    /// # Errors
+    /// It cannot be cut or removed.
+    pub fn roll_back(&self, begin: u64) -> Result<(), Error> {
+        if begin == 0 {
+            return self.forget();
+        }
+        self.file.set_len(begin).map_err(at("restoring the record", &self.path))
+    }
+
+    /// Forgets the request.
+    ///
+    /// # Errors
+    /// The file cannot be removed; one that is gone is forgotten already.
+    pub fn forget(&self) -> Result<(), Error> {
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(at("removing the record", &self.path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The running kernel's boot id; empty where /proc is not mounted, which then compares unequal to every record.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// The device group (IFLA_GROUP) of a request's links in its pod: the same for every command of the request, and never
+/// 0, which is the group of everything else.
+pub fn group_of(key: &Key) -> u32 {
+    let hash = fnv1a_128(file_name(key).as_bytes());
+    let [a, b, c, d, ..] = hash.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d]) & 0x7fff_ffff | 0x4000_0000
+}
+
+fn line_of<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|e| at("encoding the record", path)(io::Error::other(e)))
+}
+
+fn read_bounded(mut file: &File) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The records in the bytes of a file, oldest first: each intent that is whole, with its commitment where that is whole.
+pub fn parse(bytes: &[u8]) -> Vec<Record> {
+    let mut records: Vec<Record> = Vec::new();
+    for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        if let Ok(intent) = serde_json::from_slice::<Intent>(line) {
+            records.push(Record { intent, commitment: None });
+        } else if let (Ok(done), Some(last)) = (serde_json::from_slice::<Commitment>(line), records.last_mut())
+            && done.outcomes.len() == last.intent.attachments.len()
+        {
+            last.commitment = Some(done);
+        }
+    }
+    records
+}
+
+/// `network:sandbox:ifname.jsonl`; no part can hold a colon or a slash (CNI spec: names and ids are `[a-zA-Z0-9_.-]`).
+fn file_name(key: &Key) -> String {
+    let Key { network, sandbox, ifname } = key;
+    let name = format!("{network}:{sandbox}:{ifname}");
+    if name.len() <= NAME_BYTES_MAX {
+        return name + SUFFIX;
+    }
+    let kept: String = sandbox.chars().take(64).collect();
+    format!("{kept}:{:032x}{SUFFIX}", fnv1a_128(name.as_bytes()))
+}
+
+/// FNV-1a over 128 bits: stable between releases, which the standard library's hash does not promise.
+fn fnv1a_128(bytes: &[u8]) -> u128 {
+    bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, &byte| {
+        (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intent(sandbox: &str) -> Intent {
+        Intent {
+            key: Key { network: "net".into(), sandbox: sandbox.into(), ifname: "eth0".into() },
+            boot_id: "boot".into(),
+            netns: "/run/netns/a".into(),
+            netns_id: (4, 4026531840),
+            path: vec!["/opt/cni/bin".into()],
+            pod: None,
+            group: None,
+            attachments: vec![Attachment {
+                network: "net".into(),
+                cni_name: "net".into(),
+                cni_version: "1.0.0".into(),
+                ifname: "eth0".into(),
+                args: String::new(),
+                default: true,
+                disable_check: false,
+                steps: Vec::new(),
+            }],
+        }
+    }
+
+    fn journal(name: &str) -> Journal {
+        let dir = std::env::temp_dir().join(format!("plexus-journal-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        Journal::new(&dir)
+    }
+
+    fn held(journal: &Journal, key: &Key) -> Held {
+        journal.hold(key, true).unwrap().unwrap()
+    }
+
+    fn done(result: Value) -> Commitment {
+        Commitment { outcomes: vec![Outcome { result, ifindex: 7 }], status: Some("[]".into()) }
+    }
+
+    #[test]
+    fn one_command_at_a_time_holds_a_record_until_it_is_forgotten() {
+        let journal = journal("held");
+        let intent = intent("a");
+        assert!(journal.hold(&intent.key, false).unwrap().is_none());
+        let mut first = held(&journal, &intent.key);
+        assert!(journal.hold(&intent.key, false).unwrap_err().is_held());
+        first.intend(&intent).unwrap();
+        first.commit(&done(Value::Null)).unwrap();
+        assert_eq!(first.records().unwrap(), [Record { intent: intent.clone(), commitment: Some(done(Value::Null)) }]);
+        first.forget().unwrap();
+        first.forget().unwrap();
+        drop(first);
+        assert!(journal.hold(&intent.key, false).unwrap().is_none());
+        assert_eq!(journal.all().unwrap().0.len(), 0);
+    }
+
+    #[test]
+    fn a_repeated_add_that_fails_or_dies_loses_nothing() {
+        let journal = journal("again");
+        let intent = intent("a");
+        let mut file = held(&journal, &intent.key);
+        file.intend(&intent).unwrap();
+        file.commit(&done(Value::Null)).unwrap();
+        let begin = file.intend(&Intent { netns: "/other".into(), ..intent.clone() }).unwrap();
+        assert_eq!(file.records().unwrap().len(), 2, "DEL removes what either did");
+        file.roll_back(begin).unwrap();
+        assert_eq!(file.records().unwrap().len(), 1);
+        assert!(file.records().unwrap()[0].commitment.is_some());
+    }
+
+    #[test]
+    fn a_line_cut_short_anywhere_counts_as_not_written() {
+        let journal = journal("torn");
+        let intent = intent("a");
+        let mut file = held(&journal, &intent.key);
+        file.intend(&intent).unwrap();
+        let intended = fs::read(&file.path).unwrap();
+        file.commit(&done(Value::Bool(true))).unwrap();
+        let whole = fs::read(&file.path).unwrap();
+        for length in 0..whole.len() {
+            let records = parse(&whole[..length]);
+            assert_eq!(records.len(), usize::from(length >= intended.len()), "{length} bytes");
+            assert!(records.iter().all(|record| record.commitment.is_none()), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_followed_nor_waited_for() {
+        let journal = journal("odd");
+        let key = intent("a").key;
+        held(&journal, &intent("b").key).intend(&intent("b")).unwrap();
+        let victim = journal.dir.join("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, journal.path(&key)).unwrap();
+        assert!(journal.hold(&key, true).is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        fs::create_dir(journal.dir.join("x.jsonl")).unwrap();
+        let (records, unreadable) = journal.all().unwrap();
+        assert_eq!((records.len(), unreadable), (1, 2));
+    }
+
+    #[test]
+    fn long_names_stay_apart_and_fit_a_file_name() {
+        let journal = journal("long");
+        let (a, b) = (intent(&"x".repeat(300)), intent(&("x".repeat(299) + "y")));
+        held(&journal, &a.key).intend(&a).unwrap();
+        held(&journal, &b.key).intend(&b).unwrap();
+        assert_eq!(journal.all().unwrap().0.len(), 2);
+        assert_eq!(held(&journal, &b.key).records().unwrap()[0].intent, b);
+    }
+
+    #[test]
+    fn the_first_call_of_a_boot_is_told_apart() {
+        let journal = journal("boot");
+        assert!(!journal.is_of_older_boot("b1"), "no journal, nothing to collect");
+        held(&journal, &intent("a").key).intend(&intent("a")).unwrap();
+        assert!(journal.is_of_older_boot("b1"));
+        journal.settle("b1");
+        assert!(!journal.is_of_older_boot("b1"));
+        assert!(journal.is_of_older_boot("b2"));
+        assert!(!journal.is_of_older_boot(""), "without a boot id nothing is known to be old");
+    }
+}

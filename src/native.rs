@@ -1,0 +1,335 @@
+//! One plugin configuration -> a step that plexus builds itself, or the reason why it is executed. Pure.
+//!
+//! A native kind is used where its configuration holds only keys that plexus knows; an unknown key may be a newer or a
+//! patched plugin's, so the binary of that name is executed instead, where there is one. Knows nothing of other steps.
+
+use std::path::Path;
+
+use backends::{DnsRule, IpamRule, Kind, Mac, MacRule, Spec};
+use ipam::host_local::{self, Pool};
+use ipam::static_::{self, Static, StaticRequests};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::cni::args::Args;
+use crate::cni::conf::NetConf;
+use crate::cni::error::{CniError, Code};
+use crate::cni::gojson;
+use crate::cni::result::Dns;
+use crate::cni::version::Version;
+
+/// Keys that any plugin configuration may hold (CNI spec section 1, libcni's injections).
+const COMMON_KEYS: [&str; 14] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "ipam",
+    "dns",
+    "prevResult",
+    "runtimeConfig",
+    "args",
+    "capabilities",
+    "disableCheck",
+    "disableGC",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+];
+
+/// Where a native step's addresses come from.
+#[derive(Debug)]
+pub enum Ipam {
+    /// Layer 2 only.
+    None,
+    /// An earlier plugin of the chain found them.
+    Previous,
+    /// host-local's directory.
+    HostLocal(Box<Pool>),
+    /// The configuration itself.
+    Static(Static),
+    /// An IPAM plugin that plexus does not know is executed.
+    Executed(String),
+}
+
+/// A step that plexus builds.
+#[derive(Debug)]
+pub struct Native {
+    /// Which kind.
+    pub kind: Kind,
+    /// Its validated configuration.
+    pub spec: Spec,
+    /// The MAC that was asked for beside the configuration (CNI_ARGS, args.cni, runtimeConfig).
+    pub mac: Option<Mac>,
+    /// Its addresses.
+    pub ipam: Ipam,
+    /// `dns` of the configuration, where it takes the place of the addresses' own.
+    pub dns: Option<Dns>,
+}
+
+/// What [`read`] found.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Built in process. The keys that plexus does not know are listed: the caller decides what they mean.
+    Native(Box<Native>, Vec<String>),
+    /// Executed, and why.
+    Executed(String),
+}
+
+/// The surroundings of a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    /// The network's name.
+    pub network: &'a str,
+    /// The version its plugins speak.
+    pub version: Version,
+    /// CNI_ARGS as this plugin gets them.
+    pub args: &'a str,
+    /// Where indexes and the journal are.
+    pub state_dir: &'a Path,
+    /// The interfaces of an earlier plugin's result; none where there is no such result. Inside a chain that is still to be
+    /// attached they are not known yet, and the list is empty.
+    pub previous: Option<&'a [String]>,
+}
+
+/// Reads one plugin configuration of type `plugin`.
+///
+/// # Errors
+/// What the reference plugin of that name would refuse, in its words.
+pub fn read(plugin: &str, conf: &Map<String, Value>, around: &Around) -> Result<Verdict, CniError> {
+    let Some(kind) = Kind::of(plugin) else {
+        return Ok(Verdict::Executed(format!("plexus builds no `{plugin}`")));
+    };
+    let (spec, mut unknown, unsupported) = read_kind(kind, conf, around)?;
+    if let Some(key) = unsupported {
+        return Ok(Verdict::Executed(format!("plexus does not build `{key}` yet")));
+    }
+    let mac = requested_mac(kind, conf, around.args)?;
+    let ipam = read_ipam(kind, conf, around, &mut unknown)?;
+    let own = NetConf::from_object(conf.clone())?;
+    let dns = match kind.rules().dns {
+        DnsRule::Conf => Some(own.dns),
+        DnsRule::ConfIfSet if own.dns_given => Some(own.dns),
+        DnsRule::ConfIfSet | DnsRule::Never => None,
+    };
+    Ok(Verdict::Native(Box::new(Native { kind, spec, mac, ipam, dns }), unknown))
+}
+
+type KindRead = (Spec, Vec<String>, Option<&'static str>);
+
+/// The table row of a kind: how its own section decodes and validates.
+fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<KindRead, CniError> {
+    use backends::{bridge, ipvlan, loopback, macvlan, ptp};
+    let has_ipam = !ipam_type(conf).is_empty();
+    Ok(match kind {
+        Kind::Loopback => {
+            let (_, unknown) = decode::<loopback::Conf>(conf)?;
+            (Spec::Loopback, unknown, None)
+        }
+        Kind::Bridge => {
+            let (own, unknown) = decode::<bridge::Conf>(conf)?;
+            let unsupported = own.unsupported();
+            (Spec::Bridge(own.validate(has_ipam).map_err(from_backend)?), unknown, unsupported)
+        }
+        Kind::Ptp => {
+            let (own, unknown) = decode::<ptp::Conf>(conf)?;
+            let unsupported = own.unsupported();
+            (Spec::Ptp(own.validate().map_err(from_backend)?), unknown, unsupported)
+        }
+        Kind::Macvlan => {
+            let (own, unknown) = decode::<macvlan::Conf>(conf)?;
+            (Spec::Macvlan(own.validate().map_err(from_backend)?), unknown, None)
+        }
+        Kind::Ipvlan => {
+            let (own, unknown) = decode::<ipvlan::Conf>(conf)?;
+            (Spec::Ipvlan(own.validate(around.previous).map_err(from_backend)?), unknown, None)
+        }
+    })
+}
+
+fn decode<T: DeserializeOwned>(conf: &Map<String, Value>) -> Result<(T, Vec<String>), CniError> {
+    let decoded = gojson::decode::<T>(conf).map_err(|e| load_error(&e))?;
+    let unknown = decoded.unknown.into_iter().filter(|key| !is_common(key)).collect();
+    Ok((decoded.value, unknown))
+}
+
+fn is_common(key: &str) -> bool {
+    let top = key.split(['.', '[']).next().unwrap_or(key);
+    COMMON_KEYS.iter().any(|known| known.eq_ignore_ascii_case(key) || known.eq_ignore_ascii_case(top))
+}
+
+fn load_error(cause: &dyn std::fmt::Display) -> CniError {
+    CniError::new(Code::Generic, format!("failed to load netconf: {cause}"))
+}
+
+/// A section that does not decode, in the words of the whole configuration: the path of a field begins at its top.
+fn ipam_section_error(cause: &dyn std::fmt::Display) -> CniError {
+    const FIELD: &str = "Go struct field ";
+    let text = cause.to_string();
+    let whole = text.split_once(FIELD).and_then(|(before, field)| {
+        let (kind, path) = field.split_once('.')?;
+        Some(format!("{before}{FIELD}{kind}.ipam.{path}"))
+    });
+    CniError::new(Code::Generic, whole.unwrap_or(text))
+}
+
+/// A backend's refusal in the protocol's words.
+pub fn from_backend(error: backends::Error) -> CniError {
+    CniError::new(Code::Generic, chain(&error))
+}
+
+/// An IPAM refusal in the protocol's words.
+pub fn from_ipam(error: ipam::Error) -> CniError {
+    CniError::new(Code::Generic, chain(&error))
+}
+
+/// An error and its sources in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        line.push_str(": ");
+        line.push_str(&words(source));
+        next = source.source();
+    }
+    line
+}
+
+/// A system call's error as Go prints it: in lower case, without its number.
+fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = error.to_string();
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+        Some(number) => text.trim_end_matches(&format!(" (os error {number})")).to_lowercase(),
+        None => text,
+    }
+}
+
+fn section<'a>(object: &'a Map<String, Value>, path: &[&str]) -> Option<&'a Map<String, Value>> {
+    path.iter().try_fold(object, |object, key| gojson::field(object, key).and_then(Value::as_object))
+}
+
+/// The configuration's `ipam.type`; empty where there is none.
+pub fn ipam_type(conf: &Map<String, Value>) -> &str {
+    section(conf, &["ipam"]).and_then(|ipam| gojson::field(ipam, "type")).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn text(object: Option<&Map<String, Value>>, key: &str) -> Option<String> {
+    object
+        .and_then(|object| gojson::field(object, key))
+        .and_then(Value::as_str)
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+}
+
+fn texts(object: Option<&Map<String, Value>>, key: &str) -> Vec<String> {
+    let list = object.and_then(|object| gojson::field(object, key)).and_then(Value::as_array);
+    list.map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
+}
+
+fn parse_args(text: &str, known: &[&str]) -> Result<Args, crate::cni::args::ArgsError> {
+    let args = Args::parse(text)?;
+    args.only(known)?;
+    Ok(args)
+}
+
+/// CNI_ARGS `MAC` < `args.cni.mac` < `runtimeConfig.mac` (reference bridge and macvlan).
+fn requested_mac(kind: Kind, conf: &Map<String, Value>, args: &str) -> Result<Option<Mac>, CniError> {
+    let rule = kind.rules().mac;
+    if rule == MacRule::Never {
+        return Ok(None);
+    }
+    let args = parse_args(args, &["MAC"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
+    let asked = text(section(conf, &["runtimeConfig"]), "mac")
+        .or_else(|| {
+            text(section(conf, &["args", "cni"]), "mac").filter(|_| rule == MacRule::ArgsThenConfArgsThenRuntime)
+        })
+        .or_else(|| args.get("MAC").filter(|mac| !mac.is_empty()).map(str::to_owned));
+    let refuse = |mac: &str| {
+        let act = match kind {
+            Kind::Macvlan => format!("invalid args {mac} for MAC addr"),
+            _ => "failed to make veth pair".to_owned(),
+        };
+        CniError::new(Code::Generic, format!("{act}: address {mac}: invalid MAC address"))
+    };
+    asked.map(|mac| mac.parse().map_err(|_| refuse(&mac))).transpose()
+}
+
+fn read_ipam(
+    kind: Kind,
+    conf: &Map<String, Value>,
+    around: &Around,
+    unknown: &mut Vec<String>,
+) -> Result<Ipam, CniError> {
+    if kind == Kind::Loopback {
+        return Ok(Ipam::None);
+    }
+    match ipam_type(conf) {
+        "" if kind.rules().ipam == IpamRule::OptionalWithPrevResult && around.previous.is_some() => Ok(Ipam::Previous),
+        "" if matches!(kind.rules().ipam, IpamRule::Required | IpamRule::OptionalWithPrevResult) => {
+            Err(CniError::new(Code::Generic, "no plugin name provided"))
+        }
+        "" => Ok(Ipam::None),
+        "host-local" => {
+            let (pool, ignored) = host_local(conf, around)?;
+            unknown.extend(ignored);
+            Ok(Ipam::HostLocal(Box::new(pool)))
+        }
+        "static" => Ok(Ipam::Static(static_addresses(conf, around)?)),
+        other => Ok(Ipam::Executed(other.to_owned())),
+    }
+}
+
+/// host-local's pool of a configuration, and the keys of its section that plexus does not know.
+///
+/// # Errors
+/// host-local's own texts.
+pub fn host_local(conf: &Map<String, Value>, around: &Around) -> Result<(Pool, Vec<String>), CniError> {
+    let missing = || CniError::new(Code::Generic, "IPAM config missing 'ipam' key");
+    let own = section(conf, &["ipam"]).ok_or_else(missing)?;
+    let decoded = gojson::decode::<host_local::Section>(own).map_err(|e| ipam_section_error(&e))?;
+    let args = parse_args(around.args, &["IP"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
+    let runtime = section(conf, &["runtimeConfig"]);
+    let asked = args.get("IP").filter(|ip| !ip.is_empty());
+    if let Some(ip) = asked.filter(|ip| ip.contains(',')) {
+        let text = format!("ARGS: error parsing value of pair \"IP={ip}\": invalid IP address {ip}");
+        return Err(CniError::new(Code::Generic, text));
+    }
+    let mut ips: Vec<String> = asked.map(str::to_owned).into_iter().collect();
+    ips.extend(texts(section(conf, &["args", "cni"]), "ips"));
+    ips.extend(texts(runtime, "ips"));
+    let requests =
+        host_local::Requests { runtime_ranges: runtime_ranges(runtime)?, ips, one_per_family: one_per_family(around) };
+    let pool = Pool::new(decoded.value, around.network, &requests, around.state_dir).map_err(from_ipam)?;
+    let unknown = decoded.unknown.into_iter().filter(|key| key != "type").map(|key| format!("ipam.{key}")).collect();
+    Ok((pool, unknown))
+}
+
+fn runtime_ranges(runtime: Option<&Map<String, Value>>) -> Result<Vec<Vec<ipam::RangeSection>>, CniError> {
+    let Some(ranges) = runtime.and_then(|runtime| gojson::field(runtime, "ipRanges")) else { return Ok(Vec::new()) };
+    serde_json::from_value(ranges.clone()).map_err(|e| CniError::new(Code::Generic, e.to_string()))
+}
+
+/// Before 0.3.0 a result holds one address of each family.
+fn one_per_family(around: &Around) -> Option<String> {
+    (around.version < Version::V0_3_0).then(|| around.version.to_string())
+}
+
+/// static's addresses of a configuration.
+///
+/// # Errors
+/// static's own texts.
+pub fn static_addresses(conf: &Map<String, Value>, around: &Around) -> Result<Static, CniError> {
+    let missing = || CniError::new(Code::Generic, "IPAM config missing 'ipam' key");
+    let own = section(conf, &["ipam"]).ok_or_else(missing)?;
+    let runtime_ips = texts(section(conf, &["runtimeConfig"]), "ips");
+    let args_ips = texts(section(conf, &["args", "cni"]), "ips");
+    let decoded = gojson::decode::<static_::Section>(own).map_err(|e| ipam_section_error(&e))?;
+    let args = parse_args(around.args, &["IP", "GATEWAY"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
+    let requests = StaticRequests {
+        cni_args_ip: args.get("IP").map(str::to_owned),
+        cni_args_gateway: args.get("GATEWAY").map(str::to_owned),
+        args_ips,
+        runtime_ips,
+        one_per_family: one_per_family(around),
+    };
+    Static::new(decoded.value, &requests).map_err(from_ipam)
+}

@@ -1,0 +1,366 @@
+//! Request + pod + definitions -> [`Plan`]. Pure: nothing is read, nothing is touched; all validation errors of all
+//! attachments leave here, before any side effect.
+//!
+//! What a plan says is what `attach` does and what `plexus explain` prints. It does not know how a kind is built.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::cni::error::{CniError, Code};
+use crate::cni::list::{Injection, List};
+use crate::cni::result::CniResult;
+use crate::cni::version::Version;
+use crate::config::NativePolicy;
+use crate::journal::{self, Key, PodName};
+use crate::native::{self, Around, Ipam, Native, Verdict};
+use crate::select::Selection;
+
+/// More links in one pod than any node can use; a request beyond it is an attack or a mistake.
+pub const ATTACHMENTS_MAX: usize = 256;
+
+/// Everything a request is about to do, decided.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which request.
+    pub key: Key,
+    /// CNI_NETNS.
+    pub netns: PathBuf,
+    /// Where delegates are searched.
+    pub path: Vec<PathBuf>,
+    /// The pod, where the runtime named one.
+    pub pod: Option<PodName>,
+    /// The device group of the pod's native links, where there are several.
+    pub group: Option<u32>,
+    /// Where indexes and journal are.
+    pub state_dir: PathBuf,
+    /// In the order of ADD; the default network first.
+    pub attachments: Vec<Attachment>,
+    /// Names taken in the pod are found before anything is done; a directly executed plugin says it in its own words.
+    pub checks_names: bool,
+    /// What a person should know although nothing fails.
+    pub warnings: Vec<String>,
+}
+
+/// One interface in the pod.
+#[derive(Debug)]
+pub struct Attachment {
+    /// `namespace/name` of the definition, or the configuration's name.
+    pub network: String,
+    /// The configuration's `name`.
+    pub cni_name: String,
+    /// The version its plugins speak.
+    pub version: Version,
+    /// The interface in the pod.
+    pub ifname: String,
+    /// Its result goes to the runtime.
+    pub default: bool,
+    /// CNI_ARGS for its plugins.
+    pub args: String,
+    /// The list's `disableCheck`: CHECK of it does nothing.
+    pub disable_check: bool,
+    /// `default-route` of the annotation.
+    pub default_route: Option<Vec<IpAddr>>,
+    /// The chain.
+    pub steps: Vec<Step>,
+    /// What plugins before this chain found.
+    pub previous: Option<CniResult>,
+}
+
+/// One plugin of the chain.
+#[derive(Debug)]
+pub struct Step {
+    /// Its type.
+    pub plugin: String,
+    /// Its configuration, complete but for `prevResult`.
+    pub conf: Map<String, Value>,
+    /// Who does it.
+    pub how: How,
+}
+
+/// Who does a step.
+#[derive(Debug)]
+pub enum How {
+    /// plexus, in process.
+    Native(Box<Native>),
+    /// The binary of that name, and why.
+    Executed(String),
+}
+
+/// One attachment as it was asked for, before anything is decided.
+#[derive(Debug)]
+pub struct Wanted {
+    /// `namespace/name` of the definition, or the configuration's name.
+    pub network: String,
+    /// The network's configuration.
+    pub list: List,
+    /// The interface in the pod.
+    pub ifname: String,
+    /// Its result goes to the runtime.
+    pub default: bool,
+    /// What the annotation says of it.
+    pub selection: Option<Selection>,
+    /// CNI_ARGS for its plugins.
+    pub args: String,
+    /// runtimeConfig, from the runtime for the default network, from the annotation for others.
+    pub runtime: Map<String, Value>,
+    /// `prevResult` of a directly executed plugin.
+    pub previous: Option<CniResult>,
+    /// The configuration goes to its one plugin as it is: it was executed directly.
+    pub direct: bool,
+}
+
+/// What a plan needs to know of the node.
+pub struct Node<'a> {
+    /// Which kinds are built in process.
+    pub native: NativePolicy,
+    /// Where indexes and journal are.
+    pub state_dir: &'a Path,
+    /// Where the binary of a type is; never plexus itself.
+    pub find: &'a dyn Fn(&str) -> Result<PathBuf, CniError>,
+}
+
+/// The request a plan is made for.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Which request.
+    pub key: Key,
+    /// CNI_NETNS.
+    pub netns: PathBuf,
+    /// Where delegates are searched.
+    pub path: Vec<PathBuf>,
+    /// The pod.
+    pub pod: Option<PodName>,
+}
+
+/// Decides everything.
+///
+/// # Errors
+/// Every refusal of every attachment, in one error.
+pub fn plan(call: Call, wanted: Vec<Wanted>, node: &Node) -> Result<Plan, CniError> {
+    if wanted.len() > ATTACHMENTS_MAX {
+        let msg = format!("{} networks were asked for, more than the {ATTACHMENTS_MAX} of one pod", wanted.len());
+        return Err(CniError::new(Code::InvalidConfig, msg));
+    }
+    let several = wanted.len() > 1;
+    let checks_names = !wanted.iter().any(|want| want.direct);
+    let mut warnings = Vec::new();
+    let mut refusals: Vec<(String, CniError)> = Vec::new();
+    let mut attachments = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        let network = want.network.clone();
+        match attachment(want, node, &mut warnings) {
+            Ok(attachment) => attachments.push(attachment),
+            Err(refusal) => refusals.push((network, refusal)),
+        }
+    }
+    if let Some(refusal) = join(refusals, several) {
+        return Err(refusal);
+    }
+    check_names(&attachments)?;
+    let links = attachments.iter().flat_map(|a| &a.steps).filter(|step| step.makes_link()).count();
+    let group = (links > 1).then(|| journal::group_of(&call.key));
+    let Call { key, netns, path, pod } = call;
+    Ok(Plan { key, netns, path, pod, group, state_dir: node.state_dir.to_owned(), attachments, checks_names, warnings })
+}
+
+impl Step {
+    fn makes_link(&self) -> bool {
+        matches!(&self.how, How::Native(native) if native.kind != backends::Kind::Loopback)
+    }
+}
+
+/// All refusals in one line, each with its network where there are several networks.
+fn join(refusals: Vec<(String, CniError)>, named: bool) -> Option<CniError> {
+    let code = refusals.first()?.1.code;
+    let details = refusals.first().map(|(_, first)| first.details.clone()).unwrap_or_default();
+    let one = |(network, refusal): &(String, CniError)| {
+        if named { format!("network {network:?}: {}", refusal.msg) } else { refusal.msg.clone() }
+    };
+    let msg = refusals.iter().map(one).collect::<Vec<_>>().join("; ");
+    Some(CniError::new(code, msg).with_details(details))
+}
+
+/// No two attachments may want one interface name (network CRD standard 4.1.2.1.5).
+fn check_names(attachments: &[Attachment]) -> Result<(), CniError> {
+    for (i, a) in attachments.iter().enumerate() {
+        if a.ifname == "lo" && a.steps.iter().any(Step::makes_link) {
+            let msg = format!("interface \"lo\" is wanted by network {:?}, but every pod has one", a.network);
+            return Err(CniError::new(Code::InvalidConfig, msg));
+        }
+        if let Some(b) = attachments.iter().skip(i + 1).find(|b| b.ifname == a.ifname) {
+            let msg = format!("interface {:?} is wanted by networks {:?} and {:?}", a.ifname, a.network, b.network);
+            return Err(CniError::new(Code::InvalidConfig, msg));
+        }
+    }
+    Ok(())
+}
+
+fn attachment(want: Wanted, node: &Node, warnings: &mut Vec<String>) -> Result<Attachment, CniError> {
+    let Wanted { network, list, ifname, default, selection, args, runtime, previous, direct } = want;
+    let names: Option<Vec<String>> =
+        previous.as_ref().map(|result| result.interfaces.iter().map(|interface| interface.name.clone()).collect());
+    let mut steps = Vec::with_capacity(list.plugins.len());
+    for (index, plugin) in list.plugins.iter().enumerate() {
+        let conf = if direct {
+            plugin.object.clone()
+        } else {
+            list.inject(plugin, &Injection { runtime_config: Some(&runtime), ..Injection::default() }).object
+        };
+        let around = Around {
+            network: &list.name,
+            version: list.cni_version,
+            args: &args,
+            state_dir: node.state_dir,
+            previous: if index > 0 { Some(&[]) } else { names.as_deref() },
+        };
+        let how = decide(&plugin.plugin_type, &conf, &around, node, warnings)?;
+        steps.push(Step { plugin: plugin.plugin_type.clone(), conf, how });
+    }
+    if let Some(selection) = &selection {
+        check_honoured(selection, &steps, &network, warnings)?;
+    }
+    Ok(Attachment {
+        network,
+        cni_name: list.name,
+        version: list.cni_version,
+        ifname,
+        default,
+        args,
+        disable_check: list.disable_check,
+        default_route: selection.and_then(|selection| selection.default_route),
+        steps,
+        previous,
+    })
+}
+
+fn decide(
+    plugin: &str,
+    conf: &Map<String, Value>,
+    around: &Around,
+    node: &Node,
+    warnings: &mut Vec<String>,
+) -> Result<How, CniError> {
+    let executed = |reason: String| (node.find)(plugin).map(|_| How::Executed(reason));
+    if !node.native.allows(plugin) {
+        return executed("the node's configuration says so".to_owned());
+    }
+    match native::read(plugin, conf, around)? {
+        Verdict::Executed(reason) if backends::Kind::of(plugin).is_none() => executed(reason),
+        Verdict::Executed(reason) => executed(reason.clone()).map_err(|refusal| {
+            let msg = format!("{plugin}: {reason}, and there is no other plugin of that name: {}", refusal.msg);
+            CniError::new(Code::UnsupportedField, msg)
+        }),
+        Verdict::Native(native, unknown) if unknown.is_empty() || node.native == NativePolicy::Always => {
+            Ok(How::Native(native))
+        }
+        Verdict::Native(native, unknown) => {
+            let keys = unknown.join(", ");
+            match (node.find)(plugin) {
+                Ok(_) => Ok(How::Executed(format!("plexus does not know its key {keys}"))),
+                Err(_) => {
+                    warnings.push(format!("network {:?}: {plugin}: unknown key {keys} is ignored", around.network));
+                    Ok(How::Native(native))
+                }
+            }
+        }
+    }
+}
+
+fn has_capability(steps: &[Step], capability: &str) -> bool {
+    let declares = |step: &Step| {
+        step.conf.get("capabilities").and_then(|all| all.get(capability)).and_then(Value::as_bool) == Some(true)
+    };
+    steps.iter().any(declares)
+}
+
+/// A request that nothing in the chain can honour is an error (network CRD standard 4.1.2.1). What native kinds take from
+/// CNI_ARGS without a declared capability still works, and what an executed plugin makes of CNI_ARGS nobody can know.
+fn check_honoured(
+    selection: &Selection,
+    steps: &[Step],
+    network: &str,
+    warnings: &mut Vec<String>,
+) -> Result<(), CniError> {
+    let natives =
+        || steps.iter().filter_map(|step| if let How::Native(native) = &step.how { Some(native) } else { None });
+    let executes = steps.iter().any(|step| matches!(step.how, How::Executed(_)))
+        || natives().any(|native| matches!(native.ipam, Ipam::Executed(_)));
+    let mut check = |asked: bool, what: &str, by_args: bool, maybe: bool| {
+        if !asked || has_capability(steps, what) || by_args {
+            return Ok(());
+        }
+        if maybe {
+            warnings.push(format!(
+                "network {network:?}: no plugin declares the capability {what}; it is passed in CNI_ARGS"
+            ));
+            return Ok(());
+        }
+        let msg =
+            format!("{what} was requested of network {network:?}, but no plugin of it has the capability {what:?}");
+        Err(CniError::new(Code::InvalidConfig, msg))
+    };
+    let takes_ips = natives().any(|n| match n.ipam {
+        Ipam::Static(_) => true,
+        Ipam::HostLocal(_) => selection.ips.len() == 1, // host-local reads one address from CNI_ARGS
+        _ => false,
+    });
+    check(!selection.ips.is_empty(), "ips", takes_ips, executes)?;
+    check(selection.mac.is_some(), "mac", natives().any(|n| n.kind.rules().mac != backends::MacRule::Never), executes)?;
+    check(!selection.port_mappings.is_empty(), "portMappings", false, false)?;
+    check(selection.bandwidth.is_some(), "bandwidth", false, false)?;
+    check(selection.infiniband_guid.is_some(), "infinibandGUID", false, false)
+}
+
+impl Plan {
+    /// What goes to disk before anything is done.
+    pub fn intent(&self, boot_id: String, netns_id: (u64, u64)) -> journal::Intent {
+        journal::Intent {
+            key: self.key.clone(),
+            boot_id,
+            netns: self.netns.display().to_string(),
+            netns_id,
+            path: self.path.clone(),
+            pod: self.pod.clone(),
+            group: self.group,
+            attachments: self.attachments.iter().map(Attachment::record).collect(),
+        }
+    }
+}
+
+impl Attachment {
+    fn record(&self) -> journal::Attachment {
+        journal::Attachment {
+            network: self.network.clone(),
+            cni_name: self.cni_name.clone(),
+            cni_version: self.version.to_string(),
+            ifname: self.ifname.clone(),
+            args: self.args.clone(),
+            default: self.default,
+            disable_check: self.disable_check,
+            steps: self.steps.iter().map(|step| self.record_step(step)).collect(),
+        }
+    }
+
+    fn record_step(&self, step: &Step) -> journal::Step {
+        let mut conf = step.conf.clone();
+        conf.remove("prevResult");
+        let native = match &step.how {
+            How::Native(native) => Some(native),
+            How::Executed(_) => None,
+        };
+        let pool = native.and_then(|native| match &native.ipam {
+            Ipam::HostLocal(pool) => Some(journal::Pool {
+                data_dir: pool.directory().parent().unwrap_or(Path::new("/")).to_owned(),
+                network: self.cni_name.clone(),
+            }),
+            _ => None,
+        });
+        let ipam_delegate = native.and_then(|native| match &native.ipam {
+            Ipam::Executed(plugin) => Some(plugin.clone()),
+            _ => None,
+        });
+        journal::Step { plugin: step.plugin.clone(), native: native.is_some(), conf, pool, ipam_delegate }
+    }
+}
