@@ -1,0 +1,75 @@
+//! The list of all cases, and one process per case. It does not know what a case does.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::need::Need;
+use crate::{crash, interop, meta, oracle, plugins, process, world};
+
+/// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) needs: Vec<Need>,
+    pub(crate) run: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Case {
+    /// A case that needs `needs` besides namespaces.
+    pub(crate) fn new(name: impl Into<String>, needs: &[Need], run: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), needs: needs.to_vec(), run: Box::new(run) }
+    }
+}
+
+/// Every case, or of `only` one at least that one. A module of cases adds itself here.
+fn all(only: Option<&str>) -> Vec<Case> {
+    let mut cases = oracle::cases(only);
+    cases.extend(interop::cases());
+    cases.extend(crash::cases());
+    cases.extend(plugins::cases());
+    cases.extend(meta::cases());
+    cases
+}
+
+/// How long one case may take before it counts as hung. The long crash run sets more by its own number of cycles.
+const CASE_LIMIT: Duration = Duration::from_secs(1200);
+
+/// The cases as libtest's trials; what the filter leaves is probed for, the rest is not.
+pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
+    let trial = |case: Case| {
+        let name = case.name.clone();
+        let trial = Trial::test(case.name, move || in_own_process(&name));
+        if arguments.is_filtered_out(&trial) {
+            return trial;
+        }
+        let needs = std::iter::once(Need::Namespaces).chain(case.needs);
+        match needs.filter_map(Need::missing).next() {
+            Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+            None => trial,
+        }
+    };
+    all(None).into_iter().map(trial).collect()
+}
+
+fn in_own_process(name: &str) -> Result<(), Failed> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let ended = process::run(command.args(["--case", name]), &[], CASE_LIMIT);
+    if ended.status.success() {
+        return Ok(());
+    }
+    let end = if ended.killed { "killed: it took too long".to_owned() } else { ended.status.to_string() };
+    Err(format!("{end}\n{}{}", ended.stdout, ended.stderr).into())
+}
+
+/// The process of one case.
+pub(crate) fn run_here(name: &str) -> ExitCode {
+    let cases = all(Some(name));
+    let case = cases.iter().find(|case| case.name == name).expect("a case of this name");
+    if let Err(reason) = world::enter() {
+        eprintln!("{reason}");
+        return ExitCode::FAILURE;
+    }
+    (case.run)();
+    ExitCode::SUCCESS
+}

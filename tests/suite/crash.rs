@@ -1,0 +1,151 @@
+//! kill -9 at any instant: afterwards a runtime's DEL and GC leave nothing, whatever the plugin was doing.
+
+use std::process::Child;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::call::{Call, Side};
+use crate::case::Case;
+use crate::need::Need;
+use crate::testbed::Testbed;
+
+/// How many cycles instead of [`CYCLES`]; 500 is the long run.
+const CYCLES_VARIABLE: &str = "PLEXUS_CRASH_CYCLES";
+const CYCLES: u64 = 60;
+/// The seed of an earlier run, to repeat its instants (not the kernel's timing).
+const SEED_VARIABLE: &str = "PLEXUS_CRASH_SEED";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
+    let bridge = json!({"cniVersion": "1.1.0", "name": "net1", "type": "bridge", "bridge": "br0", "isGateway": true, "forceAddress": true, "ipam": ipam});
+    let mut macvlan = json!({"cniVersion": "1.1.0", "name": "net1", "type": "macvlan", "master": "up0", "ipam": ipam});
+    let ptp = json!({"cniVersion": "1.1.0", "name": "net1", "type": "ptp", "ipam": ipam});
+    let delegates = json!({"cniVersion": "1.1.0", "name": "node", "type": "plexus-cni", "delegates": [bridge]});
+    let mut ipvlan = macvlan.clone();
+    ipvlan["type"] = json!("ipvlan");
+    macvlan["mode"] = json!("bridge");
+    vec![
+        case("bridge", &[], "bridge", bridge),
+        case("ptp", &[], "ptp", ptp),
+        case("macvlan", &[Need::Macvlan], "macvlan", macvlan),
+        case("ipvlan", &[Need::Ipvlan], "ipvlan", ipvlan),
+        case("meta_plugin", &[], "plexus-cni", delegates),
+    ]
+}
+
+fn case(name: &str, needs: &[Need], program: &'static str, conf: Value) -> Case {
+    Case::new(format!("crash::{name}"), needs, move || cycles(program, &conf))
+}
+
+/// What is killed in a cycle, and what the runtime does then.
+#[derive(Debug, Clone, Copy)]
+enum Cycle {
+    /// ADD is killed; DEL with the namespace.
+    Add,
+    /// ADD is killed and the namespace vanishes; DEL without one.
+    AddAndNamespace,
+    /// ADD ends, DEL is killed; DEL again.
+    Del,
+    /// As before, with a namespace that vanishes in between.
+    DelAndNamespace,
+}
+
+const KINDS: [Cycle; 4] = [Cycle::Add, Cycle::AddAndNamespace, Cycle::Del, Cycle::DelAndNamespace];
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn cycles(program: &str, conf: &Value) {
+    let bed = Testbed::new();
+    bed.parent("up0");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    let seed = variable(SEED_VARIABLE).unwrap_or_else(|| u64::from(now));
+    let mut random = Random(seed | 1);
+    // The slowest of a few undisturbed runs: instants are spread over it.
+    let mut usual = (0..3).map(|number| undisturbed(&bed, program, conf, number)).max().unwrap();
+    usual += usual / 4;
+    for number in 0..variable(CYCLES_VARIABLE).unwrap_or(CYCLES) {
+        let cycle = KINDS[usize::try_from(number).unwrap() % KINDS.len()];
+        let delay = usual.mul_f64(random.share());
+        bed.note(&format!("cycle {number}: {cycle:?}, killed after {delay:?} ({SEED_VARIABLE}={seed})\n"));
+        one(&bed, program, conf, number, cycle, delay);
+        let left: Vec<String> = bed.leftovers().into_iter().filter(|left| left != "link br0").collect();
+        assert_eq!(left, Vec::<String>::new(), "left over after cycle {number}, {cycle:?}, {SEED_VARIABLE}={seed}");
+    }
+}
+
+fn call<'bed>(bed: &'bed Testbed, program: &str, conf: &Value, number: u64, command: &str) -> Call<'bed> {
+    bed.call(Side::Plexus, program).command(command).container(&format!("c{number}")).pod("a").conf(conf)
+}
+
+fn undisturbed(bed: &Testbed, program: &str, conf: &Value, number: u64) -> Duration {
+    bed.pod("a");
+    let start = Instant::now();
+    call(bed, program, conf, number, "ADD").run().ok();
+    let took = start.elapsed();
+    call(bed, program, conf, number, "DEL").run().ok();
+    bed.lose_pod("a");
+    took
+}
+
+fn one(bed: &Testbed, program: &str, conf: &Value, number: u64, cycle: Cycle, delay: Duration) {
+    bed.pod("a");
+    let killed = match cycle {
+        Cycle::Add | Cycle::AddAndNamespace => "ADD",
+        Cycle::Del | Cycle::DelAndNamespace => {
+            call(bed, program, conf, number, "ADD").run().ok();
+            "DEL"
+        }
+    };
+    kill_after(call(bed, program, conf, number, killed).start(), delay);
+    let removal = call(bed, program, conf, number, "DEL");
+    match cycle {
+        Cycle::Add | Cycle::Del => removal.run().ok(),
+        Cycle::AddAndNamespace | Cycle::DelAndNamespace => {
+            bed.lose_pod("a");
+            removal.env("CNI_NETNS", "").run().ok()
+        }
+    };
+    let mut nothing_valid = conf.clone();
+    nothing_valid["cni.dev/valid-attachments"] = json!([]);
+    call(bed, program, &nothing_valid, number, "GC").run().ok();
+    if bed.pods().iter().any(|pod| pod == "a") {
+        // What is left in the pod is left over, too.
+        let inside = bed.links("a");
+        assert_eq!(inside, ["lo"], "links left in the pod after cycle {number}, {cycle:?}");
+        bed.lose_pod("a");
+    }
+}
+
+/// Kills the process after `delay`, unless it ended before.
+fn kill_after(mut child: Child, delay: Duration) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (ended, end) = mpsc::channel();
+    let waiter = std::thread::spawn(move || {
+        let status = child.wait();
+        // Nobody listens any more once it is to be killed.
+        drop(ended.send(status));
+    });
+    if end.recv_timeout(delay).is_err() {
+        kill(pid, Signal::SIGKILL).ok();
+    }
+    waiter.join().unwrap();
+}
+
+/// xorshift64 (Marsaglia): instants need no better randomness, but a seed.
+struct Random(u64);
+
+impl Random {
+    /// A number from 0 up to 1.
+    fn share(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        f64::from(u32::try_from(self.0 >> 32).unwrap()) / f64::from(u32::MAX)
+    }
+}

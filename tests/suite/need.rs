@@ -1,0 +1,90 @@
+//! What a case needs of the machine, found out by trying. It does not know the cases.
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::testbed::Testbed;
+use crate::{call, process, world};
+
+/// Something that not every machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// Namespaces for an ordinary user, or root's; needed by every case.
+    Namespaces,
+    /// The Go plugins, built by `tests/peers/build`.
+    Peers,
+    /// macvlan links.
+    Macvlan,
+    /// ipvlan links.
+    Ipvlan,
+    /// dummy links.
+    Dummy,
+    /// Bridges with `vlan_filtering`.
+    VlanFiltering,
+    /// `ping`, allowed to this user.
+    Ping,
+}
+
+const ALL: [Need; 7] =
+    [Need::Namespaces, Need::Peers, Need::Macvlan, Need::Ipvlan, Need::Dummy, Need::VlanFiltering, Need::Ping];
+
+/// How long a probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+impl Need {
+    /// Why the machine does not have it, asked once per process: in a process of its own, because entering
+    /// namespaces cannot be undone.
+    pub(crate) fn missing(self) -> Option<String> {
+        static ANSWERS: Mutex<BTreeMap<Need, Option<String>>> = Mutex::new(BTreeMap::new());
+        let mut answers = ANSWERS.lock().unwrap();
+        answers
+            .entry(self)
+            .or_insert_with(|| {
+                let mut probe = Command::new(std::env::current_exe().unwrap());
+                let ended = process::run(probe.args(["--probe", &format!("{self:?}")]), &[], PROBE_LIMIT);
+                (!ended.status.success()).then(|| {
+                    let reason = ended.stderr.trim();
+                    if reason.is_empty() { format!("{self:?}: {}", ended.status) } else { reason.to_owned() }
+                })
+            })
+            .clone()
+    }
+
+    fn probe(self) -> Result<(), String> {
+        if self == Self::Peers {
+            return call::peers().map(drop);
+        }
+        world::enter()?;
+        let bed = Testbed::new();
+        let link = |words: &str| {
+            bed.parent("up0");
+            bed.try_ip(words).map(drop).map_err(|text| format!("{self:?} is not in this kernel: {}", text.trim()))
+        };
+        match self {
+            Self::Namespaces | Self::Peers => Ok(()),
+            Self::Macvlan => link("link add m0 link up0 type macvlan"),
+            Self::Ipvlan => link("link add i0 link up0 type ipvlan"),
+            Self::Dummy => link("link add d0 type dummy"),
+            Self::VlanFiltering => link("link add b0 type bridge vlan_filtering 1"),
+            Self::Ping => {
+                bed.ip("link set lo up");
+                let ended = process::run(Command::new("ping").args(["-c1", "-W1", "127.0.0.1"]), &[], PROBE_LIMIT);
+                if ended.status.success() { Ok(()) } else { Err(format!("ping does not work: {}", ended.stderr)) }
+            }
+        }
+    }
+}
+
+/// The probing process.
+pub(crate) fn probe_here(name: &str) -> ExitCode {
+    let need = ALL.into_iter().find(|need| format!("{need:?}") == name).expect("a need's name");
+    match need.probe() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Where plexus differs from the Go plugins on purpose, in the words of facts. `tests/oracle/DIFFERENCES.md` says why.
+
+use std::collections::BTreeSet;
+
+use crate::compare::Difference;
+
+const BRIDGE: &str = "oracle::bridge::*";
+const PTP: &str = "oracle::ptp::*";
+const MACVLAN: &str = "oracle::macvlan::*";
+const IPVLAN: &str = "oracle::ipvlan::*";
+
+/// A difference must occur in every case that it names, or the case fails: a stale exception is found.
+const fn always(id: &'static str, cases: &'static [&'static str], facts: &'static [&'static str]) -> Difference {
+    Difference { id, cases, facts, sometimes: false }
+}
+
+/// A difference that follows from what a case happens to do, so that its cases cannot be named one by one.
+const fn sometimes(id: &'static str, cases: &'static [&'static str], facts: &'static [&'static str]) -> Difference {
+    Difference { id, cases, facts, sometimes: true }
+}
+
+/// Each has its row on the page.
+pub(crate) const ACCEPTED: &[Difference] = &[
+    sometimes("D-kernel-teardown", &["*::netns_lost@*"], &["*.del.state.host.*"]),
+    sometimes("D-error-version", &["*"], &["*.error.cniVersion"]),
+    sometimes("D-queue-length", &[BRIDGE, PTP], &["*.host.link.veth(*.txqlen"]),
+    sometimes(
+        "D-bridge-mac",
+        &[BRIDGE],
+        &[
+            "*.add.mac.*",
+            "*.host.link.*.address",
+            "*.bridge_id",
+            "*.root_id",
+            "*.host.addr.*.LL/64.*",
+            "*.host.route.local.multicast ff00::/8 dev *",
+            "*.host.route.main.unicast fe80::/64 dev *",
+        ],
+    ),
+    sometimes("D-no-detection", &[BRIDGE, PTP], &["*.addr.*.nodad"]),
+    sometimes(
+        "D-optimistic",
+        &[BRIDGE, PTP, MACVLAN, IPVLAN],
+        &[
+            "*.pod.*.addr.*:*.nodad",
+            "*.addr.*LL/64.nodad",
+            "*.pod.*.optimistic",
+            "*.pod.*.tentative",
+            "*/optimistic_dad",
+            "*/use_optimistic",
+            "*.pod.*.route.local.local *:* dev *",
+        ],
+    ),
+    sometimes("D-announced", &[BRIDGE], &["*.pod.*/ndisc_notify"]),
+    sometimes("D-no-connected-route", &[PTP], &["*.noprefixroute"]),
+    always("D-on-link", &["oracle::ptp::dual_stack@*"], &["*.flags.onlink"]),
+    sometimes("D-route-metrics", &["oracle::bridge::routes@*"], &["*.state.pod.a.route.*.metrics.*"]),
+    sometimes("D-routes-old-versions", &["*::routes@0.1.0", "*::routes@0.2.0"], &["*.state.pod.a.route.*"]),
+    always(
+        "D-duplicate-routes",
+        &[
+            "oracle::bridge::two_default_routes@*",
+            "oracle::bridge::refused_same_route_twice@*",
+            "oracle::ptp::two_interfaces@*",
+            "oracle::ptp::two_pods_pool@*",
+            "oracle::ptp::refused_host_prefix@*",
+        ],
+        &["*"],
+    ),
+    always(
+        "D-layer-2-old-versions",
+        &["*::layer_2@0.1.0", "*::layer_2@0.2.0", "*::no_container_interface@0.1.0", "*::no_container_interface@0.2.0"],
+        &["*.state.*", "end.leftovers"],
+    ),
+    always(
+        "D-layer-2-check",
+        &[
+            "oracle::bridge::layer_2@0.4.0",
+            "oracle::bridge::layer_2@1.*",
+            "oracle::bridge::no_container_interface@0.4.0",
+            "oracle::bridge::no_container_interface@1.*",
+            "oracle::bridge::no_container_interface_mtu@*",
+        ],
+        &["*.check.*"],
+    ),
+    always("D-check-all-tables", &["oracle::bridge::routes@0.4.0", "oracle::bridge::routes@1.*"], &["*.check.*"]),
+    sometimes(
+        "D-failed-add",
+        &[
+            "*::refused_*",
+            "*::existing_*",
+            "*::three_ranges@*",
+            "*::name_taken_*",
+            "*::add_netns_*",
+            "oracle::loopback::other_address@*",
+        ],
+        &["*.state.*", "end.leftovers"],
+    ),
+    always("D-failed-loopback", &["oracle::loopback::other_address@*"], &["*.check.*"]),
+    always(
+        "D-failed-order",
+        &[
+            "oracle::host-local::asked_outside@*",
+            "oracle::host-local::asked_broadcast@*",
+            "oracle::host-local::asked_before_start@*",
+        ],
+        &["*.file.*/last_reserved_ip.0"],
+    ),
+    sometimes(
+        "D-delete-lenient",
+        &["*::refused_*", "oracle::host-local::directory_not_possible@*"],
+        &["*.del.rc", "*.del.stdout", "*.del.error.*"],
+    ),
+    always(
+        "D-delete-no-namespace",
+        &["oracle::bridge::netns_no_namespace@*"],
+        &["*.del.rc", "*.del.stdout", "*.del.error.*", "*.del.state.file.*", "end.leftovers"],
+    ),
+    sometimes("D-delete-no-files", &["*"], &["*.file.*/lock"]),
+    always("D-netns-not-given", &["*::netns_not_given@*"], &["*.del.state.*", "end.leftovers"]),
+    always("D-own-namespace", &["*::protocol_own_namespace@*"], &["*"]),
+    always("D-loopback-version", &["oracle::loopback::plain@0.*"], &["*.add.stdout"]),
+    always(
+        "D-addresses-first",
+        &["oracle::bridge::second_add@*", "oracle::macvlan::second_add@*"],
+        &["*.add.error.msg"],
+    ),
+    sometimes(
+        "D-check-order",
+        &[
+            "oracle::bridge::three_ranges@*",
+            "oracle::bridge::existing_other_address@*",
+            "oracle::bridge::checked_without_prev_result@*",
+            "*::protocol_previous_result_nonsense@*",
+            "*::protocol_check_*",
+        ],
+        &["*.check.error.msg"],
+    ),
+    sometimes("D-check-words", &["*::changed_*"], &["*.check.error.msg"]),
+    always(
+        "D-kernel-words",
+        &[
+            "oracle::bridge::refused_link_scope@*",
+            "oracle::bridge::refused_route_unreachable_gateway@*",
+            "oracle::bridge::refused_route_with_host_bits@*",
+            "oracle::bridge::refused_mtu_too_small@*",
+            "oracle::bridge::refused_bridge_name_too_long@*",
+        ],
+        &["*.add.error.msg"],
+    ),
+    always(
+        "D-names-the-link",
+        &[
+            "oracle::macvlan::refused_master_missing@*",
+            "oracle::macvlan::refused_in_container_master_missing@*",
+            "oracle::macvlan::refused_name_taken_in_pod@*",
+            "oracle::macvlan::refused_passthru_twice@*",
+            "oracle::macvlan::changed_parent@*",
+        ],
+        &["*.error.msg"],
+    ),
+    always(
+        "D-names-the-netns",
+        &["oracle::loopback::add_netns_missing@*", "oracle::macvlan::add_netns_missing@*"],
+        &["*.add.error.msg"],
+    ),
+    always("D-no-gateway", &["oracle::ptp::refused_no_gateway@*"], &["*.add.error.msg"]),
+    always("D-directory-words", &["oracle::host-local::directory_not_possible@*"], &["*.add.error.msg"]),
+    always(
+        "D-last-address",
+        &["oracle::host-local::directory_last_with_newline@*"],
+        &["*.add.stdout", "*.file.*", "end.leftovers"],
+    ),
+    always(
+        "D-empty-lease",
+        &["oracle::host-local::directory_empty_lease@*"],
+        &["*.add.stdout", "*.file.*", "end.leftovers"],
+    ),
+    always(
+        "D-only-leases",
+        &["oracle::host-local::directory_sub_directory@*", "oracle::host-local::directory_other_files@*"],
+        &["*"],
+    ),
+    always("D-one-address-each", &["oracle::host-local::asked_again_by_owner@*"], &["*"]),
+    sometimes("D-gc-needs-list", &["*::protocol_gc_and_status@1.1.0"], &["*.gc.*"]),
+];
+
+/// The page has a row for each difference in the list above, and for no other.
+pub(crate) fn are_written_down() {
+    let page = include_str!("../../oracle/DIFFERENCES.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next());
+    let written: BTreeSet<&str> = rows.filter(|id| id.starts_with("D-")).collect();
+    let accepted: BTreeSet<&str> = ACCEPTED.iter().map(|difference| difference.id).collect();
+    assert_eq!(written, accepted, "rows of DIFFERENCES.md (left) against the list in the code");
+}

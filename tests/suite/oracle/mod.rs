@@ -1,0 +1,342 @@
+//! The reference plugins as an oracle: the same calls through the Go plugin and through plexus, in equal test beds, must
+//! leave the same results, errors, kernel state and files. What is intended to differ is in `differences`.
+//!
+//! Each file below is a table for one plugin. It does not know how either side works.
+
+mod addresses;
+mod bridge;
+mod differences;
+mod ipvlan;
+mod loopback;
+mod macvlan;
+mod protocol;
+mod ptp;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::call::{Answer, Side, UNDER_TEST};
+use crate::case::Case;
+use crate::compare::compare;
+use crate::need::Need;
+use crate::redact::Names;
+use crate::snapshot::{Facts, Snapshot};
+use crate::testbed::Testbed;
+
+/// Every version of the protocol, oldest first.
+pub(crate) const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+const LATEST: &[&str] = &["1.1.0"];
+
+/// One line of a table: a configuration and what is done with it.
+pub(crate) struct Row {
+    kind: &'static str,
+    name: String,
+    conf: Value,
+    needs: Vec<Need>,
+    prepare: fn(&Testbed),
+    versions: &'static [&'static str],
+    script: Vec<Step>,
+    /// See [`Row::macs_alike`].
+    macs_alike: bool,
+}
+
+/// One step of a script. All calls use the pod `a`.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// A call; ADD's result becomes the prevResult of CHECK and DEL for the same container and interface.
+    Call(&'static str),
+    /// From now on calls are for this container and interface.
+    As(&'static str, &'static str),
+    /// From now on CNI_ARGS is this.
+    Args(&'static str),
+    /// From now on this variable is set (or left out).
+    Env(&'static str, Option<&'static str>),
+    /// From now on the configuration is changed in these keys of its top level; null removes one.
+    Conf(Value),
+    /// From now on these bytes are sent instead of the configuration.
+    Stdin(&'static str),
+    /// `ip` with these words: something else changes the machine.
+    Ip(&'static str),
+    /// The pod's namespace vanishes.
+    LosePod,
+}
+
+pub(crate) const ADD: Step = Step::Call("ADD");
+pub(crate) const CHECK: Step = Step::Call("CHECK");
+pub(crate) const DEL: Step = Step::Call("DEL");
+
+impl Row {
+    /// A row that does ADD, CHECK, DEL, DEL, in every version.
+    pub(crate) fn new(kind: &'static str, name: &str, mut conf: Value) -> Self {
+        let keys = conf.as_object_mut().unwrap();
+        keys.entry("name").or_insert_with(|| json!("net1"));
+        keys.entry("type").or_insert_with(|| json!(kind));
+        let script = vec![ADD, CHECK, DEL, DEL];
+        Self {
+            kind,
+            name: name.to_owned(),
+            conf,
+            needs: vec![Need::Peers],
+            prepare: |_| {},
+            versions: &VERSIONS,
+            script,
+            macs_alike: false,
+        }
+    }
+
+    pub(crate) fn needs(mut self, need: Need) -> Self {
+        self.needs.push(need);
+        self
+    }
+
+    /// What the host looks like before the first step.
+    pub(crate) fn prepare(mut self, prepare: fn(&Testbed)) -> Self {
+        self.prepare = prepare;
+        self
+    }
+
+    /// Only in the newest version: where the version cannot matter.
+    pub(crate) fn latest(mut self) -> Self {
+        self.versions = LATEST;
+        self
+    }
+
+    pub(crate) fn script(mut self, script: impl Into<Vec<Step>>) -> Self {
+        self.script = script.into();
+        self
+    }
+
+    /// Random MACs are not told apart: where a bridge has two new ports, chance decides whose MAC it takes, the lower.
+    pub(crate) fn macs_alike(mut self) -> Self {
+        self.macs_alike = true;
+        self
+    }
+
+    /// The script with a step before its first one.
+    pub(crate) fn first(mut self, step: Step) -> Self {
+        self.script.insert(0, step);
+        self
+    }
+
+    /// Only ADD, and DEL as a runtime would after the failure; in the newest version.
+    pub(crate) fn refused(self) -> Self {
+        self.script([ADD, DEL]).latest()
+    }
+
+    /// ADD, then something else changes the machine, then CHECK, DEL; in the newest version.
+    pub(crate) fn changed(self, words: &'static str) -> Self {
+        self.script([ADD, Step::Ip(words), CHECK, DEL]).latest()
+    }
+}
+
+/// A table's plugin (none: all of them) and its rows.
+type Table = (&'static str, fn() -> Vec<Row>);
+
+const TABLES: [Table; 8] = [
+    ("bridge", bridge::rows),
+    ("ptp", ptp::rows),
+    ("macvlan", macvlan::rows),
+    ("ipvlan", ipvlan::rows),
+    ("loopback", loopback::rows),
+    ("host-local", addresses::host_local),
+    ("static", addresses::r#static),
+    ("", protocol::rows),
+];
+
+/// The cases of all tables; of `only` one case, at least that one: a case's own process need not make the others.
+pub(crate) fn cases(only: Option<&str>) -> Vec<Case> {
+    let wanted = |kind: &str| only.is_none_or(|name| name.starts_with(&format!("oracle::{kind}")));
+    let mut cases = vec![Case::new("oracle::differences_are_written_down", &[], differences::are_written_down)];
+    for row in TABLES.iter().filter(|(kind, _)| wanted(kind)).flat_map(|(_, rows)| rows()) {
+        let row = std::sync::Arc::new(row);
+        for version in row.versions {
+            let name = format!("oracle::{}::{}@{version}", row.kind, row.name);
+            let (row, case) = (row.clone(), name.clone());
+            cases.push(Case::new(name, &row.needs.clone(), move || same_on_both_sides(&case, &row, version)));
+        }
+    }
+    cases
+}
+
+fn same_on_both_sides(case: &str, row: &Row, version: &str) {
+    let (go, go_calls) = play(row, version, Side::Go);
+    let (plexus, plexus_calls) = play(row, version, Side::Plexus);
+    // Another implementation under test has none of the intended differences.
+    let differences = if std::env::var_os(UNDER_TEST).is_some() { &[] } else { differences::ACCEPTED };
+    if let Err(text) = compare(case, &go, &plexus, differences) {
+        panic!("the two sides differ:\n{text}\n---- go's calls\n{go_calls}\n---- plexus' calls\n{plexus_calls}");
+    }
+    // The state after a refusal is where most is allowed to differ: never so that more is left.
+    if row.name.starts_with("refused_") {
+        let left = |facts: &Facts| facts["end.leftovers"].clone();
+        let (go, plexus) = (left(&go), left(&plexus));
+        // A record of the journal stays where the undo failed too, so that DEL tries again.
+        let counts = |one: &&str| !go.contains(one) && !one.starts_with("record ");
+        let more: Vec<&str> = plexus.split('"').skip(1).step_by(2).filter(counts).collect();
+        assert!(more.is_empty(), "more is left than by the Go plugin: {more:?}\n{plexus_calls}");
+    }
+}
+
+/// Plays a row's script in a test bed of its own: all facts, and the calls as text.
+fn play(row: &Row, version: &str, side: Side) -> (Facts, String) {
+    let bed = Testbed::new();
+    bed.pod("a");
+    (row.prepare)(&bed);
+    let mut stage = Stage::new(&bed, row, version, side);
+    for (number, step) in row.script.iter().enumerate() {
+        stage.play(number + 1, step);
+    }
+    stage.facts.insert("end.leftovers".to_owned(), stage.names.apply(&format!("{:?}", bed.leftovers())));
+    (stage.facts, bed.transcript())
+}
+
+/// A script being played.
+struct Stage<'bed> {
+    bed: &'bed Testbed,
+    kind: &'static str,
+    side: Side,
+    conf: Value,
+    stdin: Option<&'static str>,
+    who: (&'static str, &'static str),
+    env: BTreeMap<&'static str, Option<&'static str>>,
+    results: BTreeMap<(&'static str, &'static str), Value>,
+    names: Names,
+    facts: Facts,
+}
+
+impl<'bed> Stage<'bed> {
+    fn new(bed: &'bed Testbed, row: &Row, version: &str, side: Side) -> Self {
+        let mut conf = row.conf.clone();
+        if conf.get("cniVersion").is_none() {
+            conf["cniVersion"] = json!(version);
+        }
+        let fixed = format!("{conf}{:?}", row.script);
+        Self {
+            bed,
+            kind: row.kind,
+            side,
+            conf,
+            stdin: None,
+            who: ("c1", "eth0"),
+            env: BTreeMap::new(),
+            results: BTreeMap::new(),
+            names: Names::new(&fixed, row.macs_alike),
+            facts: Facts::new(),
+        }
+    }
+
+    fn play(&mut self, number: usize, step: &Step) {
+        match step {
+            Step::Call(command) => self.call(number, command),
+            Step::As(container, ifname) => self.who = (container, ifname),
+            Step::Args(args) => drop(self.env.insert("CNI_ARGS", Some(args))),
+            Step::Env(name, value) => drop(self.env.insert(name, *value)),
+            Step::Conf(change) => merge(&mut self.conf, change),
+            Step::Stdin(text) => self.stdin = Some(text),
+            Step::Ip(words) => drop(self.bed.ip(words)),
+            Step::LosePod => self.bed.lose_pod("a"),
+        }
+    }
+
+    fn call(&mut self, number: usize, command: &str) {
+        let mut conf = self.conf.clone();
+        let is_add = command == "ADD";
+        // As a runtime does it: CHECK and DEL get the result of ADD, unless the script sends one itself.
+        if let Some(result) = self.results.get(&self.who).filter(|_| !is_add && conf.get("prevResult").is_none()) {
+            conf["prevResult"] = result.clone();
+        }
+        let (container, ifname) = self.who;
+        let mut call = self
+            .bed
+            .call_by_one_path(self.side, self.kind)
+            .command(command)
+            .container(container)
+            .ifname(ifname)
+            .pod("a");
+        call = match self.stdin {
+            Some(text) => call.stdin(text),
+            None => call.conf(&conf),
+        };
+        for (name, value) in &self.env {
+            call = match value {
+                Some(value) => call.env(name, *value),
+                None => call.without(name),
+            };
+        }
+        let answer = call.run();
+        if is_add && answer.succeeded() {
+            self.results.insert(self.who, answer.json());
+        }
+        let label = format!("{number}.{}", command.to_lowercase());
+        if command != "CHECK" {
+            let state = Snapshot::settled(self.bed, &mut self.names);
+            self.facts.extend(state.into_iter().map(|(path, value)| (format!("{label}.state.{path}"), value)));
+        }
+        self.keep(&label, &answer);
+    }
+
+    fn keep(&mut self, label: &str, answer: &Answer) {
+        self.facts.insert(format!("{label}.rc"), format!("{:?}", answer.rc));
+        let error: Option<BTreeMap<String, Value>> = match answer.rc {
+            Some(0) => None,
+            _ => serde_json::from_str(&answer.stdout).ok(),
+        };
+        match error {
+            Some(error) => {
+                let tell = |(key, value): (String, Value)| {
+                    (format!("{label}.error.{key}"), self.names.apply(&value.to_string()))
+                };
+                let error: Facts = error.into_iter().map(tell).collect();
+                self.facts.extend(error);
+            }
+            // A result, byte for byte but for random names.
+            None => {
+                let (text, macs) = without_macs(&self.names.apply(&answer.stdout));
+                self.facts.insert(format!("{label}.stdout"), text);
+                self.facts.extend(macs.into_iter().enumerate().map(|(n, mac)| (format!("{label}.mac.{n}"), mac)));
+            }
+        }
+    }
+}
+
+/// A result without the random MACs in it, and these in order: facts of their own, because whose MAC another link has may
+/// differ on purpose while everything else must not.
+fn without_macs(text: &str) -> (String, Vec<String>) {
+    let mut parts = text.split("\"MAC(");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    let mut macs = Vec::new();
+    for part in parts {
+        let (mac, rest) = part.split_once('"').unwrap_or((part, ""));
+        macs.push(format!("MAC({mac}"));
+        out.push_str("\"MAC\"");
+        out.push_str(rest);
+    }
+    (out, macs)
+}
+
+/// Changes the top level of `conf`; null removes a key.
+fn merge(conf: &mut Value, change: &Value) {
+    let keys = conf.as_object_mut().unwrap();
+    for (key, value) in change.as_object().unwrap() {
+        if value.is_null() {
+            keys.remove(key);
+        } else {
+            keys.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+/// host-local with one subnet, as most configurations have it.
+pub(crate) fn one_subnet() -> Value {
+    json!({"type": "host-local", "subnet": "10.1.0.0/24"})
+}
+
+/// host-local with one range of each family, and routes of both.
+pub(crate) fn dual_stack() -> Value {
+    json!({
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "192.168.0.0/16", "gw": "10.1.0.99"}],
+    })
+}
