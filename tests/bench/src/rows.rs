@@ -1,0 +1,263 @@
+//! What is measured: the table of rows, and how the rounds of one row alternate between the sides. Knows no program.
+
+use std::time::Instant;
+
+use crate::leases::Leases;
+use crate::pods::Pods;
+use crate::side::{Outcome, Programs, Side, Watch, settle};
+use crate::world::World;
+
+/// Rounds before those that count: caches, bridges and indexes are then as they stay.
+pub(crate) const WARM_UP_ROUNDS: usize = 3;
+
+/// How an interface is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bridge,
+    Macvlan,
+    Ptp,
+}
+
+/// What one call of a row is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    /// Pods with these interfaces; `parallel` of them at once.
+    Pods { kinds: &'static [Kind], v6: bool, parallel: usize },
+    /// host-local alone, on a pool with this many addresses held.
+    Lease { held: u16 },
+}
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) shape: Shape,
+    /// Slow rows get the asked number of rounds divided by this.
+    pub(crate) rounds_divisor: usize,
+}
+
+const fn pods(name: &'static str, what: &'static str, kinds: &'static [Kind], v6: bool, rounds_divisor: usize) -> Row {
+    Row { name, what, shape: Shape::Pods { kinds, v6, parallel: 1 }, rounds_divisor }
+}
+
+const fn lease(name: &'static str, what: &'static str, held: u16, rounds_divisor: usize) -> Row {
+    Row { name, what, shape: Shape::Lease { held }, rounds_divisor }
+}
+
+use Kind::{Bridge, Macvlan, Ptp};
+
+/// All rows, in the order in which they run and are shown.
+pub(crate) const ROWS: &[Row] = &[
+    pods("bridge", "bridge + host-local", &[Bridge], false, 1),
+    pods("macvlan", "macvlan + host-local", &[Macvlan], false, 1),
+    pods("ptp", "ptp + host-local", &[Ptp], false, 1),
+    pods("bridge-dual", "bridge + host-local, IPv4 and IPv6", &[Bridge], true, 1),
+    // Go waits 1.8 s for duplicate address detection.
+    pods("macvlan-dual", "macvlan + host-local, IPv4 and IPv6", &[Macvlan], true, 3),
+    lease("host-local-0", "host-local alone, empty pool", 0, 1),
+    lease("host-local-1k", "host-local alone, 1,000 addresses held", 1_000, 1),
+    lease("host-local-10k", "host-local alone, 10,000 addresses held", 10_000, 2),
+    lease("host-local-60k", "host-local alone, 60,000 addresses held", 60_000, 3),
+    Row {
+        name: "parallel-20",
+        what: "20 pods at once, bridge + host-local",
+        shape: Shape::Pods { kinds: &[Bridge], v6: false, parallel: 20 },
+        rounds_divisor: 3,
+    },
+    pods("pod-4", "one pod with 2 bridge and 2 macvlan attachments", &[Bridge, Bridge, Macvlan, Macvlan], false, 1),
+];
+
+/// Times of one kind of call, in milliseconds: one a round for each side, `[plexus, go, floor]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Metric {
+    pub(crate) name: &'static str,
+    pub(crate) samples: [Vec<f64>; 3],
+}
+
+/// What one row gave.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) row: Row,
+    pub(crate) rounds: usize,
+    pub(crate) metrics: Vec<Metric>,
+    /// Sides that failed, and how; their times do not count.
+    pub(crate) failures: Vec<(Side, String)>,
+}
+
+/// What every row needs.
+pub(crate) struct Stage<'a> {
+    pub(crate) programs: &'a Programs,
+    pub(crate) world: World,
+    pub(crate) watch: Watch,
+    /// A directory for manifests, on the disk.
+    pub(crate) files: std::path::PathBuf,
+}
+
+/// The times of one round of one side: name of the metric, milliseconds.
+pub(crate) type Times = Vec<(&'static str, f64)>;
+
+enum Case {
+    Pods(Pods),
+    Leases(Leases),
+}
+
+impl Case {
+    fn prepare(stage: &mut Stage<'_>, row: &Row, side: Side) -> Outcome<Self> {
+        Ok(match row.shape {
+            Shape::Pods { kinds, v6, parallel } => Self::Pods(Pods::prepare(stage, side, kinds, v6, parallel)?),
+            Shape::Lease { held } => Self::Leases(Leases::prepare(stage, side, held)?),
+        })
+    }
+
+    fn round(&mut self, stage: &mut Stage<'_>) -> Outcome<Times> {
+        match self {
+            Self::Pods(pods) => pods.round(stage),
+            Self::Leases(leases) => leases.round(stage),
+        }
+    }
+
+    /// Looks for what must not be left and removes the rest.
+    fn finish(self) -> Outcome<()> {
+        match self {
+            Self::Pods(pods) => pods.finish(),
+            Self::Leases(leases) => leases.finish(),
+        }
+    }
+}
+
+/// Milliseconds since `start`.
+pub(crate) fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+/// Measures one row: each round runs every side once, in another order than the round before. Ends early, with what there
+/// is, when `stop` says so.
+pub(crate) fn measure(stage: &mut Stage<'_>, row: Row, rounds: usize, stop: &mut dyn FnMut(usize) -> bool) -> Measured {
+    let rounds = (rounds / row.rounds_divisor).max(1);
+    let mut measured = Measured { row, rounds: 0, metrics: Vec::new(), failures: Vec::new() };
+    let mut cases = Vec::new();
+    for side in Side::ALL.into_iter().filter(|side| stage.programs.has(*side)) {
+        match Case::prepare(stage, &row, side) {
+            Ok(case) => cases.push((side, case)),
+            Err(error) => measured.failures.push((side, error.to_string())),
+        }
+    }
+    for round in 0..WARM_UP_ROUNDS + rounds {
+        if stop(round) {
+            break;
+        }
+        let mut failed = None;
+        let mut order: Vec<usize> = (0..cases.len()).collect();
+        alternate(&mut order, round);
+        for index in order {
+            let Some((side, case)) = cases.get_mut(index) else { continue };
+            match case.round(stage).and_then(|times| settle().map(|()| times)) {
+                Ok(times) if round >= WARM_UP_ROUNDS => measured.record(*side, times),
+                Ok(_) => {}
+                Err(error) => failed = Some((*side, error.to_string())),
+            }
+        }
+        if let Some((side, error)) = failed {
+            // A side that failed once is never fast: it leaves the row.
+            cases.retain(|(other, _)| *other != side);
+            measured.fail(side, error);
+        }
+        measured.rounds = (round + 1).saturating_sub(WARM_UP_ROUNDS);
+    }
+    for (side, case) in cases {
+        if let Err(error) = case.finish() {
+            measured.fail(side, error.to_string());
+        }
+    }
+    measured
+}
+
+impl Measured {
+    fn record(&mut self, side: Side, times: Times) {
+        for (name, time) in times {
+            let known = self.metrics.iter().position(|metric| metric.name == name);
+            let index = known.unwrap_or_else(|| {
+                self.metrics.push(Metric { name, samples: Default::default() });
+                self.metrics.len() - 1
+            });
+            if let Some(metric) = self.metrics.get_mut(index) {
+                metric.of_mut(side).push(time);
+            }
+        }
+    }
+
+    fn fail(&mut self, side: Side, error: String) {
+        for metric in &mut self.metrics {
+            metric.of_mut(side).clear();
+        }
+        self.failures.push((side, error));
+    }
+}
+
+impl Metric {
+    pub(crate) fn of(&self, side: Side) -> &[f64] {
+        let [plexus, go, floor] = &self.samples;
+        match side {
+            Side::Plexus => plexus,
+            Side::Go => go,
+            Side::Floor => floor,
+        }
+    }
+
+    fn of_mut(&mut self, side: Side) -> &mut Vec<f64> {
+        let [plexus, go, floor] = &mut self.samples;
+        match side {
+            Side::Plexus => plexus,
+            Side::Go => go,
+            Side::Floor => floor,
+        }
+    }
+}
+
+/// All orders in turn: each side is first, last and after each other one equally often.
+fn alternate(order: &mut [usize], round: usize) {
+    let Some(turns) = round.checked_rem(order.len()) else { return };
+    order.rotate_left(turns);
+    if round / order.len() % 2 == 1 {
+        order.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_sides_take_all_six_orders_in_six_rounds() {
+        let mut seen = std::collections::BTreeSet::new();
+        for round in 0..6 {
+            let mut order = [0, 1, 2];
+            alternate(&mut order, round);
+            seen.insert(order);
+        }
+        assert_eq!(seen.len(), 6, "{seen:?}");
+    }
+
+    #[test]
+    fn two_sides_are_first_equally_often() {
+        let first = (0..4).filter(|round| {
+            let mut order = [0, 1];
+            alternate(&mut order, *round);
+            order[0] == 0
+        });
+        assert_eq!(first.count(), 2);
+    }
+
+    #[test]
+    fn a_failed_side_keeps_no_time() {
+        let shape = Shape::Lease { held: 0 };
+        let row = Row { name: "r", what: "", shape, rounds_divisor: 1 };
+        let mut measured = Measured { row, rounds: 0, metrics: Vec::new(), failures: Vec::new() };
+        measured.record(Side::Go, vec![("ADD", 2.0)]);
+        measured.record(Side::Floor, vec![("ADD", 1.0)]);
+        measured.fail(Side::Go, "status 1".into());
+        assert!(measured.metrics[0].of(Side::Go).is_empty());
+        assert_eq!(measured.metrics[0].of(Side::Floor), [1.0]);
+    }
+}
