@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Unavailable(IpAddr),
     /// CHECK: the owner holds nothing here, or not what it should.
     Mismatch,
+    /// Another process holds the pool's lock, and does not give it back.
+    Busy,
     /// The pool's directory changes while its lock is held, or holds more than is ever looked at.
     Unstable,
     /// The file system is full or the quota used up; nothing half-written was left.

@@ -6,17 +6,19 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::index::{self, MAX_LEASES, Seen, Time};
 use crate::number::{Number, file_name, from_file_name};
@@ -28,6 +30,9 @@ pub(super) const MAX_LEASE_BYTES: u64 = 4096;
 const MAX_HINT_BYTES: u64 = 64;
 /// How often the lock is taken anew because its directory was removed meanwhile, or a signal came.
 const MAX_LOCK_TRIES: u32 = 64;
+/// How long another process may hold the lock. It is held for milliseconds, by the Go plugin for a second in a pool of 60,000;
+/// the kubelet gives up after two minutes.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Opened for reading without following, blocking on a FIFO or being inherited.
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
@@ -43,7 +48,8 @@ pub(super) enum Absent {
 pub(super) enum Lease {
     /// Nothing.
     Absent,
-    /// An empty file. Whoever creates one fills it before giving the lock back, so it is what a killed call left: free.
+    /// An empty file. Whoever creates one fills it before giving the lock back, so it is what a killed call of the Go
+    /// plugin left: free.
     Empty,
     /// A lease; its content without white space around it.
     Held(Vec<u8>),
@@ -71,8 +77,8 @@ pub(super) struct Directory {
 impl Directory {
     /// Opens and locks. `None`: there is no such directory, and none was to be made.
     ///
-    /// Waits for as long as another process holds the lock, which is a few file operations; the kernel takes it from a
-    /// process that dies.
+    /// Waits while another process holds the lock, which is a few file operations, but not for ever; the kernel takes it
+    /// from a process that dies.
     pub(super) fn open(path: &Path, absent: Absent) -> Result<Option<Self>, Error> {
         for _ in 0..MAX_LOCK_TRIES {
             if absent == Absent::Create {
@@ -83,7 +89,8 @@ impl Directory {
             let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
             let file = match nix::fcntl::open(path, flags, Mode::empty()) {
                 Ok(fd) => File::from(fd),
-                Err(Errno::ENOENT) if absent == Absent::Leave => return Ok(None),
+                // A plain file in its place holds no leases.
+                Err(Errno::ENOENT | Errno::ENOTDIR) if absent == Absent::Leave => return Ok(None),
                 Err(Errno::ENOENT) => continue,
                 Err(errno) => return Err(Error::io("opening the pool's directory", path, errno)),
             };
@@ -150,18 +157,41 @@ impl Directory {
     }
 
     /// Creates a lease; `false`: something is there already. A lease that cannot be written is not left.
+    ///
+    /// It is written before it has a name, so that a call killed in between leaves nothing; the name is given exclusively.
     pub(super) fn create_lease(&self, at: Number, content: &[u8]) -> Result<bool, Error> {
         let name = file_name(at);
         let fail = |error: io::Error| Error::io("creating the lease", &self.path_of(&name), error);
         fault::step("create lease").map_err(fail)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        // EOPNOTSUPP, EISDIR: the file system has no files without a name (NFS; open(2), O_TMPFILE).
+        let Ok(fd) = openat(&self.file, ".", flags, Mode::from_bits_truncate(0o600)) else {
+            return self.create_lease_in_place(at, content);
+        };
+        let file = File::from(fd);
+        fault::step("write lease").and_then(|()| file.write_all_at(content, 0)).map_err(fail)?;
+        fault::step("name lease").map_err(fail)?;
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match linkat(AT_FDCWD, unnamed.as_str(), &self.file, name.as_str(), AtFlags::AT_SYMLINK_FOLLOW) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            // No /proc, or a security module that lets nobody give names.
+            Err(Errno::ENOENT | Errno::EPERM | Errno::EACCES | Errno::EXDEV) => self.create_lease_in_place(at, content),
+            Err(errno) => Err(fail(errno.into())),
+        }
+    }
+
+    /// The same in two steps, as the Go plugin does it: where a call is killed in between, an empty file stays.
+    fn create_lease_in_place(&self, at: Number, content: &[u8]) -> Result<bool, Error> {
+        let name = file_name(at);
+        let fail = |error: io::Error| Error::io("creating the lease", &self.path_of(&name), error);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = match openat(&self.file, name.as_str(), flags, Mode::from_bits_truncate(0o600)) {
             Ok(fd) => File::from(fd),
             Err(Errno::EEXIST) => return Ok(false),
             Err(errno) => return Err(fail(errno.into())),
         };
-        let written = fault::step("write lease").and_then(|()| file.write_all_at(content, 0));
-        if let Err(error) = written {
+        if let Err(error) = file.write_all_at(content, 0) {
             let undone = self.remove_lease(at).err();
             return Err(fail(error).and_undo(undone));
         }
@@ -263,8 +293,14 @@ fn lock(directory: &File, path: &Path) -> Result<Option<Flock<File>>, Error> {
         Err(Errno::ENOENT) => return Ok(None),
         Err(errno) => return Err(fail(errno)),
     };
-    let locked = match Flock::lock(file, FlockArg::LockExclusive) {
+    let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(locked) => locked,
+        Err((file, Errno::EWOULDBLOCK)) => match wait_for_lock(file, LOCK_WAIT_MAX) {
+            Ok(Some(locked)) => locked,
+            Ok(None) => return Err(held_too_long(path)),
+            Err(Errno::EINTR) => return Ok(None),
+            Err(errno) => return Err(fail(errno)),
+        },
         Err((_, Errno::EINTR)) => return Ok(None),
         Err((_, errno)) => return Err(fail(errno)),
     };
@@ -275,6 +311,22 @@ fn lock(directory: &File, path: &Path) -> Result<Option<Flock<File>>, Error> {
         (Ok(_), Ok(_) | Err(Errno::ENOENT)) => Ok(None),
         (Err(errno), _) | (_, Err(errno)) => Err(fail(errno)),
     }
+}
+
+/// Queues for the lock in a thread: the kernel hands it on in order, and knows no deadline. A thread that still waits when the
+/// time is over gives the lock back as soon as it gets it.
+pub(super) fn wait_for_lock(file: File, patience: Duration) -> Result<Option<Flock<File>>, Errno> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let queue = move || _ = sender.send(Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno));
+    thread::Builder::new().spawn(queue).map_err(|e| e.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))?;
+    receiver.recv_timeout(patience).ok().transpose()
+}
+
+fn held_too_long(path: &Path) -> Error {
+    let lock = path.join("lock").display().to_string();
+    let seconds = LOCK_WAIT_MAX.as_secs();
+    let text = format!("{lock} has been held by another process for {seconds} s (`fuser {lock}` names it)");
+    Error::refused(ErrorKind::Busy, "locking the pool", lock, text)
 }
 
 fn hint_name(set: usize) -> String {

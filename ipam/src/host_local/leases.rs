@@ -79,16 +79,17 @@ impl Leases {
         Ok(Some(Self { directory, index, tables, fresh: false, changes: Vec::new(), touched: false }))
     }
 
-    /// Lists the directory, and shows every lease with its content.
-    fn list(&mut self, mut each: impl FnMut(Number, &[u8])) -> Result<(), Error> {
+    /// Lists the directory, and shows every lease with its content; one that a killed call left empty shows none.
+    fn list(&mut self, mut each: impl FnMut(Number, Option<&[u8]>)) -> Result<(), Error> {
         let mut leases = Vec::new();
         self.directory.list(|at, lease| match lease {
             Lease::Held(content) => {
-                each(at, &content);
+                each(at, Some(&content));
                 leases.push((content_hash(&content), at));
             }
             Lease::Foreign => leases.push((NOBODY, at)),
-            Lease::Empty | Lease::Absent => {}
+            Lease::Empty => each(at, None),
+            Lease::Absent => {}
         })?;
         let tables =
             Tables::build(&leases).ok_or_else(|| self.directory.unstable("more leases than can be indexed"))?;
@@ -251,7 +252,9 @@ impl Leases {
     /// Releases every lease whose owner is not valid. Reads every lease: which owners there are is not in the index.
     pub(super) fn retain(&mut self, valid: &dyn Fn(&Owner<'_>) -> bool) -> Result<Vec<Number>, Error> {
         let mut leaked = Vec::new();
+        let mut empty = Vec::new();
         self.list(|at, content| {
+            let Some(content) = content else { return empty.push(at) };
             let text = String::from_utf8_lossy(content);
             // The old form is the id alone.
             let (sandbox, ifname) = text.split_once('\n').unwrap_or((&text, ""));
@@ -259,6 +262,11 @@ impl Leases {
                 leaked.push((at, content_hash(content)));
             }
         })?;
+        // Nobody's, and in no index: only the file goes.
+        for at in empty {
+            self.directory.remove_lease(at)?;
+            self.touched = true;
+        }
         self.remove_all(leaked)
     }
 

@@ -2,8 +2,12 @@
 
 use std::os::unix::fs::symlink;
 
-use nix::errno::Errno;
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::directory::wait_for_lock;
 use super::*;
 use crate::fault::fail_at;
 
@@ -126,4 +130,27 @@ fn a_lease_that_cannot_be_removed_is_reported_after_the_others_are() {
     assert_eq!(pool.held_by(&owner("c")).unwrap().len(), 2);
     pool.del(&owner("c")).unwrap();
     assert_eq!(ground.leases(), BTreeMap::new());
+}
+
+#[test]
+fn a_lock_that_is_never_given_back_is_waited_for_no_longer_than_that() {
+    let ground = Ground::new();
+    let pool = ground.pool(&one_range("10.0.0.0/24"));
+    add(&pool, "a").unwrap();
+    let open = || fs::File::open(ground.dir().join("lock")).unwrap();
+    let other = Flock::lock(open(), FlockArg::LockExclusive).unwrap();
+    assert!(wait_for_lock(open(), Duration::from_millis(1)).unwrap().is_none());
+    drop(other);
+    // The one that gave up gives the lock back too: nobody is kept out.
+    assert!(wait_for_lock(open(), Duration::from_secs(60)).unwrap().is_some());
+}
+
+#[test]
+fn a_file_in_the_place_of_the_pool_holds_nothing() {
+    let ground = Ground::new();
+    let pool = ground.pool(&one_range("10.0.0.0/24"));
+    fs::create_dir_all(ground.dir().parent().unwrap()).unwrap();
+    fs::write(ground.dir(), "").unwrap();
+    pool.del(&owner("a")).unwrap();
+    assert_eq!(pool.add(&owner("a")).unwrap_err().kind(), ErrorKind::Io);
 }

@@ -236,7 +236,8 @@ impl World {
                     .filter(|(name, text)| leaked(name, text))
                     .map(|(name, _)| name.clone())
                     .collect();
-                self.model.files.retain(|name, text| !leaked(name, text));
+                let is_empty_lease = |name: &str, text: &str| name.parse::<IpAddr>().is_ok() && text.is_empty();
+                self.model.files.retain(|name, text| !leaked(name, text) && !is_empty_lease(name, text));
                 assert_eq!(released, expected);
             }
             Step::Usage => {
