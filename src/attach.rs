@@ -6,7 +6,7 @@ use backends::{Built, Host, NetNs, Pod, Resolved, Target};
 use ipam::Owner;
 use serde_json::Value;
 
-use crate::chain::Caller;
+use crate::chain::{Caller, DELEGATE_DEADLINE, UNDO_DEADLINE};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
@@ -202,7 +202,12 @@ fn caller<'a>(plan: &'a Plan, attachment: &'a Attachment) -> Caller<'a> {
         args: &attachment.args,
         path: &plan.path,
         version: attachment.version,
+        deadline: DELEGATE_DEADLINE,
     }
+}
+
+fn undoer<'a>(plan: &'a Plan, attachment: &'a Attachment) -> Caller<'a> {
+    Caller { deadline: UNDO_DEADLINE, ..caller(plan, attachment) }
 }
 
 /// A native step: leases, then the link with everything on it.
@@ -291,7 +296,7 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
             Done::Link { ifname } => detach::remove_link_now(&mut kernel.pod, ifname),
             Done::Leases { attachment, native, step } => unlease(plan, attachment, native, step),
             Done::Delegate { attachment, step } => {
-                caller(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())
+                undoer(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())
             }
         };
         failures.extend(undone.err());
@@ -311,7 +316,7 @@ fn unlease(plan: &Plan, attachment: &Attachment, native: &Native, step: &Step) -
     let owner = Owner { sandbox: &plan.key.sandbox, ifname: &attachment.ifname };
     match &native.ipam {
         Ipam::HostLocal(pool) => pool.del(&owner).map_err(from_ipam),
-        Ipam::Executed(plugin) => caller(plan, attachment).execute_ipam(Command::Del, plugin, &step.conf).map(|_| ()),
+        Ipam::Executed(plugin) => undoer(plan, attachment).execute_ipam(Command::Del, plugin, &step.conf).map(|_| ()),
         Ipam::None | Ipam::Previous | Ipam::Static(_) => Ok(()),
     }
 }

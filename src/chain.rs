@@ -17,6 +17,9 @@ use crate::cni::version::Version;
 /// A plugin that has not answered by then is killed with everything it started.
 pub const DELEGATE_DEADLINE: Duration = Duration::from_secs(DELEGATE_DEADLINE_S);
 
+/// The same for a DEL that undoes a failed ADD: the ADD has used up its time, and the runtime sends a DEL of its own.
+pub const UNDO_DEADLINE: Duration = Duration::from_secs(10);
+
 /// The environment of an executed plugin.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a> {
@@ -32,6 +35,8 @@ pub struct Caller<'a> {
     pub path: &'a [PathBuf],
     /// The version its configuration speaks.
     pub version: Version,
+    /// How long it may take.
+    pub deadline: Duration,
 }
 
 impl Caller<'_> {
@@ -60,7 +65,7 @@ impl Caller<'_> {
             args: self.args,
             path: self.path,
         };
-        let output = Delegate { path: binary, env: env.to_vars(), stdin, deadline: DELEGATE_DEADLINE }.run()?;
+        let output = Delegate { path: binary, env: env.to_vars(), stdin, deadline: self.deadline }.run()?;
         if command != Command::Add || output.stdout.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }

@@ -10,7 +10,7 @@ use ipam::static_::Static;
 use serde_json::Map;
 
 use crate::attach::{Kernel, from_journal};
-use crate::chain::Caller;
+use crate::chain::{Caller, DELEGATE_DEADLINE};
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
 use crate::cni::list::Injection;
@@ -57,6 +57,7 @@ fn caller<'a>(job: &'a Job, ifname: &'a str, path: &'a [std::path::PathBuf], ver
         args: &job.request.args,
         path,
         version,
+        deadline: DELEGATE_DEADLINE,
     }
 }
 

@@ -11,7 +11,7 @@ use ipam::host_local::Pool;
 use serde_json::{Map, Value};
 
 use crate::attach::from_journal;
-use crate::chain::{self, Caller};
+use crate::chain::{self, Caller, DELEGATE_DEADLINE};
 use crate::cni::attachments::{self, Attachment as Valid};
 use crate::cni::error::{CniError, Code};
 use crate::cni::list::Injection;
@@ -20,7 +20,7 @@ use crate::cni::version::Version;
 use crate::config::Config;
 use crate::detach;
 use crate::job::Job;
-use crate::journal::{Journal, Record};
+use crate::journal::{Intent, Journal, Record};
 use crate::native::{self, Around};
 
 type Valids = BTreeSet<Valid>;
@@ -45,6 +45,7 @@ pub fn network(job: &Job, config: Option<&Config>) -> Result<(), CniError> {
     let valid = valid_attachments(job)?;
     let mut failures = Vec::new();
     failures.extend(records(job, &valid).err());
+    let valid = with_recorded(job, valid)?;
     match config {
         None => {
             let around = Around { args: "", ..job.around() };
@@ -77,6 +78,16 @@ fn retain(pool: &Pool, valid: &Valids, by_ifname: bool) -> Result<(), CniError> 
     pool.retain(&owns).map(|_| ()).map_err(native::from_ipam)
 }
 
+/// What other networks' records say is attached: they may share a pool with this one, and the runtime's list does not know.
+fn with_recorded(job: &Job, mut valid: Valids) -> Result<Valids, CniError> {
+    let (records, _) = job.journal().all().map_err(|e| from_journal(&e))?;
+    for Intent { key, attachments, .. } in records.into_iter().map(|record| record.intent) {
+        let owner = |ifname: &str| Valid { container_id: key.sandbox.clone(), ifname: ifname.to_owned() };
+        valid.extend(attachments.iter().map(|attachment| owner(&attachment.ifname)));
+    }
+    Ok(valid)
+}
+
 /// Detaches each record of this network that is not valid.
 fn records(job: &Job, valid: &Valids) -> Result<(), CniError> {
     let journal = job.journal();
@@ -99,8 +110,7 @@ fn records(job: &Job, valid: &Valids) -> Result<(), CniError> {
 pub fn detach_record(journal: &Journal, record: &Record, state_dir: &Path) -> Result<(), CniError> {
     let held = journal.hold(&record.intent.key, false).map_err(|e| from_journal(&e))?;
     let Some(held) = held else { return Ok(()) };
-    let netns = detach::netns_of(record);
-    detach::detach(&detach::of_record(record, netns.as_deref(), state_dir))?;
+    detach::detach(detach::of_record(record, None, state_dir)?)?;
     held.forget().map_err(|e| from_journal(&e))
 }
 
@@ -161,6 +171,6 @@ fn pass_on(
 ) -> Result<(), CniError> {
     conf.extend(attachments::to_keys(valid));
     chain::find(plugin, path)?;
-    let caller = Caller { sandbox: "", netns: "", ifname: "", args: "", path, version };
+    let caller = Caller { sandbox: "", netns: "", ifname: "", args: "", path, version, deadline: DELEGATE_DEADLINE };
     caller.execute(Command::Gc, plugin, &conf, None).map(|_| ())
 }

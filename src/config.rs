@@ -15,6 +15,9 @@ pub const STATE_DIR: &str = "/var/lib/cni/plexus";
 /// More default networks than any node has.
 const DELEGATES_MAX: usize = 64;
 
+/// The `type`s of the meta-plugin: its own, and those of Multus, whose configuration it reads.
+pub const META_TYPES: [&str; 4] = ["plexus-cni", "plexus", "multus", "multus-shim"];
+
 /// Keys that Multus or the protocol reads and that mean nothing here: no warning for them.
 const IGNORED_KEYS: [&str; 22] = [
     "cniVersion",

@@ -8,15 +8,17 @@ use std::path::{Path, PathBuf};
 
 use backends::{Deleter, Deletion, Doomed, ErrorKind, Kind, NetNs, Pod};
 use ipam::{Owner, host_local};
+use serde_json::{Map, Value};
 
-use crate::chain::Caller;
+use crate::chain::{Caller, DELEGATE_DEADLINE};
 use crate::cni::error::CniError;
 use crate::cni::gojson;
+use crate::cni::list::{Injection, List, PluginConf};
 use crate::cni::request::{Command, Request};
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::deleter;
-use crate::journal::{Attachment, Pool, Record, Step};
+use crate::journal::{self, Attachment, Intent, Pool, Record, Step};
 use crate::native;
 
 /// Everything that must go.
@@ -24,8 +26,10 @@ use crate::native;
 pub struct Departure<'a> {
     /// The container id.
     pub sandbox: &'a str,
-    /// The pod's namespace; none where it is gone or the runtime did not say.
-    pub netns: Option<&'a Path>,
+    /// The pod's namespace as delegates are told of it; none where it is gone or nobody knows.
+    pub netns: Option<PathBuf>,
+    /// Where the links are; none where they have gone with their namespace.
+    pub inside: Option<NetNs>,
     /// Where delegates are searched.
     pub path: &'a [PathBuf],
     /// The device group of the native links, where there are several.
@@ -34,25 +38,67 @@ pub struct Departure<'a> {
     pub attachments: &'a [Attachment],
     /// Their results, same order, where ADD had come that far.
     pub results: Vec<Option<CniResult>>,
+    /// The indices of their links, same order; 0 where nobody knows.
+    pub indices: Vec<u32>,
     /// Where indexes are.
     pub state_dir: &'a Path,
 }
 
-/// The departure that a record describes.
-pub fn of_record<'a>(record: &'a Record, netns: Option<&'a Path>, state_dir: &'a Path) -> Departure<'a> {
+/// The departure that a record describes. `told`: CNI_NETNS of the DEL.
+///
+/// # Errors
+/// A namespace that is there and cannot be opened.
+pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Path) -> Result<Departure<'a>, CniError> {
     let intent = &record.intent;
+    let outcome = |index: usize| record.commitment.as_ref()?.outcomes.get(index);
     let parsed = |index: usize| {
-        let outcome = record.commitment.as_ref()?.outcomes.get(index)?;
-        CniResult::parse(&outcome.result, Version::V1_1_0).ok().map(|(result, _)| result)
+        let result = CniResult::parse(&outcome(index)?.result, Version::V1_1_0);
+        result.ok().map(|(result, _)| result)
     };
-    Departure {
+    let inside = namespace_of(intent, told)?;
+    let found = inside.as_ref().map(|netns| netns.path().to_owned());
+    let all = 0..intent.attachments.len();
+    Ok(Departure {
         sandbox: &intent.key.sandbox,
-        netns,
+        netns: told.map(Path::to_owned).or(found),
+        inside,
         path: &intent.path,
         group: intent.group,
         attachments: &intent.attachments,
-        results: (0..intent.attachments.len()).map(parsed).collect(),
+        results: all.clone().map(parsed).collect(),
+        indices: all.map(|index| outcome(index).map_or(0, |outcome| outcome.ifindex)).collect(),
         state_dir,
+    })
+}
+
+/// The namespace that was attached, where a path still leads to it: the one of this DEL, or the one of the ADD. What else is
+/// at a path by now is another pod's, and nothing of an older boot is anywhere.
+fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
+    if intent.boot_id != journal::boot_id() {
+        return Ok(None);
+    }
+    for path in [told, Some(Path::new(&intent.netns))].into_iter().flatten() {
+        let found = open(path)?.filter(|netns| intent.netns_id == UNKNOWN || netns.id() == intent.netns_id);
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// A record that does not say which namespace it was.
+const UNKNOWN: (u64, u64) = (0, 0);
+
+/// Opens a namespace; none where the path is gone or leads to something else: a bind mount that was taken away leaves a plain
+/// file, and DEL must not fail for ever (CNI spec, DEL).
+///
+/// # Errors
+/// What else the system says.
+pub fn open(path: &Path) -> Result<Option<NetNs>, CniError> {
+    match NetNs::open(path) {
+        Ok(netns) => Ok(Some(netns)),
+        Err(e) if matches!(e.kind(), ErrorKind::NetnsMissing | ErrorKind::NotNetns) => Ok(None),
+        Err(e) => Err(native::from_backend(e)),
     }
 }
 
@@ -62,17 +108,6 @@ const DATA_DIR: &str = "/var/lib/cni/networks";
 /// What a configuration of a directly executed kind can have attached: for a DEL without a record, because the reference
 /// plugin did the ADD or the record is lost. It asks less of the configuration than ADD did.
 pub fn attachment_of(kind: Kind, request: &Request) -> Attachment {
-    let conf = &request.config;
-    let ipam = gojson::field(conf, "ipam").and_then(serde_json::Value::as_object);
-    let data_dir = ipam.and_then(|ipam| gojson::field(ipam, "dataDir")).and_then(serde_json::Value::as_str);
-    let data_dir = PathBuf::from(data_dir.filter(|dir| !dir.is_empty()).unwrap_or(DATA_DIR));
-    let pool = Pool { data_dir, network: request.network.clone() };
-    let (pool, ipam_delegate) = match native::ipam_type(conf) {
-        "host-local" => (Some(pool), None),
-        "" | "static" => (None, None),
-        other => (None, Some(other.to_owned())),
-    };
-    let step = Step { plugin: kind.name().to_owned(), native: true, conf: conf.clone(), pool, ipam_delegate };
     Attachment {
         network: request.network.clone(),
         cni_name: request.network.clone(),
@@ -81,22 +116,48 @@ pub fn attachment_of(kind: Kind, request: &Request) -> Attachment {
         args: request.args.clone(),
         default: true,
         disable_check: false,
-        steps: vec![step],
+        steps: vec![step_of(kind.name(), &request.config, &request.network)],
     }
 }
 
-/// The namespace of a record, where its path still leads to it: a path may be another pod's by now.
-pub fn netns_of(record: &Record) -> Option<PathBuf> {
-    let path = PathBuf::from(&record.intent.netns);
-    let netns = NetNs::open(&path).ok()?;
-    (netns.id() == record.intent.netns_id).then_some(path)
+/// The same for a list of the meta-plugin.
+pub fn attachment_of_list(list: &List, ifname: &str, args: &str) -> Attachment {
+    let step = |plugin: &PluginConf| {
+        let conf = list.inject(plugin, &Injection::default()).object;
+        step_of(&plugin.plugin_type, &conf, &list.name)
+    };
+    Attachment {
+        network: list.name.clone(),
+        cni_name: list.name.clone(),
+        cni_version: list.cni_version.to_string(),
+        ifname: ifname.to_owned(),
+        args: args.to_owned(),
+        default: true,
+        disable_check: list.disable_check,
+        steps: list.plugins.iter().map(step).collect(),
+    }
+}
+
+fn step_of(plugin: &str, conf: &Map<String, Value>, network: &str) -> Step {
+    let ipam = gojson::field(conf, "ipam").and_then(Value::as_object);
+    let data_dir = ipam.and_then(|ipam| gojson::field(ipam, "dataDir")).and_then(Value::as_str);
+    let data_dir = PathBuf::from(data_dir.filter(|dir| !dir.is_empty()).unwrap_or(DATA_DIR));
+    let pool = Pool { data_dir, network: network.to_owned() };
+    let (pool, ipam_delegate) = match native::ipam_type(conf) {
+        "host-local" => (Some(pool), None),
+        "" | "static" => (None, None),
+        other => (None, Some(other.to_owned())),
+    };
+    let native = Kind::of(plugin).is_some();
+    Step { plugin: plugin.to_owned(), native, conf: conf.clone(), pool, ipam_delegate }
 }
 
 /// Removes all of it.
 ///
 /// # Errors
 /// Everything that could not be removed, in one error; what is already gone is none.
-pub fn detach(departure: &Departure) -> Result<(), CniError> {
+pub fn detach(mut departure: Departure) -> Result<(), CniError> {
+    let inside = departure.inside.take();
     let mut failures: Vec<CniError> = Vec::new();
     let mut keep = |outcome: Result<(), CniError>| failures.extend(outcome.err());
     for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
@@ -104,7 +165,7 @@ pub fn detach(departure: &Departure) -> Result<(), CniError> {
             keep(departure.execute(attachment, &step.plugin, step, result.as_ref()));
         }
     }
-    let links = departure.remove_links();
+    let links = departure.remove_links(inside);
     let removed = links.is_ok();
     keep(links);
     if removed {
@@ -139,11 +200,12 @@ impl Departure<'_> {
     fn caller<'a>(&'a self, attachment: &'a Attachment) -> Caller<'a> {
         Caller {
             sandbox: self.sandbox,
-            netns: self.netns.and_then(Path::to_str).unwrap_or_default(),
+            netns: self.netns.as_deref().and_then(Path::to_str).unwrap_or_default(),
             ifname: &attachment.ifname,
             args: &attachment.args,
             path: self.path,
             version: Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT),
+            deadline: DELEGATE_DEADLINE,
         }
     }
 
@@ -173,36 +235,37 @@ impl Departure<'_> {
     }
 
     /// Every native link of the pod, by one message where there are several.
-    fn remove_links(&self) -> Result<(), CniError> {
-        let kinds = |kind: fn(&Kind) -> bool| {
-            let makes = move |step: &&Step| step.native && Kind::of(&step.plugin).as_ref().is_some_and(kind);
-            self.attachments.iter().filter(move |a| a.steps.iter().any(|step| makes(&step)))
+    fn remove_links(&self, inside: Option<NetNs>) -> Result<(), CniError> {
+        let doomed = self.doomed();
+        let Some(netns) = inside.filter(|_| !doomed.is_empty()) else { return Ok(()) };
+        if netns.is_current().map_err(native::from_backend)? {
+            return Err(CniError::same_netns());
+        }
+        let mut pod = match Pod::enter_to_remove(netns) {
+            Err(e) if e.kind() == ErrorKind::NotNetns => return Ok(()), // a namespace, but of another type
+            other => other.map_err(native::from_backend)?,
         };
-        let mut doomed: Vec<Doomed> = match self.group {
-            Some(group) => vec![Doomed::Group(group)],
-            None => kinds(|kind| *kind != Kind::Loopback).map(|a| Doomed::Name(a.ifname.clone())).collect(),
-        };
-        doomed.extend(kinds(|kind| *kind == Kind::Loopback).map(|_| Doomed::Name("lo".to_owned())));
-        let Some(mut pod) = self.pod(&doomed)? else { return Ok(()) };
         let spawn = |deletion: Deletion| -> io::Result<Box<dyn Deleter>> {
             Ok(Box::new(deleter::spawn(deletion.socket, &deletion.message)?))
         };
         backends::remove(&mut pod, &doomed, &spawn).map(|_| ()).map_err(native::from_backend)
     }
 
-    /// The pod's namespace, unless there is nothing to do in it or it is gone. What is no namespace any more (a bind mount
-    /// that was taken away leaves a plain file) is gone too: DEL must not fail for ever (CNI spec, DEL).
-    fn pod(&self, doomed: &[Doomed]) -> Result<Option<Pod>, CniError> {
-        let Some(path) = self.netns.filter(|_| !doomed.is_empty()) else { return Ok(None) };
-        match NetNs::open(path) {
-            Err(e) if matches!(e.kind(), ErrorKind::NetnsMissing | ErrorKind::NotNetns) => Ok(None),
-            Err(e) => Err(native::from_backend(e)),
-            Ok(netns) => {
-                if netns.is_current().map_err(native::from_backend)? {
-                    return Err(CniError::same_netns());
-                }
-                Pod::enter_to_remove(netns).map(Some).map_err(native::from_backend)
+    /// By index where it is known: what has the name by now may be somebody else's.
+    fn doomed(&self) -> Vec<Doomed> {
+        let makes = |attachment: &Attachment, of: fn(Kind) -> bool| {
+            attachment.steps.iter().any(|step| step.native && Kind::of(&step.plugin).is_some_and(of))
+        };
+        let mut doomed: Vec<Doomed> = self.group.map(Doomed::Group).into_iter().collect();
+        for (attachment, index) in self.attachments.iter().zip(&self.indices) {
+            if self.group.is_none() && makes(attachment, |kind| kind != Kind::Loopback) {
+                let name = || Doomed::Name(attachment.ifname.clone());
+                doomed.push(if *index == 0 { name() } else { Doomed::Index(*index) });
+            }
+            if makes(attachment, |kind| kind == Kind::Loopback) {
+                doomed.push(Doomed::Name("lo".to_owned()));
             }
         }
+        doomed
     }
 }

@@ -3,7 +3,7 @@
 //! It decides who serves a request and nothing of how. Standard output is written here and nowhere else.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use serde_json::Map;
 use crate::attach::from_journal;
 use crate::cni::version::{self, SUPPORTED};
 use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
-use crate::config::{self, Config, NativePolicy};
+use crate::config::{self, Config, META_TYPES, NativePolicy};
 use crate::detach::{self, Departure};
 use crate::job::{Job, warn};
 use crate::journal::{self, Key, PodName};
@@ -43,7 +43,7 @@ impl Role {
     /// The role of a plugin type.
     pub fn of(plugin: &str) -> Option<Role> {
         match plugin {
-            "plexus-cni" | "plexus" | "multus" | "multus-shim" => Some(Role::Meta),
+            meta if META_TYPES.contains(&meta) => Some(Role::Meta),
             "host-local" => Some(Role::HostLocal),
             "static" => Some(Role::Static),
             other => Kind::of(other).map(Role::Kind),
@@ -138,8 +138,8 @@ pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError>
 fn collect_older_boot(job: &Job) {
     let journal = job.journal();
     let boot_id = journal::boot_id();
-    if journal.is_of_older_boot(&boot_id) && collect::older_boots(&journal, &job.state_dir, &boot_id).is_ok() {
-        journal.settle(&boot_id);
+    if journal.is_of_older_boot(boot_id) && collect::older_boots(&journal, &job.state_dir, boot_id).is_ok() {
+        journal.settle(boot_id);
     }
 }
 
@@ -155,7 +155,12 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
             let result = attached.results.into_iter().next().unwrap_or_default();
             result.print(job.request.version).map(Some)
         }
-        Command::Del => del_record(job).map(|_| None),
+        Command::Del => {
+            if del_record(job)? == Found::Unreadable {
+                del_defaults(job, config)?;
+            }
+            Ok(None)
+        }
         Command::Check => check::record(job).map(|()| None),
         Command::Gc => collect::network(job, Some(config)).map(|()| None),
         Command::Status => check::status_meta(job, config).map(|()| None),
@@ -174,7 +179,7 @@ fn serve_kind(job: &Job, kind: Kind) -> Result<Option<Vec<u8>>, CniError> {
             result.print(job.request.version).map(Some)
         }
         Command::Del => {
-            if !del_record(job)? {
+            if del_record(job)? != Found::Record {
                 del_by_configuration(job, kind)?;
             }
             Ok(None)
@@ -229,7 +234,7 @@ fn plugin_type(config: &Map<String, serde_json::Value>) -> &str {
 }
 
 fn attach_all(job: &Job, plan: &Plan) -> Result<attach::Attached, CniError> {
-    attach::attach(plan, &job.journal(), journal::boot_id(), job.request.netns_override)
+    attach::attach(plan, &job.journal(), journal::boot_id().to_owned(), job.request.netns_override)
 }
 
 /// The configuration of a directly executed kind, as a network of one attachment.
@@ -250,31 +255,69 @@ fn direct(job: &Job, kind: Kind) -> Result<Wanted, CniError> {
     })
 }
 
-/// Removes what the record says; false where there is no record.
-fn del_record(job: &Job) -> Result<bool, CniError> {
-    let Some(held) = job.journal().hold(&job.key(), false).map_err(|e| from_journal(&e))? else { return Ok(false) };
+/// What a DEL found in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Nothing: another DEL was here, or somebody else attached.
+    Nothing,
+    /// Something that says nothing.
+    Unreadable,
+    /// A record, and all it names is removed.
+    Record,
+}
+
+/// Removes what the record says.
+fn del_record(job: &Job) -> Result<Found, CniError> {
+    let journal = job.journal();
+    let held = match journal.hold(&job.key(), false) {
+        Err(e) if e.is_odd() => {
+            warn(&format!("{}; it is put away", native::chain(&e)));
+            journal.put_away(&job.key()).map_err(|e| from_journal(&e))?;
+            return Ok(Found::Unreadable);
+        }
+        held => held.map_err(|e| from_journal(&e))?,
+    };
+    let Some(held) = held else { return Ok(Found::Nothing) };
     let records = held.records().map_err(|e| from_journal(&e))?;
-    let own = records.last().filter(|_| job.request.netns.is_none()).and_then(detach::netns_of);
-    let netns = job.request.netns.as_deref().or(own.as_deref());
     for record in records.iter().rev() {
-        detach::detach(&detach::of_record(record, netns, &job.state_dir))?;
+        detach::detach(detach::of_record(record, job.request.netns.as_deref(), &job.state_dir)?)?;
     }
     if records.is_empty() {
         warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
     }
-    held.forget().map(|()| !records.is_empty()).map_err(|e| from_journal(&e))
+    held.forget().map_err(|e| from_journal(&e))?;
+    Ok(if records.is_empty() { Found::Unreadable } else { Found::Record })
 }
 
 /// What a reference plugin attached, or what has lost its record: the configuration says what there can be.
 fn del_by_configuration(job: &Job, kind: Kind) -> Result<(), CniError> {
-    let attachment = detach::attachment_of(kind, job.request);
-    detach::detach(&Departure {
+    del_attachments(job, &[detach::attachment_of(kind, job.request)])
+}
+
+/// The default networks of a pod whose record cannot be read. What its annotation asked for leaves with its namespace.
+fn del_defaults(job: &Job, config: &Config) -> Result<(), CniError> {
+    let request = job.request;
+    let lists = gather::default_lists(config).unwrap_or_else(|e| {
+        warn(&format!("the default networks cannot be looked up either: {e}"));
+        Vec::new()
+    });
+    let name = |index: usize| if index == 0 { request.ifname.clone() } else { format!("net{index}") };
+    let attachments = lists.iter().enumerate();
+    let attachments = attachments.map(|(index, list)| detach::attachment_of_list(list, &name(index), &request.args));
+    del_attachments(job, &attachments.collect::<Vec<_>>())
+}
+
+fn del_attachments(job: &Job, attachments: &[journal::Attachment]) -> Result<(), CniError> {
+    let inside = job.request.netns.as_deref().map(detach::open).transpose()?.flatten();
+    detach::detach(Departure {
         sandbox: &job.request.container_id,
-        netns: job.request.netns.as_deref(),
+        netns: job.request.netns.clone(),
+        inside,
         path: &job.request.path,
         group: None,
-        attachments: &[attachment],
-        results: vec![None::<CniResult>],
+        attachments,
+        results: vec![None::<CniResult>; attachments.len()],
+        indices: vec![0; attachments.len()],
         state_dir: &job.state_dir,
     })
 }
@@ -301,14 +344,4 @@ pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result
     let mut plan = plan::plan(call, asked.wanted, &node)?;
     plan.warnings.extend(asked.warnings);
     Ok(plan)
-}
-
-/// Reads a bounded file; for configuration named on a command line.
-///
-/// # Errors
-/// What the file system says.
-pub fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

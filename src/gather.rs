@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::cni::args::Args;
 use crate::cni::list::{List, PluginConf};
 use crate::cni::{CniError, Code, Version};
-use crate::config::{Config, Primary};
+use crate::config::{Config, META_TYPES, Primary};
 use crate::journal::PodName;
 use crate::native;
 use crate::plan::Wanted;
@@ -223,6 +223,12 @@ fn parse_list(bytes: &[u8], name: &NetworkName) -> Result<List, CniError> {
 fn checked(list: List) -> Result<List, CniError> {
     crate::cni::names::validate_network_name(&list.name)?;
     list.require_plugins()?;
+    let is_meta = |plugin: &&PluginConf| META_TYPES.contains(&plugin.plugin_type.as_str());
+    if let Some(plugin) = list.plugins.iter().find(is_meta) {
+        let (name, plugin) = (&list.name, &plugin.plugin_type);
+        let msg = format!("network {name:?} is of type {plugin:?}: the plugin that attaches networks is none itself");
+        return Err(CniError::new(Code::InvalidConfig, msg));
+    }
     Ok(list)
 }
 

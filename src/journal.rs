@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -171,10 +172,25 @@ pub struct Error {
 }
 
 impl Error {
+    /// In the record's place is something that is no file, and that no plexus put there.
+    pub fn is_odd(&self) -> bool {
+        self.source.get_ref().is_some_and(|why| why.is::<NotAFile>())
+    }
+
     /// Another command of the same attachment is at work.
     pub fn is_held(&self) -> bool {
         self.source.kind() == ErrorKind::WouldBlock
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("not a regular file: remove it")]
+struct NotAFile;
+
+/// A symbolic link, a directory, a socket (open(2)).
+fn is_no_file(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO))
 }
 
 fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -208,10 +224,11 @@ impl Journal {
         for _ in 0..HOLD_TRIES_MAX {
             let file = match self.open(&path, create) {
                 Err(e) if e.kind() == ErrorKind::NotFound && !create => return Ok(None),
+                Err(e) if is_no_file(&e) => return Err(at("opening the record", &path)(io::Error::other(NotAFile))),
                 other => other.map_err(at("opening the record", &path))?,
             };
             if !file.metadata().map_err(at("opening the record", &path))?.is_file() {
-                return Err(at("opening the record", &path)(io::Error::other("not a regular file")));
+                return Err(at("opening the record", &path)(io::Error::other(NotAFile)));
             }
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
                 .map_err(|(_, errno)| at("taking hold of the record", &path)(errno.into()))?;
@@ -221,6 +238,18 @@ impl Journal {
             }
         }
         Err(at("taking hold of the record", &path)(Errno::EWOULDBLOCK.into()))
+    }
+
+    /// Gives what is no file in a record's place another name, which no record has.
+    ///
+    /// # Errors
+    /// It cannot be renamed; one that is gone is put away already.
+    pub fn put_away(&self, key: &Key) -> Result<(), Error> {
+        let path = self.path(key);
+        match fs::rename(&path, path.with_extension(format!("odd{}", std::process::id()))) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(at("putting away", &path)(e)),
+            _ => Ok(()),
+        }
     }
 
     /// No symbolic link is followed out of the journal, and nothing that is no file can make the opening wait.
@@ -352,8 +381,10 @@ impl Held {
 }
 
 /// The running kernel's boot id; empty where /proc is not mounted, which then compares unequal to every record.
-pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+pub fn boot_id() -> &'static str {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned());
+    BOOT_ID.get_or_init(|| read().unwrap_or_default())
 }
 
 /// The device group (IFLA_GROUP) of a request's links in its pod: the same for every command of the request, and never

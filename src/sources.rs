@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde_json::{Map, Value};
 
 use crate::yaml;
@@ -251,9 +253,14 @@ fn files(dir: &Path, endings: &[&str], act: &'static str) -> Result<Vec<PathBuf>
     Ok(paths)
 }
 
-/// A whole regular file, bounded. Symbolic links are followed: that is how ConfigMaps are mounted.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let file = fs::File::open(path).map_err(|e| e.to_string())?;
+/// A whole regular file, bounded. Symbolic links are followed: that is how ConfigMaps are mounted. Nothing that is no file can
+/// make the opening wait.
+///
+/// # Errors
+/// In one line, without the path.
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(|e| e.to_string())?;
     let meta = file.metadata().map_err(|e| e.to_string())?;
     if !meta.is_file() {
         return Err("not a regular file".to_owned());

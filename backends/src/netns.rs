@@ -1,13 +1,14 @@
 //! Network namespaces: opening one, and running something inside. The only place that enters one, by a thread that then
 //! ends: there is no code to switch back, so nothing can forget it. Knows no link.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
@@ -40,7 +41,10 @@ impl NetNs {
             Error::new(kind, act()).because_of(words)
         };
         let errno = |error: &std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
-        let file = File::open(path).map_err(|e| failed(errno(&e)))?;
+        // A FIFO in its place must not make the opening wait for a writer.
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let file = opened.map_err(|e| failed(errno(&e)))?;
         let magic = fstatfs(&file).map_err(failed)?.filesystem_type();
         // A kernel before 3.19 has its namespaces in procfs itself; entering one tells the rest.
         if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {

@@ -5,16 +5,13 @@ use std::path::Path;
 
 use plexus::engine;
 use plexus::plan::{Attachment, How, Step};
-use plexus::sources::Manifests;
+use plexus::sources::{self, Manifests};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::failure::Failure;
 use super::output::{Format, Out};
 use super::table::{Table, or_none};
-
-/// Largest manifest or configuration that is read.
-const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// One attachment of a plan.
 #[derive(Debug, Serialize)]
@@ -56,11 +53,9 @@ pub(super) fn run(pod: &Path, config: &Path, output: Format, out: &mut Out) -> R
 fn planned(pod: &Path, config: &Path) -> Result<Vec<Row>, Failure> {
     let refuse =
         |why: String| Failure::Input { act: format!("planning {} under {}", pod.display(), config.display()), why };
-    let read = |path: &Path| {
-        engine::read_bounded(path, FILE_BYTES_MAX).map_err(|e| refuse(format!("{}: {e}", path.display())))
-    };
-    let manifests =
-        Manifests::of_text(&String::from_utf8_lossy(&read(pod)?), pod).map_err(|e| refuse(e.to_string()))?;
+    let read = |path: &Path| sources::read(path).map_err(|e| refuse(format!("{}: {e}", path.display())));
+    let text = String::from_utf8(read(pod)?).map_err(|e| refuse(format!("{}: {e}", pod.display())))?;
+    let manifests = Manifests::of_text(&text, pod).map_err(|e| refuse(e.to_string()))?;
     let Some(pod) = manifests.first_pod() else { return Err(refuse("there is no Pod in it".to_owned())) };
     let plan = engine::explain(&read(config)?, &manifests, pod).map_err(|e| refuse(e.to_string()))?;
     for warning in &plan.warnings {

@@ -69,7 +69,7 @@ pub(super) enum Failure {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The demo's own verdict.
-    #[error("{unanswered} of {pings} pings were not answered, {left} things are left")]
+    #[error("pings not answered: {unanswered} of {pings}; things left: {left}")]
     Unproven {
         /// How many pings got no answer.
         unanswered: usize,

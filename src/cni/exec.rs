@@ -26,6 +26,9 @@ pub const DELEGATE_DEADLINE_S: u64 = 60;
 /// The longest deadline that is kept, in seconds: no runtime waits for a call that long.
 pub const DELEGATE_DEADLINE_S_MAX: u64 = 3600;
 
+/// How much of a failed plugin's own text is passed on, in bytes: an error is one line for a person.
+pub const FAILURE_TEXT_BYTES_MAX: usize = 4096;
+
 /// Tries and pause while the binary is being written (ETXTBSY): 5 s together, as long as the Go library tries.
 const BUSY_TRIES_MAX: u32 = 500;
 const BUSY_PAUSE_MS: u16 = 10;
@@ -230,18 +233,39 @@ fn reason(error: &io::Error) -> String {
 fn plugin_error(status: ExitStatus, told: &Output) -> CniError {
     let unknown = |msg: String| CniError::new(Code::Unknown, msg);
     if told.stdout.is_empty() {
-        let stderr = String::from_utf8_lossy(&told.stderr);
+        let stderr = end_of(&told.stderr);
         return unknown(match told.stderr.is_empty() {
             true => format!("netplugin failed with no error message: {}", how_it_ended(status)),
             false => format!("netplugin failed: {}", quote(&stderr)),
         });
     }
-    gojson::parse_object(&told.stdout, "types.Error").and_then(|object| CniError::from_object(&object)).unwrap_or_else(
-        |error| {
-            let stdout = String::from_utf8_lossy(&told.stdout);
-            unknown(format!("netplugin failed but error parsing its diagnostic message {}: {error}", quote(&stdout)))
-        },
-    )
+    let printed = gojson::parse_object(&told.stdout, "types.Error").and_then(|object| CniError::from_object(&object));
+    match printed {
+        Ok(CniError { code, msg, details }) => {
+            CniError { code, msg: beginning_of(msg), details: beginning_of(details) }
+        }
+        Err(error) => {
+            let stdout = quote(&beginning_of(String::from_utf8_lossy(&told.stdout).into_owned()));
+            unknown(format!("netplugin failed but error parsing its diagnostic message {stdout}: {error}"))
+        }
+    }
+}
+
+/// A text cut to what is passed on, at a character's border.
+fn beginning_of(mut text: String) -> String {
+    if text.len() > FAILURE_TEXT_BYTES_MAX {
+        let border = (0..=FAILURE_TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(border.unwrap_or_default());
+        text.push_str("...");
+    }
+    text
+}
+
+/// The end of an output: what a program says last is why it failed.
+fn end_of(bytes: &[u8]) -> String {
+    let from = bytes.len().saturating_sub(FAILURE_TEXT_BYTES_MAX);
+    let cut = if from > 0 { "..." } else { "" };
+    format!("{cut}{}", String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()))
 }
 
 /// Go's words for an exit status.

@@ -139,7 +139,7 @@ impl Request {
             netns: Some(env.netns).filter(|path| !path.is_empty()).map(PathBuf::from),
             ifname: env.ifname.to_string_lossy().into_owned(),
             args: env.args.to_string_lossy().into_owned(),
-            path: split_path(&env.path)?,
+            path: split_path(&env.path, command)?,
             netns_override: env.netns_override == "1" || env.netns_override.eq_ignore_ascii_case("true"),
             stdin,
             config,
@@ -287,14 +287,18 @@ fn checked_version(config: &Map<String, Value>, command: Command, supported: &[V
         .ok_or_else(|| version::incompatible(named, supported))
 }
 
-fn split_path(path: &OsStr) -> Result<Vec<PathBuf>, CniError> {
-    let dirs: Vec<PathBuf> = path
+/// DEL and GC use what they can of a path that is too long: they must not fail for what an ADD was refused for.
+fn split_path(path: &OsStr, command: Command) -> Result<Vec<PathBuf>, CniError> {
+    let mut dirs: Vec<PathBuf> = path
         .as_bytes()
         .split(|byte| *byte == b':')
         .filter(|dir| !dir.is_empty())
         .take(PATH_DIRS_MAX + 1)
         .map(|dir| PathBuf::from(OsStr::from_bytes(dir)))
         .collect();
+    if matches!(command, Command::Del | Command::Gc) {
+        dirs.truncate(PATH_DIRS_MAX);
+    }
     if dirs.len() > PATH_DIRS_MAX {
         let msg = format!("CNI_PATH names more than {PATH_DIRS_MAX} directories");
         return Err(CniError::new(Code::InvalidEnvironment, msg));

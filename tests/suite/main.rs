@@ -21,6 +21,7 @@ mod interop;
 mod ip;
 mod meta;
 mod need;
+mod odd;
 mod oracle;
 mod plugins;
 mod process;

@@ -13,9 +13,9 @@ use crate::need::Need;
 use crate::testbed::{RECORDS, Testbed};
 
 /// A bed with a parent link, definitions, and one pod.
-struct Node {
-    bed: Testbed,
-    conf: Value,
+pub(crate) struct Node {
+    pub(crate) bed: Testbed,
+    pub(crate) conf: Value,
 }
 
 /// Definitions every node has: name and configuration.
@@ -59,7 +59,7 @@ fn definitions() -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn node() -> Node {
+pub(crate) fn node() -> Node {
     let bed = Testbed::new();
     bed.parent("up0");
     for (name, conf) in definitions() {
@@ -72,7 +72,7 @@ fn node() -> Node {
     Node { bed, conf }
 }
 
-fn definition(bed: &Testbed, namespace: &str, name: &str, config: &str) {
+pub(crate) fn definition(bed: &Testbed, namespace: &str, name: &str, config: &str) {
     let manifest = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
         "metadata": {"namespace": namespace, "name": name}, "spec": {"config": config}});
     bed.file(&format!("manifests/nad-{namespace}-{name}.json"), &manifest.to_string());
@@ -80,7 +80,7 @@ fn definition(bed: &Testbed, namespace: &str, name: &str, config: &str) {
 
 impl Node {
     /// Writes the pod's manifest, as YAML, and makes its namespace.
-    fn pod(&self, name: &str, annotations: &[(&str, &str)]) {
+    pub(crate) fn pod(&self, name: &str, annotations: &[(&str, &str)]) {
         let mut text =
             format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: default\n  uid: uid-{name}\n");
         if !annotations.is_empty() {
@@ -95,12 +95,12 @@ impl Node {
         }
     }
 
-    fn call(&self, command: &str, pod: &str) -> Call<'_> {
+    pub(crate) fn call(&self, command: &str, pod: &str) -> Call<'_> {
         let call = self.bed.call(Side::Plexus, "plexus-cni").command(command).container(&format!("id-{pod}")).pod(pod);
         call.kubernetes("default", pod, &format!("uid-{pod}")).conf(&self.conf)
     }
 
-    fn add(&self, pod: &str, networks: &str) -> Value {
+    pub(crate) fn add(&self, pod: &str, networks: &str) -> Value {
         self.pod(pod, &[("k8s.v1.cni.cncf.io/networks", networks)]);
         self.call("ADD", pod).run().ok()
     }
@@ -118,7 +118,7 @@ impl Node {
         shown.lines().map(words).collect()
     }
 
-    fn assert_clean(&self) {
+    pub(crate) fn assert_clean(&self) {
         let bridges = ["cni0", "green0", "six0"]; // bridges stay, as the reference plugin leaves them
         let left = self.bed.leftovers();
         let left: Vec<_> = left.iter().filter(|what| !bridges.iter().any(|b| **what == format!("link {b}"))).collect();
@@ -126,7 +126,7 @@ impl Node {
     }
 
     /// A plugin as a shell script.
-    fn script(&self, name: &str, body: &str) {
+    pub(crate) fn script(&self, name: &str, body: &str) {
         let path = self.bed.file(&format!("bin/{name}"), &format!("#!/bin/sh\n{body}\n"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         self.bed.install(Side::Plexus, name, &path);

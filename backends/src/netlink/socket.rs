@@ -18,6 +18,8 @@ use super::error::{Failure, Refusal, verdict};
 
 /// The kernel builds no listing's datagram above 32 kB, and one link without its statistics and virtual functions is far less.
 const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+/// Requests of one datagram: with attributes of 200 bytes each a quarter of what a socket may send (net.core.wmem_default).
+const DATAGRAM_REQUESTS_MAX: usize = 256;
 /// How long an answer may take. RTNL is held up to 0.2 s by other work (closing many namespaces); this is far above.
 const ANSWER_TIMEOUT_MS: u64 = 10_000;
 /// How often a listing is repeated after the kernel said that the tables changed under it.
@@ -105,9 +107,26 @@ impl Socket {
         }
     }
 
-    /// Sends all requests in one datagram and returns those that were refused, with their position. The kernel goes on
-    /// after a refusal. Only the last one asks for an acknowledgement: refusals always come, and in order.
+    /// Sends all requests, in one datagram where they fit, and returns those that were refused, with their position. The
+    /// kernel goes on after a refusal.
     pub(crate) fn batch(&mut self, requests: Vec<Request>) -> Result<Vec<(usize, Refusal)>, Failure> {
+        let mut refused = Vec::new();
+        let mut sent = 0;
+        let mut rest = requests.into_iter();
+        loop {
+            let datagram: Vec<Request> = rest.by_ref().take(DATAGRAM_REQUESTS_MAX).collect();
+            let count = datagram.len();
+            let begin = sent;
+            refused.extend(self.datagram(datagram)?.into_iter().map(|(position, why)| (begin + position, why)));
+            sent += count;
+            if count < DATAGRAM_REQUESTS_MAX {
+                return Ok(refused);
+            }
+        }
+    }
+
+    /// Only the last request asks for an acknowledgement: refusals always come, and in order.
+    fn datagram(&mut self, requests: Vec<Request>) -> Result<Vec<(usize, Refusal)>, Failure> {
         let count = requests.len();
         let mut datagram = Vec::new();
         let first = self.sequence.wrapping_add(1);

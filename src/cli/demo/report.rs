@@ -277,10 +277,10 @@ mod tests {
         assert!(report().verdict().is_ok());
         let mut silent = report();
         silent.pings[1].answer = Err("timed out".to_owned());
-        assert_eq!(silent.verdict().unwrap_err().to_string(), "1 of 2 pings were not answered, 0 things are left");
+        assert_eq!(silent.verdict().unwrap_err().to_string(), "pings not answered: 1 of 2; things left: 0");
         let mut dirty = report();
         dirty.left[0].left = 3;
-        assert_eq!(dirty.verdict().unwrap_err().to_string(), "0 of 2 pings were not answered, 3 things are left");
+        assert_eq!(dirty.verdict().unwrap_err().to_string(), "pings not answered: 0 of 2; things left: 3");
         let mut mute = report();
         mute.pings.clear();
         assert!(mute.verdict().is_err(), "no ping proves nothing");

@@ -1,0 +1,194 @@
+//! Odd surroundings: what stands where plexus expects something else, and commands that come for what is no longer there.
+//! It knows where plexus keeps its records.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::Mode;
+use serde_json::{Value, json};
+
+use crate::call::Side;
+use crate::case::Case;
+use crate::meta::{definition, node};
+use crate::need::Need;
+use crate::testbed::{LEASES, RECORDS, Testbed};
+
+/// The cases.
+pub(crate) fn cases() -> Vec<Case> {
+    let mac = &[Need::Macvlan];
+    vec![
+        Case::new("odd::a_fifo_makes_no_call_wait", &[], fifo),
+        Case::new("odd::a_record_that_is_no_file_is_put_away", &[], no_file),
+        Case::new("odd::a_record_that_says_nothing_still_frees_the_default_network", &[], unreadable),
+        Case::new("odd::del_leaves_the_links_of_another_namespace", &[], other_namespace),
+        Case::new("odd::del_leaves_another_link_of_the_same_name", &[], same_name),
+        Case::new("odd::del_takes_a_path_that_add_refuses", &[], long_path),
+        Case::new("odd::del_takes_a_namespace_of_another_type", &[], other_type),
+        Case::new("odd::a_delegate_s_last_words_are_cut", &[], last_words),
+        Case::new("odd::the_meta_plugin_is_no_network", mac, itself),
+        Case::new("odd::more_routes_than_a_datagram_holds", &[], routes),
+        Case::new("odd::gc_of_one_network_keeps_another_s_leases", &[], shared_pool),
+    ]
+}
+
+fn bridge(bed: &Testbed) -> Value {
+    drop(bed.pod("a"));
+    json!({"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "bridge": "br0",
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.7.0.0/16"}]]}})
+}
+
+/// The one record there is.
+fn record() -> PathBuf {
+    let entries = fs::read_dir(format!("{RECORDS}/journal")).unwrap().map(|entry| entry.unwrap().path());
+    let mut records = entries.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+    records.next().expect("a record")
+}
+
+fn leases(network: &str) -> Vec<String> {
+    let names = fs::read_dir(format!("{LEASES}/{network}")).into_iter().flatten();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect()
+}
+
+fn fifo() {
+    let node = node();
+    let make = |path: &str| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap();
+    make("/run/netns/fifo");
+    let conf = bridge(&node.bed);
+    let call = |command| node.bed.call(Side::Plexus, "bridge").command(command).conf(&conf);
+    call("ADD").env("CNI_NETNS", "/run/netns/fifo").run().fails(999, "unknown FS magic");
+    call("DEL").env("CNI_NETNS", "/run/netns/fifo").run().ok();
+    fs::remove_file("/run/netns/fifo").unwrap();
+    make("/run/scratch/manifests/pipe.yaml");
+    node.add("b", "");
+    node.call("DEL", "b").run().ok();
+}
+
+fn no_file() {
+    let bed = Testbed::new();
+    let conf = bridge(&bed);
+    let call = |command| bed.call(Side::Plexus, "bridge").command(command).conf(&conf).pod("a");
+    call("ADD").run().ok();
+    let record = record();
+    fs::remove_file(&record).unwrap();
+    fs::create_dir_all(record.join("deep")).unwrap();
+    call("ADD").container("c1").run().fails(5, "not a regular file");
+    call("DEL").run().ok();
+    assert!(!record.exists());
+    assert_eq!((bed.links("a"), leases("lan").len()), (vec!["lo".to_owned()], 0));
+    std::os::unix::fs::symlink("/etc/passwd", &record).unwrap();
+    call("DEL").run().ok();
+    assert!(Path::new("/etc/passwd").exists() && !record.exists());
+    call("ADD").run().ok();
+}
+
+fn unreadable() {
+    let node = node();
+    node.add("a", "");
+    fs::write(record(), "{ torn").unwrap();
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+fn other_namespace() {
+    let bed = Testbed::new();
+    let conf = bridge(&bed);
+    bed.pod("b");
+    let call = |command, pod| bed.call(Side::Plexus, "bridge").command(command).conf(&conf).pod(pod);
+    call("ADD", "a").run().ok();
+    bed.ip("-n b link add eth0 type bridge");
+    // The path of the DEL leads elsewhere: what was attached is found by the path of the ADD.
+    call("DEL", "b").run().ok();
+    assert_eq!(bed.links("b"), ["lo", "eth0"]);
+    assert_eq!((bed.links("a"), leases("lan").len()), (vec!["lo".to_owned()], 0));
+}
+
+fn same_name() {
+    let bed = Testbed::new();
+    let conf = bridge(&bed);
+    let call = |command| bed.call(Side::Plexus, "bridge").command(command).conf(&conf).pod("a");
+    call("ADD").run().ok();
+    bed.ip("-n a link del eth0");
+    bed.ip("-n a link add eth0 type bridge");
+    call("DEL").run().ok();
+    assert_eq!((bed.links("a"), leases("lan").len()), (vec!["lo".to_owned(), "eth0".to_owned()], 0));
+    call("ADD").run().fails(999, "already exists");
+    bed.ip("-n a link del eth0");
+    // A link that got another name inside the pod is still found.
+    call("ADD").run().ok();
+    bed.ip("-n a link set eth0 down");
+    bed.ip("-n a link set eth0 name renamed");
+    call("DEL").run().ok();
+    assert_eq!(bed.links("a"), ["lo"]);
+}
+
+fn long_path() {
+    let bed = Testbed::new();
+    let conf = bridge(&bed);
+    let path = "/nowhere:".repeat(200);
+    let call = |command| bed.call(Side::Plexus, "bridge").command(command).conf(&conf).pod("a");
+    call("ADD").env("CNI_PATH", path.clone()).run().fails(4, "CNI_PATH names more than");
+    call("ADD").run().ok();
+    call("DEL").env("CNI_PATH", path).run().ok();
+    assert_eq!(bed.links("a"), ["lo"]);
+}
+
+fn other_type() {
+    let bed = Testbed::new();
+    let conf = bridge(&bed);
+    let call = |command| bed.call(Side::Plexus, "bridge").command(command).conf(&conf);
+    for namespace in ["/proc/self/ns/mnt", "/dev/null", "/run/netns"] {
+        call("DEL").env("CNI_NETNS", namespace).run().ok();
+    }
+}
+
+fn last_words() {
+    let node = node();
+    node.script("fails", "cat >/dev/null; head -c 200000 /dev/zero | tr '\\0' x >&2; echo the end >&2; exit 3");
+    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "failing")]);
+    let answer = node.call("ADD", "a").run();
+    answer.fails(999, "the end");
+    assert!(answer.stdout.len() < 20_000, "{} bytes", answer.stdout.len());
+}
+
+fn itself() {
+    let node = node();
+    for plugin in ["plexus-cni", "multus"] {
+        let conf = json!({"cniVersion": "1.0.0", "name": "loop", "type": plugin, "clusterNetwork": "loop"});
+        definition(&node.bed, "default", plugin, &conf.to_string());
+        node.pod("a", &[("k8s.v1.cni.cncf.io/networks", plugin)]);
+        node.call("ADD", "a").run().fails(7, "is none itself");
+    }
+    node.assert_clean();
+}
+
+fn routes() {
+    let bed = Testbed::new();
+    let mut conf = bridge(&bed);
+    let route = |n: u32| json!({"dst": format!("172.{}.{}.0/24", 16 + n / 256, n % 256), "gw": "10.7.0.1"});
+    conf["ipam"]["routes"] = (0..3000).map(route).collect();
+    let call = |command| bed.call(Side::Plexus, "bridge").command(command).conf(&conf).pod("a");
+    call("ADD").run().ok();
+    assert_eq!(bed.ip("-n a route show").lines().count(), 3001);
+    // One that is refused is named, wherever it stands.
+    call("DEL").run().ok();
+    conf["ipam"]["routes"][2900]["gw"] = json!("192.0.2.1");
+    let answer = bed.call(Side::Plexus, "bridge").command("ADD").conf(&conf).pod("a").run();
+    answer.fails(999, "172.27.84.0");
+    assert_eq!((bed.links("a"), leases("lan").len()), (vec!["lo".to_owned()], 0));
+}
+
+fn shared_pool() {
+    let mut node = node();
+    node.add("a", "");
+    // Another configuration of the same node, with the same default network.
+    node.conf["name"] = json!("other");
+    node.add("b", "");
+    node.conf["cniVersion"] = json!("1.1.0");
+    node.conf["cni.dev/valid-attachments"] = json!([{"containerID": "id-b", "ifname": "eth0"}]);
+    node.call("GC", "b").run().ok();
+    assert_eq!(leases("cluster").len(), 4, "both pods keep both addresses");
+    node.conf["cni.dev/valid-attachments"] = json!([]);
+    node.call("GC", "b").run().ok();
+    assert_eq!(leases("cluster").len(), 2);
+}
