@@ -465,8 +465,11 @@ mod tests {
         assert_eq!(with(bytes("CNI_IFNAME")), (4, "interface name is not UTF-8".to_string()));
         assert_eq!(with(bytes("CNI_COMMAND")), (4, "unknown CNI_COMMAND: a\u{fffd}".to_string()));
         assert_eq!(with(("CNI_CONTAINERID".into(), "c".repeat(1 << 17).into())).0, 4);
-        let path = with(("CNI_PATH".into(), "/x:".repeat(PATH_DIRS_MAX + 1).into()));
-        assert_eq!(path, (4, "CNI_PATH names more than 128 directories".to_string()));
+        let long = "/x:".repeat(PATH_DIRS_MAX + 1);
+        let add = refused(call("ADD", &[("CNI_PATH", &long)], CONF));
+        assert_eq!(add, (4, "CNI_PATH names more than 128 directories".to_string()));
+        let Invocation::Call(del) = call("DEL", &[("CNI_PATH", &long)], CONF).unwrap() else { panic!("no call") };
+        assert_eq!(del.path.len(), PATH_DIRS_MAX);
         let args = Request::from_env(base().chain([bytes("CNI_ARGS")]), CONF.as_bytes()).unwrap();
         assert!(matches!(args, Invocation::Call(request) if request.args == "a\u{fffd}"));
     }

@@ -114,7 +114,7 @@ pub(crate) const ACCEPTED: &[Difference] = &[
     always(
         "D-delete-no-namespace",
         &["oracle::bridge::netns_no_namespace@*"],
-        &["*.del.rc", "*.del.stdout", "*.del.error.*", "*.del.state.file.*", "end.leftovers"],
+        &["*.del.rc", "*.del.stdout", "*.del.error.*", "*.del.state.*", "end.leftovers"],
     ),
     sometimes("D-delete-no-files", &["*"], &["*.file.*/lock"]),
     always("D-netns-not-given", &["*::netns_not_given@*"], &["*.del.state.*", "end.leftovers"]),
