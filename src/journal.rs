@@ -13,13 +13,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// How long a command waits for another one of the same attachment: longer than the kernel takes for anything, shorter than a
+/// runtime waits.
+const HOLD_WAIT_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
 /// How often a file may vanish between opening and locking it.
 const HOLD_TRIES_MAX: u32 = 16;
 /// Largest record that is read back; a larger file is not one of ours.
@@ -214,8 +219,8 @@ impl Journal {
         self.dir.join(file_name(key))
     }
 
-    /// Takes hold of one request's file, so that no other command of the same attachment works at the same time. `create`:
-    /// an ADD makes the file, others find none.
+    /// Takes hold of one request's file, so that no other command of the same attachment works at the same time; waits for
+    /// one that does, but not for ever. `create`: an ADD makes the file, others find none.
     ///
     /// # Errors
     /// Another command holds it ([`Error::is_held`]); the file cannot be opened, or is no regular file.
@@ -230,14 +235,13 @@ impl Journal {
             if !file.metadata().map_err(at("opening the record", &path))?.is_file() {
                 return Err(at("opening the record", &path)(io::Error::other(NotAFile)));
             }
-            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-                .map_err(|(_, errno)| at("taking hold of the record", &path)(errno.into()))?;
+            let file = lock(file).map_err(at("taking hold of the record", &path))?;
             // Whoever had it may have forgotten the request just now: then this is a file without a name.
             if file.metadata().is_ok_and(|meta| meta.nlink() > 0) {
                 return Ok(Some(Held { file, path }));
             }
         }
-        Err(at("taking hold of the record", &path)(Errno::EWOULDBLOCK.into()))
+        Err(at("taking hold of the record", &path)(busy()))
     }
 
     /// Gives what is no file in a record's place another name, which no record has.
@@ -308,6 +312,28 @@ impl Journal {
         };
         let _ = written();
     }
+}
+
+/// Locks a record. A command that was killed may hold its own for a while yet: a child of it that has not executed anything so
+/// far, a message that the kernel still works at.
+fn lock(file: File) -> io::Result<Flock<File>> {
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => return Ok(locked),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, errno)) => return Err(errno.into()),
+    };
+    // A thread that still queues when the time is over gives the lock back as soon as it gets it.
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let queue = move || _ = sender.send(Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno));
+    thread::Builder::new().spawn(queue)?;
+    match receiver.recv_timeout(HOLD_WAIT_MAX) {
+        Ok(locked) => locked.map_err(io::Error::from),
+        Err(_) => Err(busy()),
+    }
+}
+
+fn busy() -> io::Error {
+    io::Error::new(ErrorKind::WouldBlock, "another command of this attachment is at work")
 }
 
 /// One request's file, while a command works on it.
