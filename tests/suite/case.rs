@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
-use crate::{crash, interop, meta, odd, oracle, plugins, process, world};
+use crate::{crash, interop, meta, odd, oracle, plugins, process, program, world};
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
 pub(crate) struct Case {
@@ -30,6 +30,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(plugins::cases());
     cases.extend(meta::cases());
     cases.extend(odd::cases());
+    cases.extend(program::cases());
     cases
 }
 

@@ -25,6 +25,7 @@ mod odd;
 mod oracle;
 mod plugins;
 mod process;
+mod program;
 mod redact;
 mod snapshot;
 mod testbed;
