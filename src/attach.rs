@@ -2,7 +2,7 @@
 //!
 //! It does not know where the plan came from, nor how its result is printed.
 
-use backends::{Built, Host, NetNs, Pod, Resolved, Target};
+use backends::{Built, Host, NetNs, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::cni::version::Version;
 use crate::convert;
 use crate::default_route;
 use crate::detach;
-use crate::journal::{Commitment, Journal, Outcome};
+use crate::journal::{Commitment, Intent, Journal, Outcome};
 use crate::native::{self, Ipam, Native, from_backend, from_ipam};
 use crate::plan::{Attachment, How, Plan, Step};
 use crate::status;
@@ -55,6 +55,7 @@ impl Kernel {
 /// A step that has begun, for the undo.
 enum Done<'a> {
     Link { ifname: &'a str },
+    Device { ifname: &'a str, resolved: Box<host_device::Resolved> },
     Leases { attachment: &'a Attachment, native: &'a Native, step: &'a Step },
     Delegate { attachment: &'a Attachment, step: &'a Step },
 }
@@ -69,7 +70,9 @@ pub fn attach(plan: &Plan, journal: &Journal, boot_id: String, allow_own: bool) 
     let resolved = resolve(plan, &mut kernel)?;
     let held = journal.hold(&plan.key, true).map_err(|e| from_journal(&e))?;
     let Some(mut held) = held else { return Err(CniError::generic("the journal did not make its record")) };
-    let begin = held.intend(&plan.intent(boot_id, kernel.pod.netns().id())).map_err(|e| from_journal(&e))?;
+    let mut intent = plan.intent(boot_id, kernel.pod.netns().id());
+    note_devices(&mut intent, &resolved);
+    let begin = held.intend(&intent).map_err(|e| from_journal(&e))?;
     let mut done = Vec::new();
     let failure = match run(plan, &mut kernel, resolved, &mut done) {
         Ok((results, outcomes)) => {
@@ -124,6 +127,17 @@ fn resolve(plan: &Plan, kernel: &mut Kernel) -> Result<ResolvedSteps, CniError> 
         How::Executed(_) => Ok(None),
     };
     plan.attachments.iter().map(|a| a.steps.iter().map(|step| one(a, step)).collect()).collect()
+}
+
+/// A device that will move must be found again, whatever happens: what it is goes into the record.
+fn note_devices(intent: &mut Intent, resolved: &ResolvedSteps) {
+    for (attachment, resolved) in intent.attachments.iter_mut().zip(resolved) {
+        for (step, resolved) in attachment.steps.iter_mut().zip(resolved) {
+            if let Some(Resolved::HostDevice(resolved)) = resolved {
+                step.device = resolved.device().cloned();
+            }
+        }
+    }
 }
 
 /// Names the network in an error, where there are several.
@@ -225,7 +239,8 @@ fn build<'a>(
     if matches!(native.ipam, Ipam::Executed(_)) {
         done.push(Done::Leases { attachment, native, step }); // CNI spec: a delegate whose ADD failed gets a DEL
     }
-    let leased = lease(plan, attachment, step, native, previous.as_ref())?;
+    let leased = lease(plan, attachment, step, native, previous.as_ref())
+        .map_err(|refusal| native::ipam_refusal(native.kind, refusal))?;
     if !matches!(native.ipam, Ipam::Executed(_)) {
         done.push(Done::Leases { attachment, native, step });
     }
@@ -238,7 +253,11 @@ fn build<'a>(
     let target = Target { ifname: &attachment.ifname, group: plan.group, mac: native.mac };
     let built = backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, convert::layer3(&leased))
         .map_err(from_backend)?;
-    done.push(Done::Link { ifname: &attachment.ifname });
+    let ifname = &attachment.ifname;
+    done.push(match resolved {
+        Resolved::HostDevice(resolved) => Done::Device { ifname, resolved: resolved.clone() },
+        _ => Done::Link { ifname },
+    });
     let ifindex = built.ifindex;
     Ok((result_of(plan, native, leased, built, previous), ifindex))
 }
@@ -294,6 +313,9 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
     for step in done.into_iter().rev() {
         let undone = match step {
             Done::Link { ifname } => detach::remove_link_now(&mut kernel.pod, ifname),
+            Done::Device { ifname, resolved } => {
+                resolved.undo(&mut kernel.host, &mut kernel.pod, ifname).map_err(from_backend)
+            }
             Done::Leases { attachment, native, step } => unlease(plan, attachment, native, step),
             Done::Delegate { attachment, step } => {
                 undoer(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())
@@ -304,7 +326,7 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
     match detach::join(failures) {
         Ok(()) => Ok(failure),
         // A plugin that is not there fails to add and to delete alike: once is enough.
-        Err(also) if also.msg == failure.msg => Err(failure),
+        Err(also) if failure.msg.ends_with(&also.msg) => Err(failure),
         Err(also) => {
             let msg = format!("{}; undoing it failed too, DEL will try again: {}", failure.msg, also.msg);
             Err(CniError { msg, ..failure })

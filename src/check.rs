@@ -43,7 +43,9 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
         if native.kind == Kind::Loopback {
             return kernel_check(job, native, "lo", &CniResult::default());
         }
-        return Err(CniError::generic("Required prevResult missing"));
+        let named = matches!(native.kind, Kind::Vlan | Kind::Dummy);
+        let prefix = if named { format!("{}: ", native.kind.name()) } else { String::new() };
+        return Err(CniError::generic(format!("{prefix}Required prevResult missing")));
     };
     lease_check(job, native, &attachment.ifname, &step.conf, &plan.path)?;
     kernel_check(job, native, &attachment.ifname, previous)

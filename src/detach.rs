@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use backends::{Deleter, Deletion, Doomed, ErrorKind, Kind, NetNs, Pod};
+use backends::{Deleter, Deletion, Doomed, ErrorKind, Host, Kind, NetNs, Pod, host_device, tap};
 use ipam::{Owner, host_local};
 use serde_json::{Map, Value};
 
@@ -40,6 +40,8 @@ pub struct Departure<'a> {
     pub results: Vec<Option<CniResult>>,
     /// The indices of their links, same order; 0 where nobody knows.
     pub indices: Vec<u32>,
+    /// It is from a record: what that does not say was never done.
+    pub recorded: bool,
     /// Where indexes are.
     pub state_dir: &'a Path,
 }
@@ -67,6 +69,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
         attachments: &intent.attachments,
         results: all.clone().map(parsed).collect(),
         indices: all.map(|index| outcome(index).map_or(0, |outcome| outcome.ifindex)).collect(),
+        recorded: true,
         state_dir,
     })
 }
@@ -149,7 +152,7 @@ fn step_of(plugin: &str, conf: &Map<String, Value>, network: &str) -> Step {
         other => (None, Some(other.to_owned())),
     };
     let native = Kind::of(plugin).is_some();
-    Step { plugin: plugin.to_owned(), native, conf: conf.clone(), pool, ipam_delegate }
+    Step { plugin: plugin.to_owned(), native, conf: conf.clone(), pool, device: None, ipam_delegate }
 }
 
 /// Removes all of it.
@@ -165,10 +168,10 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
             keep(departure.execute(attachment, &step.plugin, step, result.as_ref()));
         }
     }
-    let links = departure.remove_links(inside);
-    let removed = links.is_ok();
-    keep(links);
-    if removed {
+    let removed = departure.empty_pod(inside);
+    let is_empty = removed.is_ok();
+    keep(removed);
+    if is_empty {
         for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
             for step in attachment.steps.iter().rev().filter(|step| step.native) {
                 keep(departure.release(attachment, step, result.as_ref()));
@@ -234,31 +237,74 @@ impl Departure<'_> {
         released.map(|_| ()).map_err(native::from_ipam)
     }
 
-    /// Every native link of the pod, by one message where there are several.
-    fn remove_links(&self, inside: Option<NetNs>) -> Result<(), CniError> {
-        let doomed = self.doomed();
-        let Some(netns) = inside.filter(|_| !doomed.is_empty()) else { return Ok(()) };
-        if netns.is_current().map_err(native::from_backend)? {
-            return Err(CniError::same_netns());
+    /// Everything of ours leaves the pod: devices of the host go back to it, links are removed.
+    fn empty_pod(&self, inside: Option<NetNs>) -> Result<(), CniError> {
+        let (doomed, devices) = (self.doomed(), self.devices());
+        if doomed.is_empty() && devices.is_empty() {
+            return Ok(());
         }
-        let mut pod = match Pod::enter_to_remove(netns) {
-            Err(e) if e.kind() == ErrorKind::NotNetns => return Ok(()), // a namespace, but of another type
-            other => other.map_err(native::from_backend)?,
+        let mut pod = match inside {
+            Some(netns) if netns.is_current().map_err(native::from_backend)? => return Err(CniError::same_netns()),
+            Some(netns) => match Pod::enter_to_remove(netns) {
+                Err(e) if e.kind() == ErrorKind::NotNetns => None, // a namespace, but of another type
+                other => Some(other.map_err(native::from_backend)?),
+            },
+            None => None,
         };
+        // First: whatever removes links must find no device of the host among them.
+        let given_back = Self::give_back(pod.as_mut(), devices);
+        let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed));
+        join(given_back.err().into_iter().chain(removed.err()).collect())
+    }
+
+    /// Every native link of the pod, by one message where there are several.
+    fn remove_links(&self, mut pod: Pod, doomed: &[Doomed]) -> Result<(), CniError> {
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        if self.makes(|kind| kind == Kind::Tap) {
+            tap::await_makers(&pod).map_err(native::from_backend)?;
+        }
         let spawn = |deletion: Deletion| -> io::Result<Box<dyn Deleter>> {
             Ok(Box::new(deleter::spawn(deletion.socket, &deletion.message)?))
         };
-        backends::remove(&mut pod, &doomed, &spawn).map(|_| ()).map_err(native::from_backend)
+        backends::remove(&mut pod, doomed, &spawn).map(|_| ()).map_err(native::from_backend)
+    }
+
+    fn makes(&self, of: fn(Kind) -> bool) -> bool {
+        self.attachments.iter().any(|attachment| makes(attachment, of))
+    }
+
+    /// The devices of the host. A record without one is of a device that belongs to a program of user space.
+    fn devices(&self) -> Vec<Moved<'_>> {
+        let moves = |step: &&Step| {
+            let is_device = step.native && Kind::of(&step.plugin) == Some(Kind::HostDevice);
+            is_device && (step.device.is_some() || !self.recorded)
+        };
+        let steps = self.attachments.iter().zip(&self.results);
+        steps.flat_map(|(a, result)| a.steps.iter().filter(moves).map(move |step| (a, step, result))).collect()
+    }
+
+    fn give_back(mut pod: Option<&mut Pod>, devices: Vec<Moved<'_>>) -> Result<(), CniError> {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let mut host = Host::open().map_err(native::from_backend)?;
+        let mut failures = Vec::new();
+        for (attachment, step, result) in devices.into_iter().rev() {
+            // Where ADD did not finish, the device may never have moved: then nothing is on its way back.
+            let (ifname, device) = (&attachment.ifname, step.device.as_ref());
+            let back = host_device::give_back(&mut host, pod.as_deref_mut(), ifname, device, result.is_some());
+            failures.extend(back.map_err(native::from_backend).err());
+        }
+        join(failures)
     }
 
     /// By index where it is known: what has the name by now may be somebody else's.
     fn doomed(&self) -> Vec<Doomed> {
-        let makes = |attachment: &Attachment, of: fn(Kind) -> bool| {
-            attachment.steps.iter().any(|step| step.native && Kind::of(&step.plugin).is_some_and(of))
-        };
         let mut doomed: Vec<Doomed> = self.group.map(Doomed::Group).into_iter().collect();
         for (attachment, index) in self.attachments.iter().zip(&self.indices) {
-            if self.group.is_none() && makes(attachment, |kind| kind != Kind::Loopback) {
+            if self.group.is_none() && makes(attachment, |kind| !matches!(kind, Kind::Loopback | Kind::HostDevice)) {
                 let name = || Doomed::Name(attachment.ifname.clone());
                 doomed.push(if *index == 0 { name() } else { Doomed::Index(*index) });
             }
@@ -268,4 +314,11 @@ impl Departure<'_> {
         }
         doomed
     }
+}
+
+/// A device of the host in a pod: its attachment, its step, and the result where ADD had come that far.
+type Moved<'a> = (&'a Attachment, &'a Step, &'a Option<CniResult>);
+
+fn makes(attachment: &Attachment, of: fn(Kind) -> bool) -> bool {
+    attachment.steps.iter().any(|step| step.native && Kind::of(&step.plugin).is_some_and(of))
 }

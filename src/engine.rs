@@ -319,6 +319,7 @@ fn del_attachments(job: &Job, attachments: &[journal::Attachment]) -> Result<(),
         results: vec![None::<CniResult>; attachments.len()],
         indices: vec![0; attachments.len()],
         state_dir: &job.state_dir,
+        recorded: false,
     })
 }
 

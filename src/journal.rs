@@ -17,6 +17,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use backends::host_device::Device;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,9 @@ pub struct Step {
     /// Addresses a native step holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Pool>,
+    /// A device of the host that a native step moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
     /// An IPAM plugin that was executed for a native step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam_delegate: Option<String>,

@@ -36,6 +36,11 @@ const COMMON_KEYS: [&str; 14] = [
     "cni.dev/attachments",
 ];
 
+/// A configuration without `ipam.type`, where one is required.
+const NO_PLUGIN: &str = "no plugin name provided";
+/// As above, in dummy's words.
+const DUMMY_WITHOUT_IPAM: &str = "dummy interface requires an IPAM configuration";
+
 /// Where a native step's addresses come from.
 #[derive(Debug)]
 pub enum Ipam {
@@ -104,12 +109,13 @@ pub fn read(plugin: &str, conf: &Map<String, Value>, around: &Around) -> Result<
         return Ok(Verdict::Executed(format!("plexus does not build `{key}` yet")));
     }
     let mac = requested_mac(kind, conf, around.args)?;
-    let ipam = read_ipam(kind, conf, around, &mut unknown)?;
+    let ipam = read_ipam(kind, conf, around, &mut unknown).map_err(|refusal| ipam_refusal(kind, refusal))?;
     let own = NetConf::from_object(conf.clone())?;
     let dns = match kind.rules().dns {
         DnsRule::Conf => Some(own.dns),
         DnsRule::ConfIfSet if own.dns_given => Some(own.dns),
-        DnsRule::ConfIfSet | DnsRule::Never => None,
+        DnsRule::ConfWithIpam if !matches!(ipam, Ipam::None) => Some(own.dns),
+        DnsRule::ConfIfSet | DnsRule::ConfWithIpam | DnsRule::Never => None,
     };
     Ok(Verdict::Native(Box::new(Native { kind, spec, mac, ipam, dns }), unknown))
 }
@@ -118,7 +124,7 @@ type KindRead = (Spec, Vec<String>, Option<&'static str>);
 
 /// The table row of a kind: how its own section decodes and validates.
 fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<KindRead, CniError> {
-    use backends::{bridge, ipvlan, loopback, macvlan, ptp};
+    use backends::{bridge, dummy, host_device, ipvlan, loopback, macvlan, ptp, tap, vlan};
     let has_ipam = !ipam_type(conf).is_empty();
     Ok(match kind {
         Kind::Loopback => {
@@ -142,6 +148,22 @@ fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<K
         Kind::Ipvlan => {
             let (own, unknown) = decode::<ipvlan::Conf>(conf)?;
             (Spec::Ipvlan(own.validate(around.previous).map_err(from_backend)?), unknown, None)
+        }
+        Kind::Vlan => {
+            let (own, unknown) = decode::<vlan::Conf>(conf)?;
+            (Spec::Vlan(own.validate().map_err(from_backend)?), unknown, None)
+        }
+        Kind::Dummy => {
+            let (_, unknown) = decode::<dummy::Conf>(conf)?;
+            (Spec::Dummy, unknown, None)
+        }
+        Kind::HostDevice => {
+            let (own, unknown) = decode::<host_device::Conf>(conf)?;
+            (Spec::HostDevice(own.validate().map_err(from_backend)?), unknown, None)
+        }
+        Kind::Tap => {
+            let (own, unknown) = decode::<tap::Conf>(conf)?;
+            (Spec::Tap(own.validate().map_err(from_backend)?), unknown, None)
         }
     })
 }
@@ -245,12 +267,21 @@ fn requested_mac(kind: Kind, conf: &Map<String, Value>, args: &str) -> Result<Op
         .or_else(|| args.get("MAC").filter(|mac| !mac.is_empty()).map(str::to_owned));
     let refuse = |mac: &str| {
         let act = match kind {
-            Kind::Macvlan => format!("invalid args {mac} for MAC addr"),
+            Kind::Macvlan | Kind::Tap => format!("invalid args {mac} for MAC addr"),
             _ => "failed to make veth pair".to_owned(),
         };
         CniError::new(Code::Generic, format!("{act}: address {mac}: invalid MAC address"))
     };
     asked.map(|mac| mac.parse().map_err(|_| refuse(&mac))).transpose()
+}
+
+/// What went wrong with a kind's addresses, in the words of the reference plugin of that kind.
+pub fn ipam_refusal(kind: Kind, refusal: CniError) -> CniError {
+    match kind {
+        Kind::Vlan => CniError { msg: format!("failed to execute IPAM delegate: {}", refusal.msg), ..refusal },
+        Kind::Dummy if refusal.msg == NO_PLUGIN => CniError { msg: DUMMY_WITHOUT_IPAM.to_owned(), ..refusal },
+        _ => refusal,
+    }
 }
 
 fn read_ipam(
@@ -265,7 +296,7 @@ fn read_ipam(
     match ipam_type(conf) {
         "" if kind.rules().ipam == IpamRule::OptionalWithPrevResult && around.previous.is_some() => Ok(Ipam::Previous),
         "" if matches!(kind.rules().ipam, IpamRule::Required | IpamRule::OptionalWithPrevResult) => {
-            Err(CniError::new(Code::Generic, "no plugin name provided"))
+            Err(CniError::new(Code::Generic, NO_PLUGIN))
         }
         "" => Ok(Ipam::None),
         "host-local" => {

@@ -361,6 +361,6 @@ impl Attachment {
             Ipam::Executed(plugin) => Some(plugin.clone()),
             _ => None,
         });
-        journal::Step { plugin: step.plugin.clone(), native: native.is_some(), conf, pool, ipam_delegate }
+        journal::Step { plugin: step.plugin.clone(), native: native.is_some(), conf, pool, device: None, ipam_delegate }
     }
 }

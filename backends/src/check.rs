@@ -31,13 +31,19 @@ impl Expected {
 
 /// The pod's interface: expected, there, of the right kind and hardware address.
 pub(crate) fn pod_interface(pod: &mut Pod, ifname: &str, kind: &str, expected: &Expected) -> Result<Link, Error> {
+    let link = pod_interface_of_any_kind(pod, ifname, expected)?;
+    if link.kind != kind {
+        return Err(Error::mismatch(format!("container interface {ifname} is of kind \"{}\", not {kind}", link.kind)));
+    }
+    Ok(link)
+}
+
+/// As [`pod_interface`], where the kind is whatever the device is.
+pub(crate) fn pod_interface_of_any_kind(pod: &mut Pod, ifname: &str, expected: &Expected) -> Result<Link, Error> {
     let Some(interface) = expected.in_pod(ifname) else {
         return Err(Error::mismatch(format!("interface {ifname} in the sandbox is not part of the previous result")));
     };
     let link = pod.side.link(ifname)?.ok_or_else(|| missing(ifname))?;
-    if link.kind != kind {
-        return Err(Error::mismatch(format!("container interface {ifname} is of kind \"{}\", not {kind}", link.kind)));
-    }
     mac(&link, interface)?;
     Ok(link)
 }

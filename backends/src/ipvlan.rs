@@ -126,7 +126,7 @@ impl Resolved {
         target: &Target<'_>,
         l3: Layer3,
     ) -> Result<Built, Error> {
-        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3)
+        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3, true)
     }
 }
 

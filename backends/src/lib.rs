@@ -7,7 +7,9 @@
 pub mod bridge;
 mod check;
 mod default_route;
+pub mod dummy;
 mod error;
+pub mod host_device;
 pub mod ipvlan;
 mod layer3;
 pub mod loopback;
@@ -20,7 +22,9 @@ mod pod;
 pub mod ptp;
 mod removal;
 mod sysctl;
+pub mod tap;
 mod veth;
+pub mod vlan;
 
 pub use check::Expected;
 pub use default_route::{DefaultRoute, Family, Via, default_route_move, default_routes};
@@ -48,6 +52,14 @@ pub enum Kind {
     Macvlan,
     /// A link that shares its lower device's hardware address.
     Ipvlan,
+    /// A tagged VLAN of a lower device (IEEE 802.1Q).
+    Vlan,
+    /// A link that leads nowhere: addresses of the pod alone.
+    Dummy,
+    /// A device of the host, moved.
+    HostDevice,
+    /// A link for a program of the pod.
+    Tap,
 }
 
 /// Whether a kind needs address management (reference plugins' behaviour).
@@ -83,6 +95,8 @@ pub enum DnsRule {
     ConfIfSet,
     /// The configuration's, always.
     Conf,
+    /// The configuration's, if there is address management.
+    ConfWithIpam,
 }
 
 /// Whether STATUS is asked of the address management.
@@ -111,7 +125,17 @@ pub struct Rules {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Loopback, Self::Bridge, Self::Ptp, Self::Macvlan, Self::Ipvlan];
+    pub const ALL: [Self; 9] = [
+        Self::Loopback,
+        Self::Bridge,
+        Self::Ptp,
+        Self::Macvlan,
+        Self::Ipvlan,
+        Self::Vlan,
+        Self::Dummy,
+        Self::HostDevice,
+        Self::Tap,
+    ];
 
     /// The kind of this `type`.
     #[must_use]
@@ -128,6 +152,10 @@ impl Kind {
             Self::Ptp => "ptp",
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
+            Self::Vlan => "vlan",
+            Self::Dummy => "dummy",
+            Self::HostDevice => "host-device",
+            Self::Tap => "tap",
         }
     }
 
@@ -142,6 +170,10 @@ impl Kind {
             Self::Ptp => (IpamRule::Required, MacRule::Never, DnsRule::ConfIfSet, StatusRule::Always),
             Self::Macvlan => (IpamRule::Optional, MacRule::ArgsThenRuntime, DnsRule::Conf, StatusRule::IfIpam),
             Self::Ipvlan => (IpamRule::OptionalWithPrevResult, MacRule::Never, DnsRule::Conf, StatusRule::IfIpam),
+            Self::Vlan => (IpamRule::Required, MacRule::Never, DnsRule::Conf, StatusRule::Always),
+            Self::Dummy => (IpamRule::Required, MacRule::Never, DnsRule::Never, StatusRule::Always),
+            Self::HostDevice => (IpamRule::Optional, MacRule::Never, DnsRule::ConfWithIpam, StatusRule::IfIpam),
+            Self::Tap => (IpamRule::Optional, MacRule::ArgsThenRuntime, DnsRule::Conf, StatusRule::IfIpam),
         };
         Rules { ipam, mac, dns, status }
     }
@@ -249,6 +281,14 @@ pub enum Spec {
     Macvlan(macvlan::Spec),
     /// ipvlan.
     Ipvlan(ipvlan::Spec),
+    /// vlan.
+    Vlan(vlan::Spec),
+    /// dummy.
+    Dummy,
+    /// A device of the host.
+    HostDevice(host_device::Spec),
+    /// tap.
+    Tap(tap::Spec),
 }
 
 /// A spec with what the kernel says about its surroundings.
@@ -264,6 +304,14 @@ pub enum Resolved {
     Macvlan(macvlan::Resolved),
     /// ipvlan.
     Ipvlan(ipvlan::Resolved),
+    /// vlan.
+    Vlan(vlan::Resolved),
+    /// dummy.
+    Dummy,
+    /// A device of the host.
+    HostDevice(Box<host_device::Resolved>),
+    /// tap.
+    Tap(tap::Resolved),
 }
 
 impl Spec {
@@ -276,6 +324,10 @@ impl Spec {
             Self::Ptp(_) => Kind::Ptp,
             Self::Macvlan(_) => Kind::Macvlan,
             Self::Ipvlan(_) => Kind::Ipvlan,
+            Self::Vlan(_) => Kind::Vlan,
+            Self::Dummy => Kind::Dummy,
+            Self::HostDevice(_) => Kind::HostDevice,
+            Self::Tap(_) => Kind::Tap,
         }
     }
 
@@ -291,6 +343,10 @@ impl Spec {
             Self::Ptp(spec) => Ok(Resolved::Ptp(spec)),
             Self::Macvlan(spec) => spec.resolve(host, pod).map(Resolved::Macvlan),
             Self::Ipvlan(spec) => spec.resolve(host, pod).map(Resolved::Ipvlan),
+            Self::Vlan(spec) => spec.resolve(host, pod).map(Resolved::Vlan),
+            Self::Dummy => Ok(Resolved::Dummy),
+            Self::HostDevice(spec) => spec.resolve(host).map(|device| Resolved::HostDevice(Box::new(device))),
+            Self::Tap(spec) => spec.resolve(pod).map(Resolved::Tap),
         }
     }
 
@@ -321,6 +377,10 @@ pub fn build(
         Resolved::Ptp(spec) => spec.build(host, pod, target, l3),
         Resolved::Macvlan(resolved) => resolved.build(host, pod, target, l3),
         Resolved::Ipvlan(resolved) => resolved.build(host, pod, target, l3),
+        Resolved::Vlan(resolved) => resolved.build(host, pod, target, l3),
+        Resolved::Dummy => dummy::build(pod, target, l3),
+        Resolved::HostDevice(resolved) => resolved.build(host, pod, target, l3),
+        Resolved::Tap(resolved) => resolved.build(pod, target, l3),
     }
 }
 
@@ -336,10 +396,14 @@ pub fn check(host: &mut Host, pod: &mut Pod, spec: &Spec, ifname: &str, expected
         Spec::Ptp(_) => ptp::check(pod, ifname, expected),
         Spec::Macvlan(spec) => macvlan::check(host, pod, spec, ifname, expected),
         Spec::Ipvlan(spec) => ipvlan::check(host, pod, spec, ifname, expected),
+        Spec::Vlan(spec) => vlan::check(host, pod, spec, ifname, expected),
+        Spec::Dummy => dummy::check(pod, ifname, expected),
+        Spec::HostDevice(spec) => host_device::check(pod, spec, ifname, expected),
+        Spec::Tap(_) => tap::check(pod, ifname, expected),
     }
 }
 
-/// The side on which the lower device of macvlan and ipvlan is.
+/// The side on which the lower device of macvlan, ipvlan and vlan is.
 fn side_of_master<'a>(in_pod: bool, host: &'a mut Host, pod: Option<&'a mut Pod>) -> Result<&'a mut Side, Error> {
     match (in_pod, pod) {
         (false, _) => Ok(&mut host.side),

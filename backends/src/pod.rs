@@ -1,16 +1,17 @@
 //! The two sides an attachment lies between: the host's namespace and the pod's, each with a socket opened inside. Knows no
 //! kind of interface.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
 use crate::error::{Error, ErrorKind};
 use crate::netlink::addr::{self, Present};
 use crate::netlink::link::{self, Link};
-use crate::netlink::{Failure, Message, NewLink, Request, Socket, nsid};
+use crate::netlink::{Failure, Message, NewLink, Request, Socket};
 use crate::netns::NetNs;
 use crate::sysctl::Sysctls;
+use crate::veth::random_name;
 
 /// One namespace as a builder sees it: a socket and the kernel's parameters, both usable from any thread.
 #[derive(Debug)]
@@ -94,6 +95,11 @@ impl Host {
         let side = Side::open().map_err(|e| Error::kernel("open a netlink socket on", "the host", e))?;
         Ok(Self { side, netns: NetNs::own()? })
     }
+
+    /// The host's namespace.
+    pub(crate) fn netns(&self) -> &NetNs {
+        &self.netns
+    }
 }
 
 /// The pod's side: its namespace and a socket opened inside it.
@@ -149,24 +155,30 @@ impl Pod {
 
     /// Creates a link in the pod, under its final name, on a lower device of the host; then looks at it. The message is sent
     /// on the host. A kernel before 6.14 looks for a link of the same name on the host first and refuses if it finds one
-    /// (net/core/rtnetlink.c, rtnl_newlink): then the pod's socket creates it, naming the host's namespace by number.
+    /// (net/core/rtnetlink.c, rtnl_newlink), and from the pod it makes the link on the host first: only there it gets another
+    /// name, and then its own.
     pub(crate) fn create_from_host(&mut self, host: &mut Host, link: &NewLink<'_>) -> Result<Link, Error> {
         let here = NewLink { netns: Some(self.netns.as_fd()), ..link.clone() };
         match host.side.apply(here.request()) {
             Ok(()) => self.created(link.name),
             Err(failure) if failure.errno() == Some(Errno::EEXIST) => {
                 self.refuse_taken(link.name)?;
-                self.create_by_number(host.netns.as_fd(), link)
+                self.create_and_rename(host, link)
             }
             Err(failure) => Err(Error::kernel("create link", link.name, failure)),
         }
     }
 
-    /// The way for older kernels: the pod's socket creates, the lower device is in the namespace `host`.
-    pub(crate) fn create_by_number(&mut self, host: BorrowedFd<'_>, link: &NewLink<'_>) -> Result<Link, Error> {
-        let number = nsid::of(&mut self.side.socket, host)
-            .map_err(|e| Error::kernel("number the host's namespace in", self.netns.path().display().to_string(), e))?;
-        self.create_inside(&NewLink { parent_nsid: Some(number), ..link.clone() })
+    fn create_and_rename(&mut self, host: &mut Host, link: &NewLink<'_>) -> Result<Link, Error> {
+        let name = random_name();
+        let new = NewLink { name: &name, netns: Some(self.netns.as_fd()), ..link.clone() };
+        host.side.apply(new.request()).map_err(|e| Error::kernel("create link", link.name, e))?;
+        let created = self.created(&name)?;
+        if let Err(failure) = self.side.apply(link::rename(created.index, link.name)) {
+            let error = Error::kernel("name link", link.name, failure);
+            return Err(error.after_undo(self.side.delete(created.index, &name)));
+        }
+        self.created(link.name)
     }
 
     /// Creates a link in the pod on a lower device of the pod; then looks at it.

@@ -103,7 +103,7 @@ impl Pair {
 }
 
 /// `veth` and eight hexadecimal digits: the form the reference plugins use, so that tools recognise it.
-fn random_name() -> String {
+pub(crate) fn random_name() -> String {
     let [a, b, c, d, ..] = random_bytes();
     format!("veth{a:02x}{b:02x}{c:02x}{d:02x}")
 }

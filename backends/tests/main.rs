@@ -10,11 +10,14 @@
 
 mod bridge;
 mod default_route;
+mod host_device;
 mod loopback;
 mod macvlan;
 mod namespaces;
 mod ptp;
 mod removal;
+mod tap;
+mod vlan;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -30,20 +33,34 @@ fn main() {
     let cases = [
         bridge::CASES,
         default_route::CASES,
+        host_device::CASES,
         loopback::CASES,
         macvlan::CASES,
         namespaces::CASES,
         ptp::CASES,
         removal::CASES,
+        tap::CASES,
+        vlan::CASES,
     ];
     let trials = cases.concat().into_iter().map(|(name, run)| {
         let trial = Trial::test(name, move || in_a_world(run));
-        match &obstacle {
-            Some(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
+        match obstacle.clone().or_else(|| lacks(name)) {
+            Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
             None => trial,
         }
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// What this kernel does not have of what the case needs.
+fn lacks(name: &str) -> Option<String> {
+    let (_, words) = vlan::NEEDS.iter().find(|(prefix, _)| name.starts_with(prefix))?;
+    let tried = std::thread::spawn(move || {
+        World::new().lower("x0");
+        let words = words.split_whitespace();
+        std::process::Command::new("ip").args(words).output().is_ok_and(|output| output.status.success())
+    });
+    (!tried.join().is_ok_and(|worked| worked)).then(|| format!("not in this kernel: ip {words}"))
 }
 
 /// Runs the test in a thread that becomes the host and then ends: no test sees another's links.

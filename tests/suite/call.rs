@@ -22,7 +22,8 @@ pub(crate) enum Side {
 }
 
 /// The names under which `plexus-cni` is a plugin itself.
-pub(crate) const NATIVE: [&str; 7] = ["bridge", "macvlan", "ptp", "ipvlan", "loopback", "host-local", "static"];
+pub(crate) const NATIVE: [&str; 11] =
+    ["bridge", "macvlan", "ptp", "ipvlan", "vlan", "dummy", "host-device", "tap", "loopback", "host-local", "static"];
 
 /// A directory with other plugins to test in the place of plexus (the Go ones, to test the suite itself).
 pub(crate) const UNDER_TEST: &str = "PLEXUS_UNDER_TEST";

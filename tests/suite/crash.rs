@@ -27,12 +27,22 @@ pub(crate) fn cases() -> Vec<Case> {
     let delegates = json!({"cniVersion": "1.1.0", "name": "node", "type": "plexus-cni", "delegates": [bridge]});
     let mut ipvlan = macvlan.clone();
     ipvlan["type"] = json!("ipvlan");
+    let mut vlan = macvlan.clone();
+    vlan["type"] = json!("vlan");
+    vlan["vlanId"] = json!(5);
+    let dummy = json!({"cniVersion": "1.1.0", "name": "net1", "type": "dummy", "ipam": ipam});
+    let tap = json!({"cniVersion": "1.1.0", "name": "net1", "type": "tap", "ipam": ipam});
+    let device = json!({"cniVersion": "1.1.0", "name": "net1", "type": "host-device", "device": "up0", "ipam": ipam});
     macvlan["mode"] = json!("bridge");
     vec![
         case("bridge", &[], "bridge", bridge),
         case("ptp", &[], "ptp", ptp),
         case("macvlan", &[Need::Macvlan], "macvlan", macvlan),
         case("ipvlan", &[Need::Ipvlan], "ipvlan", ipvlan),
+        case("vlan", &[Need::Vlan], "vlan", vlan),
+        case("dummy", &[Need::Dummy], "dummy", dummy),
+        case("tap", &[Need::Tap], "tap", tap),
+        case("host_device", &[], "host-device", device),
         case("meta_plugin", &[], "plexus-cni", delegates),
     ]
 }
@@ -57,6 +67,9 @@ enum Cycle {
 /// How often left-overs are looked for before they count: some 5 ms each.
 const LOOKS_MAX: u32 = 100;
 
+/// How long the kernel may take to remove the links of a lost namespace, behind those of other cases.
+const GONE_LIMIT: Duration = Duration::from_secs(30);
+
 const KINDS: [Cycle; 4] = [Cycle::Add, Cycle::AddAndNamespace, Cycle::Del, Cycle::DelAndNamespace];
 
 fn variable(name: &str) -> Option<u64> {
@@ -77,11 +90,26 @@ fn cycles(program: &str, conf: &Value) {
         let delay = usual.mul_f64(random.share());
         bed.note(&format!("cycle {number}: {cycle:?}, killed after {delay:?} ({SEED_VARIABLE}={seed})\n"));
         one(&bed, program, conf, number, cycle, delay);
+        keep_parent(&bed, cycle);
         // The kernel takes a lost namespace apart on its own time: looked at until it has, a bounded number of times.
         let look = || -> Vec<String> { bed.leftovers().into_iter().filter(|left| left != "link br0").collect() };
         let left = (0..LOOKS_MAX).map(|_| look()).find(Vec::is_empty).unwrap_or_else(look);
         assert_eq!(left, Vec::<String>::new(), "left over after cycle {number}, {cycle:?}, {SEED_VARIABLE}={seed}");
     }
+}
+
+/// Whatever was killed, the host has its device back under its name; unless it vanished with a namespace, as a virtual one does.
+fn keep_parent(bed: &Testbed, cycle: Cycle) {
+    let is_there = |place: &str| bed.links(place).iter().any(|link| link == "up0");
+    if is_there("") {
+        return;
+    }
+    assert!(matches!(cycle, Cycle::AddAndNamespace | Cycle::DelAndNamespace), "the device is lost after {cycle:?}");
+    let deadline = Instant::now() + GONE_LIMIT;
+    while is_there("wire") {
+        assert!(Instant::now() < deadline, "the kernel keeps the other end of a device that is gone");
+    }
+    bed.parent("up0");
 }
 
 fn call<'bed>(bed: &'bed Testbed, program: &str, conf: &Value, number: u64, command: &str) -> Call<'bed> {
@@ -94,6 +122,7 @@ fn undisturbed(bed: &Testbed, program: &str, conf: &Value, number: u64) -> Durat
     call(bed, program, conf, number, "ADD").run().ok();
     let took = start.elapsed();
     call(bed, program, conf, number, "DEL").run().ok();
+    bed.ip("link set up0 up");
     bed.lose_pod("a");
     took
 }

@@ -23,16 +23,12 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("interop::links_at_once", &[Need::Peers], links_at_once),
     ];
     for kind in NATIVE {
-        let needs: &[Need] = match kind {
-            "macvlan" => &[Need::Peers, Need::Macvlan],
-            "ipvlan" => &[Need::Peers, Need::Ipvlan],
-            _ => &[Need::Peers],
-        };
+        let needs: Vec<Need> = std::iter::once(Need::Peers).chain(Need::of_kind(kind)).collect();
         for version in VERSIONS {
             let there = format!("interop::{kind}::go_adds_plexus_removes@{version}");
-            cases.push(Case::new(there, needs, move || handed_over(kind, version, Side::Go, Side::Plexus)));
+            cases.push(Case::new(there, &needs, move || handed_over(kind, version, Side::Go, Side::Plexus)));
             let back = format!("interop::{kind}::plexus_adds_go_removes@{version}");
-            cases.push(Case::new(back, needs, move || handed_over(kind, version, Side::Plexus, Side::Go)));
+            cases.push(Case::new(back, &needs, move || handed_over(kind, version, Side::Plexus, Side::Go)));
         }
     }
     cases
@@ -45,6 +41,11 @@ fn conf(kind: &str, version: &str) -> Value {
     match kind {
         "bridge" => conf["isGateway"] = json!(true),
         "macvlan" | "ipvlan" => conf["master"] = json!("up0"),
+        "host-device" => conf["device"] = json!("up0"),
+        "vlan" => {
+            conf["master"] = json!("up0");
+            conf["vlanId"] = json!(5);
+        }
         "static" => conf["ipam"] = json!({"type": "static", "addresses": [{"address": "10.1.0.9/24"}]}),
         _ => {}
     }

@@ -51,6 +51,7 @@ fn definitions() -> Vec<(&'static str, Value)> {
             json!({"cniVersion": "1.0.0", "name": "unchecked", "disableCheck": "true", "plugins": [
             {"type": "bridge", "bridge": "green0", "ipam": range("10.6.0.0/24")}]}),
         ),
+        ("device", json!({"cniVersion": "1.0.0", "name": "device", "type": "host-device", "device": "dev0"})),
         ("failing", json!({"cniVersion": "1.0.0", "name": "failing", "type": "fails"})),
         (
             "broken",
@@ -166,6 +167,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("meta::check_sees_what_differs", mac, check),
         Case::new("meta::delegates_alone_and_in_a_chain", mac, delegates),
         Case::new("meta::hostile_definitions_are_errors", mac, hostile),
+        Case::new("meta::a_device_of_the_host_outlives_its_pods_links", mac, device),
     ]
 }
 
@@ -187,6 +189,35 @@ fn four_interfaces() {
     node.call("DEL", "a").run().ok();
     node.assert_clean();
     node.call("DEL", "a").run().ok();
+}
+
+fn device() {
+    let node = node();
+    node.bed.parent("dev0");
+    node.bed.ip("link set dev0 alias uplink");
+    let home = || {
+        let shown: Value = serde_json::from_str(&node.bed.ip("-j link show dev dev0")).unwrap();
+        shown[0]["ifalias"].clone()
+    };
+    node.add("a", "blue, device, green");
+    assert!(!node.bed.links("").contains(&"dev0".to_owned()));
+    node.call("CHECK", "a").run().ok();
+    // Links of one request leave as a group: the device is not one of them, even if somebody puts it there.
+    let shown: Value = serde_json::from_str(&node.bed.ip("-n a -j link show")).unwrap();
+    let group = |name: &str| {
+        let link = shown.as_array().unwrap().iter().find(|link| link["ifname"] == name);
+        link.unwrap()["group"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(group("net2"), "default");
+    node.bed.ip(&format!("-n a link set net2 group {}", group("net1")));
+    node.call("DEL", "a").run().ok();
+    assert_eq!((node.bed.links("a"), home()), (vec!["lo".to_owned()], json!("uplink")));
+    // A failure after it moved gives it back, too.
+    node.pod("b", &[("k8s.v1.cni.cncf.io/networks", "device, failing")]);
+    node.script("fails", r#"[ "$CNI_COMMAND" = ADD ] || exit 0; echo '{"code": 100, "msg": "no"}'; exit 1"#);
+    node.call("ADD", "b").run().fails(100, "no");
+    assert_eq!((node.bed.links("b"), home()), (vec!["lo".to_owned()], json!("uplink")));
+    node.assert_clean();
 }
 
 fn both_grammars() {

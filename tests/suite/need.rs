@@ -21,14 +21,27 @@ pub(crate) enum Need {
     Ipvlan,
     /// dummy links.
     Dummy,
+    /// VLAN links.
+    Vlan,
+    /// tap links: /dev/net/tun, open to this user.
+    Tap,
     /// Bridges with `vlan_filtering`.
     VlanFiltering,
     /// `ping`, allowed to this user.
     Ping,
 }
 
-const ALL: [Need; 7] =
-    [Need::Namespaces, Need::Peers, Need::Macvlan, Need::Ipvlan, Need::Dummy, Need::VlanFiltering, Need::Ping];
+const ALL: [Need; 9] = [
+    Need::Namespaces,
+    Need::Peers,
+    Need::Macvlan,
+    Need::Ipvlan,
+    Need::Dummy,
+    Need::Vlan,
+    Need::Tap,
+    Need::VlanFiltering,
+    Need::Ping,
+];
 
 /// How long a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
@@ -52,6 +65,13 @@ impl Need {
             .clone()
     }
 
+    /// What links of this kind need.
+    pub(crate) fn of_kind(kind: &str) -> Option<Self> {
+        let needs =
+            [("macvlan", Self::Macvlan), ("ipvlan", Self::Ipvlan), ("vlan", Self::Vlan), ("dummy", Self::Dummy)];
+        needs.into_iter().find_map(|(name, need)| (name == kind).then_some(need))
+    }
+
     fn probe(self) -> Result<(), String> {
         if self == Self::Peers {
             return call::peers().map(drop);
@@ -67,6 +87,8 @@ impl Need {
             Self::Macvlan => link("link add m0 link up0 type macvlan"),
             Self::Ipvlan => link("link add i0 link up0 type ipvlan"),
             Self::Dummy => link("link add d0 type dummy"),
+            Self::Vlan => link("link add v0 link up0 type vlan id 5"),
+            Self::Tap => link("tuntap add mode tap name t0"),
             Self::VlanFiltering => link("link add b0 type bridge vlan_filtering 1"),
             Self::Ping => {
                 bed.ip("link set lo up");

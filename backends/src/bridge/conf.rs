@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
+use super::vlan::{Membership, gateway_name};
 use crate::error::{Error, ErrorKind};
 use crate::layer3::{Layer3, Route, any_destination};
 
@@ -12,6 +13,8 @@ use crate::layer3::{Layer3, Route, any_destination};
 const DEFAULT_NAME: &str = "cni0";
 /// The largest VLAN id (IEEE 802.1Q: 4095 is reserved).
 const VLAN_ID_MAX: i64 = 4094;
+/// `IFNAMSIZ` (include/uapi/linux/if.h) without the final zero.
+const LINK_NAME_BYTES_MAX: usize = 15;
 
 /// The configuration as it arrives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -43,11 +46,11 @@ pub struct Conf {
     /// The bridge is promiscuous.
     #[serde(rename = "promiscMode")]
     pub promisc_mode: bool,
-    /// VLAN of the port (not built here).
+    /// VLAN of the port's frames without a tag. Zero: none.
     pub vlan: i64,
-    /// VLANs of the port (not built here).
+    /// VLANs of the port's frames with a tag. An empty list says nothing but that the bridge forwards by VLAN.
     #[serde(rename = "vlanTrunk")]
-    pub vlan_trunk: Vec<Trunk>,
+    pub vlan_trunk: Option<Vec<Trunk>>,
     /// The port keeps VLAN 1 (matters only with VLANs).
     #[serde(rename = "preserveDefaultVlan")]
     pub preserve_default_vlan: bool,
@@ -80,24 +83,50 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    fn validate(&self) -> Result<(), Error> {
-        let wrong = |id: Option<i64>| id.is_some_and(|id| !(1..=VLAN_ID_MAX).contains(&id));
-        let text = if wrong(self.min_id) {
-            "incorrect trunk minID parameter"
-        } else if wrong(self.max_id) {
-            "incorrect trunk maxID parameter"
-        } else if wrong(self.id) {
-            "incorrect trunk id parameter"
-        } else {
-            match (self.min_id, self.max_id) {
-                (Some(min), Some(max)) if min > max => "minID is greater than maxID in trunk parameter",
-                (Some(_), None) => "minID and maxID should be configured simultaneously, maxID is missing",
-                (None, Some(_)) => "minID and maxID should be configured simultaneously, minID is missing",
-                _ => return Ok(()),
-            }
+    /// Its VLANs: ranges from, to.
+    fn ranges(&self) -> Result<Vec<(u16, u16)>, Error> {
+        let id = |id: i64, text: &'static str| {
+            u16::try_from(id).ok().filter(|_| (1..=VLAN_ID_MAX).contains(&id)).ok_or_else(|| Error::invalid(text))
         };
-        Err(Error::invalid(text))
+        let mut ranges = Vec::with_capacity(2);
+        match (self.min_id, self.max_id) {
+            (Some(min), Some(max)) => {
+                let min = id(min, "incorrect trunk minID parameter")?;
+                let max = id(max, "incorrect trunk maxID parameter")?;
+                if max < min {
+                    return Err(Error::invalid("minID is greater than maxID in trunk parameter"));
+                }
+                ranges.push((min, max));
+            }
+            (None, Some(_)) => {
+                let text = "minID and maxID should be configured simultaneously, minID is missing";
+                return Err(Error::invalid(text));
+            }
+            (Some(_), None) => {
+                let text = "minID and maxID should be configured simultaneously, maxID is missing";
+                return Err(Error::invalid(text));
+            }
+            (None, None) => {}
+        }
+        if let Some(one) = self.id {
+            let one = id(one, "incorrect trunk id parameter")?;
+            ranges.push((one, one));
+        }
+        Ok(ranges)
     }
+}
+
+/// The same VLANs as ascending ranges that neither meet nor overlap.
+fn merged(mut ranges: Vec<(u16, u16)>) -> Vec<(u16, u16)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
 }
 
 /// A configuration that can be built.
@@ -113,20 +142,17 @@ pub struct Spec {
     pub(super) isolated: bool,
     pub(super) detect_duplicates: bool,
     pub(super) leave_down: bool,
+    pub(super) vlan_filtering: bool,
+    pub(super) vlans: Membership,
 }
 
 impl Conf {
     /// The first key whose effect this crate does not build: execute the plugin's binary then.
     #[must_use]
     pub fn unsupported(&self) -> Option<&'static str> {
-        [
-            ("ipMasq", self.ip_masq),
-            ("vlan", self.vlan != 0),
-            ("vlanTrunk", !self.vlan_trunk.is_empty()),
-            ("macspoofchk", self.mac_spoof_check),
-        ]
-        .into_iter()
-        .find_map(|(key, effective)| effective.then_some(key))
+        [("ipMasq", self.ip_masq), ("macspoofchk", self.mac_spoof_check)]
+            .into_iter()
+            .find_map(|(key, effective)| effective.then_some(key))
     }
 
     /// Parses the configuration. `has_ipam`: it names an address management.
@@ -138,7 +164,11 @@ impl Conf {
         if !(0..=VLAN_ID_MAX).contains(&self.vlan) {
             return Err(Error::invalid(format!("invalid VLAN ID {} (must be between 0 and {VLAN_ID_MAX})", self.vlan)));
         }
-        self.vlan_trunk.iter().try_for_each(Trunk::validate)?;
+        let vlan_filtering = self.vlan != 0 || self.vlan_trunk.is_some();
+        let mut trunk = Vec::new();
+        for one in self.vlan_trunk.iter().flatten() {
+            trunk.extend(one.ranges()?);
+        }
         if self.hairpin_mode && self.promisc_mode {
             return Err(Error::invalid("cannot set hairpin mode and promiscuous mode at the same time"));
         }
@@ -151,9 +181,18 @@ impl Conf {
         // The reference plugin asks for an MTU only if it is positive; the kernel refuses what is too large.
         let mtu = u32::try_from(self.mtu.max(0))
             .map_err(|_| Error::invalid(format!("invalid MTU {}: more than any link has", self.mtu)))?;
+        let name = self.name.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_NAME.to_owned());
+        let gateway = self.is_gateway || self.is_default_gateway;
+        let vlan = u16::try_from(self.vlan).ok().filter(|vlan| *vlan != 0);
+        if let Some(own) = vlan.filter(|_| gateway && has_ipam).map(|vlan| gateway_name(&name, vlan))
+            && own.len() > LINK_NAME_BYTES_MAX
+        {
+            let text = format!("failed to create vlan interface: its name \"{own}\" is longer than a link's can be");
+            return Err(Error::invalid(text));
+        }
         Ok(Spec {
-            name: self.name.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_NAME.to_owned()),
-            gateway: self.is_gateway || self.is_default_gateway,
+            name,
+            gateway,
             default_gateway: self.is_default_gateway,
             force_address: self.force_address,
             mtu: Some(mtu).filter(|mtu| *mtu > 0),
@@ -162,6 +201,8 @@ impl Conf {
             isolated: self.port_isolation,
             detect_duplicates: self.enable_dad,
             leave_down: self.disable_container_interface,
+            vlan_filtering,
+            vlans: Membership { vlan, trunk: merged(trunk), keep_default: self.preserve_default_vlan },
         })
     }
 }
@@ -235,13 +276,32 @@ mod tests {
     fn only_effective_values_are_left_to_the_binary() {
         for (text, expected) in [
             (r#"{"ipMasq":true}"#, Some("ipMasq")),
-            (r#"{"vlan":100}"#, Some("vlan")),
-            (r#"{"vlanTrunk":[{"id":1}]}"#, Some("vlanTrunk")),
             (r#"{"macspoofchk":true}"#, Some("macspoofchk")),
+            (r#"{"vlan":100,"vlanTrunk":[{"id":1}]}"#, None),
             (r#"{"vlan":0,"vlanTrunk":[],"ipMasq":false,"ipMasqBackend":"nftables","preserveDefaultVlan":true}"#, None),
         ] {
             assert_eq!(conf(text).unsupported(), expected, "{text}");
             assert_eq!(conf(text).validate(true).is_err(), expected.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_trunk_s_vlans_are_merged_and_an_empty_one_still_filters() {
+        let spec = |text: &str| conf(text).validate(true).unwrap();
+        let text = r#"{"vlanTrunk":[{"id":200},{"minID":300,"maxID":302,"id":4094},{"id":301},{"minID":199,"maxID":199},
+            {"minID":303,"maxID":310}]}"#;
+        assert_eq!(spec(text).vlans.trunk, [(199, 200), (300, 310), (4094, 4094)]);
+        assert!(spec(r#"{"vlanTrunk":[]}"#).vlan_filtering);
+        assert!(!spec(r#"{"vlanTrunk":null}"#).vlan_filtering);
+    }
+
+    #[test]
+    fn the_gateway_of_a_vlan_needs_a_name() {
+        let text = |gateway: bool| format!(r#"{{"bridge":"bridge-of-12","vlan":4094,"isGateway":{gateway}}}"#);
+        let error = conf(&text(true)).validate(true).unwrap_err();
+        assert!(error.chain().contains("\"bridge-of-12.4094\""), "{}", error.chain());
+        for (gateway, has_ipam) in [(false, true), (true, false)] {
+            assert_eq!(conf(&text(gateway)).validate(has_ipam).unwrap().vlans.vlan, Some(4094));
         }
     }
 

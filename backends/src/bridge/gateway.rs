@@ -1,4 +1,4 @@
-//! The gateway addresses on the bridge itself. Knows no pod.
+//! The gateway addresses, on the bridge itself or on what stands for a VLAN of it. Knows no pod.
 
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -53,8 +53,11 @@ fn ensure_address(
             continue;
         }
         if !spec.force_address {
-            let text =
-                format!("failed to set bridge addr: \"{name}\" already has an IP address different from {gateway}");
+            let act = match spec.vlans.vlan {
+                Some(_) => "failed to set vlan interface for bridge with addr",
+                None => "failed to set bridge addr",
+            };
+            let text = format!("{act}: \"{name}\" already has an IP address different from {gateway}");
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         host.side

@@ -1,8 +1,9 @@
 //! bridge: a veth pair whose host end is a port of a bridge, which is created where it is missing and may be the pods' gateway.
-//! Knows no VLAN and no masquerade.
+//! Knows no masquerade.
 
 mod conf;
 mod gateway;
+mod vlan;
 
 use std::time::{Duration, Instant};
 
@@ -70,12 +71,15 @@ impl Resolved {
         let pair = Pair { mtu: self.spec.mtu, controller: Some(bridge.link.index) };
         let ends = pair.create(host, pod, target)?;
         match self.configure(host, pod, &bridge, &ends, &l3) {
-            Ok(bridge_mac) => Ok(Built {
-                interfaces: vec![
+            Ok((bridge_mac, gateway)) => Ok(Built {
+                interfaces: [
                     Interface { name: self.spec.name.clone(), mac: bridge_mac, in_pod: false, mtu: None },
                     ends.host_interface(),
                     Interface::in_pod(&ends.pod),
-                ],
+                ]
+                .into_iter()
+                .chain(gateway)
+                .collect(),
                 address_interface: Some(2),
                 ifindex: ends.pod.index,
                 host_ifindex: Some(ends.host_index),
@@ -104,8 +108,8 @@ impl Resolved {
     /// Its hardware address is set in the creating message: it then stays, whatever ports come and go, and is never zero.
     fn create_bridge(&self, host: &mut Host) -> Result<Bridge, Error> {
         let name = self.spec.name.as_str();
-        let new =
-            NewLink { mtu: self.spec.mtu, mac: Some(Mac::random()), up: true, ..NewLink::new(name, Shape::Bridge) };
+        let shape = Shape::Bridge { vlan_filtering: self.spec.vlan_filtering };
+        let new = NewLink { mtu: self.spec.mtu, mac: Some(Mac::random()), up: true, ..NewLink::new(name, shape) };
         let created = match host.side.apply(new.request()) {
             Ok(()) => true,
             // Another attachment made it since we looked.
@@ -123,7 +127,7 @@ impl Resolved {
         Ok(Bridge { link, created })
     }
 
-    /// Everything after the pair exists; gives the bridge's hardware address.
+    /// Everything after the pair exists; gives the bridge's hardware address, and the gateway where that is not the bridge.
     fn configure(
         &self,
         host: &mut Host,
@@ -131,23 +135,48 @@ impl Resolved {
         bridge: &Bridge,
         ends: &Ends,
         l3: &Layer3,
-    ) -> Result<String, Error> {
+    ) -> Result<(String, Option<Interface>), Error> {
         let spec = &self.spec;
-        if spec.hairpin || spec.isolated {
-            let request = link::set_bridge_port(ends.host_index, spec.hairpin, spec.isolated);
-            host.side.apply(request).map_err(|e| Error::kernel("set up bridge port", ends.host_name.clone(), e))?;
-        }
+        self.configure_port(host, bridge, ends)?;
         if !spec.leave_down {
             self.configure_pod(pod, &ends.pod, l3)?;
         }
-        if spec.gateway && !l3.is_empty() {
-            gateway::ensure(host, spec, bridge, l3)?;
-        }
+        let gateway = match spec.vlans.vlan {
+            _ if !spec.gateway || l3.is_empty() => None,
+            None => {
+                gateway::ensure(host, spec, bridge, l3)?;
+                None
+            }
+            Some(id) => {
+                let own = vlan::ensure_gateway(host, spec, bridge, id)?;
+                gateway::ensure(host, spec, &own, l3)?;
+                Some(Interface { in_pod: false, ..Interface::in_pod(&own.link) })
+            }
+        };
         let bridge_mac = self.settle(host, bridge, ends)?;
         if !l3.is_empty() {
             announce(pod, &ends.pod)?;
         }
-        Ok(bridge_mac)
+        Ok((bridge_mac, gateway))
+    }
+
+    /// What the port does beyond the default, in one datagram: before the pod's end is up, so that no frame is forwarded wrong.
+    fn configure_port(&self, host: &mut Host, bridge: &Bridge, ends: &Ends) -> Result<(), Error> {
+        let spec = &self.spec;
+        let port = ends.host_name.as_str();
+        let own = spec.hairpin || spec.isolated;
+        let mut requests = spec.vlans.requests(&bridge.link, ends.host_index);
+        let vlans = requests.len();
+        requests.extend(own.then(|| link::set_bridge_port(ends.host_index, spec.hairpin, spec.isolated)));
+        let refusals =
+            host.side.socket.batch(requests).map_err(|e| Error::kernel("set up bridge port", port.to_owned(), e))?;
+        match refusals.into_iter().next() {
+            Some((position, refusal)) if position < vlans => {
+                Err(Error::refused("failed to setup vlan tag on interface", format!("\"{port}\""), refusal))
+            }
+            Some((_, refusal)) => Err(Error::refused("set up bridge port", port.to_owned(), refusal)),
+            None => Ok(()),
+        }
     }
 
     fn configure_pod(&self, pod: &mut Pod, link: &Link, l3: &Layer3) -> Result<(), Error> {
@@ -187,7 +216,7 @@ impl Resolved {
     }
 }
 
-/// The bridge an attachment uses.
+/// The bridge an attachment uses, or what has a VLAN's gateway addresses in its place.
 struct Bridge {
     link: Link,
     /// By this attachment: nothing can be in the way on it.

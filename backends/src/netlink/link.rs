@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NlasIterator};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, IpVlanMode,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage, MacVlanMode,
+    InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
+    InfoVlan, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -26,14 +26,18 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_PERM_ADDRESS: u16 = 54;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
-/// The mode is attribute 1 of both macvlan's (32 bits) and ipvlan's (16 bits) data.
-const IFLA_VLAN_MODE: u16 = 1;
+/// The mode is attribute 1 of both macvlan's (32 bits) and ipvlan's (16 bits) data, the id that of vlan's (16 bits).
+const IFLA_KIND_NUMBER: u16 = 1;
+/// In a bridge's data.
+const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 /// `IFLA_INET_CONF` inside `IFLA_AF_SPEC`/`AF_INET`.
 const IFLA_INET_CONF: u16 = 1;
 /// `IPV4_DEVCONF_ARP_NOTIFY` (include/uapi/linux/ip.h).
@@ -46,7 +50,10 @@ const HEADER_LEN: usize = 16;
 /// What is created, beyond what all links have.
 #[derive(Debug, Clone)]
 pub(crate) enum Shape<'a> {
-    Bridge,
+    /// Whether it forwards by VLAN (`IFLA_BR_VLAN_FILTERING`).
+    Bridge {
+        vlan_filtering: bool,
+    },
     /// The other end, created in its own namespace at once.
     Veth(Box<NewLink<'a>>),
     /// `MACVLAN_MODE_*` and the length of the queue for broadcasts.
@@ -56,6 +63,9 @@ pub(crate) enum Shape<'a> {
     },
     /// `IPVLAN_MODE_*`
     Ipvlan(u16),
+    /// The id of IEEE 802.1Q.
+    Vlan(u16),
+    Dummy,
     /// A veth's other end has no shape of its own.
     Peer,
 }
@@ -68,10 +78,8 @@ pub(crate) struct NewLink<'a> {
     pub(crate) mtu: Option<u32>,
     pub(crate) mac: Option<Mac>,
     pub(crate) group: Option<u32>,
-    /// The lower device, in the namespace of the socket (or in that of `parent_nsid`).
+    /// The lower device, in the namespace of the socket.
     pub(crate) parent: Option<u32>,
-    /// Where `parent` is, as the socket's namespace numbers it. `None`: in the socket's namespace.
-    pub(crate) parent_nsid: Option<i32>,
     /// The bridge it becomes a port of.
     pub(crate) controller: Option<u32>,
     /// The namespace it appears in. `None`: the socket's.
@@ -81,18 +89,7 @@ pub(crate) struct NewLink<'a> {
 
 impl<'a> NewLink<'a> {
     pub(crate) fn new(name: &'a str, shape: Shape<'a>) -> Self {
-        Self {
-            name,
-            shape,
-            mtu: None,
-            mac: None,
-            group: None,
-            parent: None,
-            parent_nsid: None,
-            controller: None,
-            netns: None,
-            up: false,
-        }
+        Self { name, shape, mtu: None, mac: None, group: None, parent: None, controller: None, netns: None, up: false }
     }
 
     /// The request: never touches an existing link.
@@ -112,7 +109,6 @@ impl<'a> NewLink<'a> {
         attributes.extend(self.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
         attributes.extend(self.group.map(LinkAttribute::Group));
         attributes.extend(self.parent.map(LinkAttribute::Link));
-        attributes.extend(self.parent_nsid.map(LinkAttribute::LinkNetNsId));
         attributes.extend(self.controller.map(LinkAttribute::Controller));
         attributes.extend(self.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
         attributes.extend(self.shape.info().map(LinkAttribute::LinkInfo));
@@ -124,13 +120,18 @@ impl Shape<'_> {
     fn info(&self) -> Option<Vec<LinkInfo>> {
         let (kind, data) = match self {
             Self::Peer => return None,
-            Self::Bridge => (InfoKind::Bridge, None),
+            Self::Bridge { vlan_filtering } => {
+                let filtering = vlan_filtering.then(|| InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
+                (InfoKind::Bridge, filtering)
+            }
             Self::Veth(peer) => (InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(peer.message())))),
             Self::Macvlan { mode, bc_queue_len } => {
                 let mut data = vec![InfoMacVlan::Mode(MacVlanMode::from(*mode))];
                 data.extend(bc_queue_len.map(InfoMacVlan::BcQueueLen));
                 (InfoKind::MacVlan, Some(InfoData::MacVlan(data)))
             }
+            Self::Vlan(id) => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(*id)]))),
+            Self::Dummy => (InfoKind::Dummy, None),
             Self::Ipvlan(mode) => {
                 (InfoKind::IpVlan, Some(InfoData::IpVlan(vec![InfoIpVlan::Mode(IpVlanMode::from(*mode))])))
             }
@@ -145,6 +146,12 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) mac: Option<Mac>,
+    /// The hardware address as text, of whatever length: an InfiniBand one has 20 bytes.
+    address: String,
+    /// The hardware address it was made with; physical devices and few others have one.
+    pub(crate) permanent: Option<Mac>,
+    /// What somebody wrote to it, 255 bytes at most.
+    pub(crate) alias: String,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
     pub(crate) loopback: bool,
@@ -157,8 +164,10 @@ pub(crate) struct Link {
     pub(crate) group: u32,
     /// The kernel's kind: "bridge", "veth", "macvlan"; empty for a physical device.
     pub(crate) kind: String,
-    /// The mode in the kind's data, for macvlan and ipvlan.
+    /// The number in the kind's data: the mode of macvlan and ipvlan, the id of vlan.
     pub(crate) mode: Option<u32>,
+    /// The VLAN a bridge puts its new ports into; 0 is none. Not said by a kernel without VLAN filtering.
+    pub(crate) default_vlan: Option<u16>,
     /// The lower device, or a veth's other end, in its own namespace's numbers.
     pub(crate) parent: Option<u32>,
     /// Whether `parent` is in another namespace.
@@ -173,7 +182,7 @@ impl Link {
 
     /// The hardware address in the text form of results, "" where there is none.
     pub(crate) fn mac_text(&self) -> String {
-        self.mac.map(|mac| mac.to_string()).unwrap_or_default()
+        self.address.clone()
     }
 
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, Failure> {
@@ -189,7 +198,12 @@ impl Link {
             let attribute = attribute.map_err(|e| Failure::Malformed(e.to_string()))?;
             let value = attribute.value();
             match attribute.kind() {
-                IFLA_ADDRESS => link.mac = <[u8; 6]>::try_from(value).ok().map(Mac::new),
+                IFLA_ADDRESS => {
+                    link.mac = <[u8; 6]>::try_from(value).ok().map(Mac::new);
+                    link.address = value.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
+                }
+                IFLA_PERM_ADDRESS => link.permanent = <[u8; 6]>::try_from(value).ok().map(Mac::new),
+                IFLA_IFALIAS => link.alias = text(value),
                 IFLA_IFNAME => link.name = text(value),
                 IFLA_MTU => link.mtu = number(value)?,
                 IFLA_LINK => link.parent = Some(number(value)?),
@@ -210,20 +224,27 @@ impl Link {
             let attribute = attribute.map_err(|e| Failure::Malformed(e.to_string()))?;
             match attribute.kind() {
                 IFLA_INFO_KIND => self.kind = text(attribute.value()),
-                IFLA_INFO_DATA if self.kind == "macvlan" || self.kind == "ipvlan" => {
-                    self.mode = NlasIterator::new(attribute.value())
-                        .map_while(Result::ok)
-                        .find(|data| data.kind() == IFLA_VLAN_MODE)
-                        .and_then(|data| match *data.value() {
-                            [a, b] => Some(u32::from(u16::from_ne_bytes([a, b]))),
-                            [a, b, c, d] => Some(u32::from_ne_bytes([a, b, c, d])),
-                            _ => None,
-                        });
+                IFLA_INFO_DATA if ["macvlan", "ipvlan", "vlan"].contains(&self.kind.as_str()) => {
+                    self.mode = small_number(attribute.value(), IFLA_KIND_NUMBER);
+                }
+                IFLA_INFO_DATA if self.kind == "bridge" => {
+                    let vlan = small_number(attribute.value(), IFLA_BR_VLAN_DEFAULT_PVID);
+                    self.default_vlan = vlan.and_then(|vlan| vlan.try_into().ok());
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+}
+
+/// A number of 16 or 32 bits among the attributes of a kind's data.
+fn small_number(attributes: &[u8], kind: u16) -> Option<u32> {
+    let attribute = NlasIterator::new(attributes).map_while(Result::ok).find(|attribute| attribute.kind() == kind)?;
+    match *attribute.value() {
+        [a, b] => Some(u32::from(u16::from_ne_bytes([a, b]))),
+        [a, b, c, d] => Some(u32::from_ne_bytes([a, b, c, d])),
+        _ => None,
     }
 }
 
@@ -294,6 +315,51 @@ pub(crate) fn set_up_promiscuous(index: u32, promiscuous: bool) -> Request {
 pub(crate) fn set_mac(index: u32, mac: Mac) -> Request {
     let mut message = change(index);
     message.attributes.push(LinkAttribute::Address(mac.octets().to_vec()));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Renames a link, which is down.
+pub(crate) fn rename(index: u32, name: &str) -> Request {
+    let mut message = change(index);
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Writes a link's alias.
+pub(crate) fn set_alias(index: u32, alias: &str) -> Request {
+    let mut message = change(index);
+    message.attributes.push(alias_attribute(alias));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Without a final zero, as `ip` sends it: no bytes are no alias.
+fn alias_attribute(alias: &str) -> LinkAttribute {
+    LinkAttribute::Other(DefaultNla::new(IFLA_IFALIAS, alias.as_bytes().to_vec()))
+}
+
+/// Moves a link into another namespace, under another name and with another alias. The kernel sets it down first, and takes the
+/// name and the alias when it is there already (net/core/rtnetlink.c, do_setlink): after a refusal it may be in either.
+pub(crate) fn relocate(index: u32, netns: BorrowedFd<'_>, name: &str, alias: &str) -> Request {
+    let mut message = change(index);
+    message.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(alias_attribute(alias));
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Sets what a link could not be given when it was made.
+pub(crate) fn set_properties(
+    index: u32,
+    mtu: Option<u32>,
+    mac: Option<Mac>,
+    group: Option<u32>,
+    controller: Option<u32>,
+) -> Request {
+    let mut message = change(index);
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    message.attributes.extend(group.map(LinkAttribute::Group));
+    message.attributes.extend(controller.map(LinkAttribute::Controller));
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
 }
 

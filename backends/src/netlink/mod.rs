@@ -1,9 +1,9 @@
 //! The only place that names a netlink message: a blocking socket and typed requests. Knows no kind of interface's rules.
 
 pub(crate) mod addr;
+pub(crate) mod bridge_vlan;
 pub(crate) mod error;
 pub(crate) mod link;
-pub(crate) mod nsid;
 pub(crate) mod route;
 pub(crate) mod socket;
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{ADD, CHECK, DEL, Row, Step, dual_stack, one_subnet};
 use crate::need::Need;
+use crate::testbed::Testbed;
 
 /// A gateway bridge with one subnet and `more`.
 fn gateway(name: &str, more: Value) -> Row {
@@ -17,6 +18,7 @@ pub(crate) fn rows() -> Vec<Row> {
     rows.extend(addresses());
     rows.extend(macs());
     rows.extend(vlans());
+    rows.extend(trunks());
     rows.extend(existing());
     rows.extend(changes());
     rows.extend(lost());
@@ -122,15 +124,94 @@ fn macs() -> Vec<Row> {
     ]
 }
 
+/// A gateway bridge that forwards by VLAN.
+fn filtering(name: &str, more: Value) -> Row {
+    gateway(name, more).needs(Need::VlanFiltering).macs_alike().latest()
+}
+
+/// Such a bridge that was there, with another default VLAN.
+fn existing_filtering(bed: &Testbed) {
+    bed.ip("link add br0 type bridge vlan_filtering 1 vlan_default_pvid 7");
+}
+
 fn vlans() -> Vec<Row> {
-    let row = |name: &str, more: Value| gateway(name, more).needs(Need::VlanFiltering).macs_alike().latest();
+    let row = filtering;
+    let mut every_version = row("vlan", json!({"vlan": 100}));
+    every_version.versions = &super::VERSIONS;
     vec![
-        row("vlan", json!({"vlan": 100})),
-        row("vlan_layer_2", json!({"vlan": 100, "isGateway": null, "ipam": null})),
+        every_version,
+        row("vlan_layer_2", json!({"vlan": 100, "isGateway": null, "ipam": null})).script([ADD, DEL, DEL]),
+        row("vlan_layer_2_gateway", json!({"vlan": 100, "ipam": null})).script([ADD, DEL]),
+        row("vlan_no_gateway", json!({"vlan": 100, "isGateway": null})),
+        row("vlan_dual_stack", json!({"vlan": 4094, "isDefaultGateway": true, "ipam": no_default_route()})),
+        row("vlan_mtu", json!({"vlan": 100, "mtu": 1300})),
         row("vlan_keeping_default", json!({"vlan": 100, "preserveDefaultVlan": true})),
-        row("trunk", json!({"vlanTrunk": [{"id": 200}, {"minID": 300, "maxID": 302}], "isGateway": null})),
-        row("trunk_and_vlan", json!({"vlan": 100, "vlanTrunk": [{"id": 200}], "isGateway": null})),
-        row("empty_trunk", json!({"vlanTrunk": []})),
+        row("vlan_default", json!({"vlan": 1})),
+        row("vlan_hairpin", json!({"vlan": 100, "hairpinMode": true})),
+        row("vlan_isolated", json!({"vlan": 100, "portIsolation": true})),
+        row("vlan_two_pods_interfaces", json!({"vlan": 100})).script([
+            ADD,
+            Step::As("c1", "net1"),
+            ADD,
+            CHECK,
+            Step::As("c1", "eth0"),
+            DEL,
+            Step::As("c1", "net1"),
+            DEL,
+        ]),
+        row("vlan_two_vlans", json!({"vlan": 100})).script([
+            ADD,
+            Step::As("c1", "net1"),
+            Step::Conf(json!({"vlan": 101, "ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}})),
+            ADD,
+            CHECK,
+            DEL,
+            Step::As("c1", "eth0"),
+            DEL,
+        ]),
+        row("refused_vlan_gateway_has_other_address", json!({"vlan": 100})).script([
+            ADD,
+            Step::As("c1", "net1"),
+            Step::Conf(json!({"ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}})),
+            ADD,
+            DEL,
+        ]),
+        row("vlan_gateway_forced", json!({"vlan": 100, "forceAddress": true})).script([
+            ADD,
+            Step::As("c1", "net1"),
+            Step::Conf(json!({"ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}})),
+            ADD,
+            DEL,
+            Step::As("c1", "eth0"),
+            DEL,
+        ]),
+        row("vlan_existing_filtering", json!({"vlan": 100})).prepare(existing_filtering),
+        row("vlan_existing_not_filtering", json!({"vlan": 100}))
+            .prepare(|bed| drop(bed.ip("link add br0 type bridge"))),
+        row("vlan_netns_lost", json!({"vlan": 100})).script([ADD, Step::LosePod, DEL]),
+    ]
+}
+
+fn trunks() -> Vec<Row> {
+    let row = filtering;
+    let trunk = json!([{"id": 200}, {"minID": 300, "maxID": 302}, {"id": 301}, {"id": 303}]);
+    let both = |more: Value| {
+        let mut conf = json!({"vlan": 100, "vlanTrunk": trunk, "isGateway": null});
+        super::merge(&mut conf, &more);
+        conf
+    };
+    vec![
+        row("trunk", json!({"vlanTrunk": trunk, "isGateway": null})),
+        row("trunk_gateway", json!({"vlanTrunk": trunk})),
+        row("trunk_keeping_default", json!({"vlanTrunk": trunk, "isGateway": null, "preserveDefaultVlan": true})),
+        row("trunk_of_default_vlan", json!({"vlanTrunk": [{"minID": 1, "maxID": 4094}], "isGateway": null})),
+        row("trunk_existing_filtering", json!({"vlanTrunk": trunk, "isGateway": null})).prepare(existing_filtering),
+        row("trunk_and_vlan", both(json!({}))),
+        row("trunk_and_vlan_keeping_default", both(json!({"preserveDefaultVlan": true}))),
+        row("trunk_with_its_vlan", both(json!({"vlan": 301}))),
+        row("trunk_layer_2", both(json!({"ipam": null}))).script([ADD, DEL]),
+        row("trunk_empty", json!({"vlanTrunk": []})),
+        row("trunk_says_nothing", json!({"vlanTrunk": [{}], "isGateway": null})),
     ]
 }
 
@@ -211,6 +292,8 @@ fn refusals() -> Vec<Row> {
         row("trunk_backwards", json!({"vlanTrunk": [{"minID": 9, "maxID": 3}]})),
         row("trunk_no_max", json!({"vlanTrunk": [{"minID": 9}]})),
         row("trunk_no_min", json!({"vlanTrunk": [{"maxID": 9}]})),
+        row("trunk_no_max_wrong_min", json!({"vlanTrunk": [{"minID": 0}]})),
+        row("trunk_id_after_range", json!({"vlanTrunk": [{"minID": 5, "maxID": 4, "id": 0}]})),
         row("trunk_id_0", json!({"vlanTrunk": [{"id": 0}]})),
         row("ipam_without_interface", json!({"disableContainerInterface": true})),
         row("mtu_is_text", json!({"mtu": "big"})),

@@ -8,6 +8,10 @@ const BRIDGE: &str = "oracle::bridge::*";
 const PTP: &str = "oracle::ptp::*";
 const MACVLAN: &str = "oracle::macvlan::*";
 const IPVLAN: &str = "oracle::ipvlan::*";
+const VLAN: &str = "oracle::vlan::*";
+const DUMMY: &str = "oracle::dummy::*";
+const TAP: &str = "oracle::tap::*";
+const HOST_DEVICE: &str = "oracle::host-device::*";
 
 /// A difference must occur in every case that it names, or the case fails: a stale exception is found.
 const fn always(id: &'static str, cases: &'static [&'static str], facts: &'static [&'static str]) -> Difference {
@@ -37,10 +41,10 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "*.host.route.main.unicast fe80::/64 dev *",
         ],
     ),
-    sometimes("D-no-detection", &[BRIDGE, PTP], &["*.addr.*.nodad"]),
+    sometimes("D-no-detection", &[BRIDGE, PTP, DUMMY], &["*.addr.*.nodad"]),
     sometimes(
         "D-optimistic",
-        &[BRIDGE, PTP, MACVLAN, IPVLAN],
+        &[BRIDGE, PTP, MACVLAN, IPVLAN, VLAN, TAP, HOST_DEVICE],
         &[
             "*.pod.*.addr.*:*.nodad",
             "*.addr.*LL/64.nodad",
@@ -93,6 +97,7 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "*::name_taken_*",
             "*::add_netns_*",
             "oracle::loopback::other_address@*",
+            "oracle::tap::second_add@*",
         ],
         &["*.state.*", "end.leftovers"],
     ),
@@ -117,12 +122,66 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         &["*.del.rc", "*.del.stdout", "*.del.error.*", "*.del.state.*", "end.leftovers"],
     ),
     sometimes("D-delete-no-files", &["*"], &["*.file.*/lock"]),
+    always(
+        "D-delete-no-master",
+        &["oracle::vlan::master_lost@*", "oracle::vlan::changed_master@*"],
+        &["*.del.rc", "*.del.stdout", "*.del.error.*", "*.del.state.file.*", "end.leftovers"],
+    ),
+    always(
+        "D-delete-no-device",
+        &[
+            "oracle::host-device::never_added@*",
+            "oracle::host-device::deleted_again@*",
+            "oracle::host-device::netns_lost@*",
+            "oracle::host-device::add_netns_missing@*",
+            "oracle::host-device::changed_link@*",
+        ],
+        &["*.del.rc", "*.del.stdout", "*.del.error.*", "*.del.state.file.*", "end.leftovers"],
+    ),
+    always(
+        "D-device-stays-whole",
+        &["oracle::host-device::its_name_is_taken_on_host@*"],
+        &["3.del.state.*", "4.check.*"],
+    ),
+    always("D-device-alias", &["oracle::host-device::had_an_alias@*"], &["*.del.state.host.link.dev0.ifalias"]),
+    always(
+        "D-tap-properties",
+        &["oracle::tap::owner_and_group_mtu_and_mac@*"],
+        &["*.add.mac.*", "*.link.eth0.address", "*.link.eth0.mtu", "*.add.stdout"],
+    ),
+    always(
+        "D-tap-order",
+        &["oracle::tap::dual_stack@*"],
+        &[
+            "*.pod.a.addr.eth0.LL/64.*",
+            "*.pod.a.route.local.multicast ff00::/8 dev eth0.*",
+            "*.pod.a.route.main.unicast fe80::/64 dev eth0.*",
+        ],
+    ),
+    always(
+        "D-tap-words",
+        &[
+            "oracle::tap::refused_label@*",
+            "oracle::tap::refused_mac@*",
+            "oracle::tap::refused_mtu_negative@*",
+            "oracle::tap::refused_mtu_too_small@*",
+            "oracle::tap::refused_runtime_mac@*",
+        ],
+        &["*.add.error.msg"],
+    ),
+    always("D-tap-name", &["oracle::tap::refused_name_taken_in_pod@*"], &["*"]),
+    always("D-dummy-routes", &["oracle::dummy::routes_looked_for@*"], &["*.check.*"]),
     always("D-netns-not-given", &["*::netns_not_given@*"], &["*.del.state.*", "end.leftovers"]),
     always("D-own-namespace", &["*::protocol_own_namespace@*"], &["*"]),
     always("D-loopback-version", &["oracle::loopback::plain@0.*"], &["*.add.stdout"]),
     always(
         "D-addresses-first",
-        &["oracle::bridge::second_add@*", "oracle::macvlan::second_add@*"],
+        &[
+            "oracle::bridge::second_add@*",
+            "oracle::macvlan::second_add@*",
+            "oracle::vlan::second_add@*",
+            "oracle::dummy::second_add@*",
+        ],
         &["*.add.error.msg"],
     ),
     sometimes(
@@ -145,6 +204,8 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "oracle::bridge::refused_route_with_host_bits@*",
             "oracle::bridge::refused_mtu_too_small@*",
             "oracle::bridge::refused_bridge_name_too_long@*",
+            "oracle::host-device::refused_device_cannot_move@*",
+            "oracle::host-device::refused_route_unreachable_gateway@*",
         ],
         &["*.add.error.msg"],
     ),
@@ -156,12 +217,22 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "oracle::macvlan::refused_name_taken_in_pod@*",
             "oracle::macvlan::refused_passthru_twice@*",
             "oracle::macvlan::changed_parent@*",
+            "oracle::vlan::refused_master_missing@*",
+            "oracle::vlan::refused_in_container_master_missing@*",
+            "oracle::vlan::refused_name_taken_in_pod@*",
+            "oracle::vlan::refused_same_id_twice@*",
+            "oracle::dummy::refused_name_taken_in_pod@*",
         ],
         &["*.error.msg"],
     ),
     always(
         "D-names-the-netns",
-        &["oracle::loopback::add_netns_missing@*", "oracle::macvlan::add_netns_missing@*"],
+        &[
+            "oracle::loopback::add_netns_missing@*",
+            "oracle::macvlan::add_netns_missing@*",
+            "oracle::dummy::add_netns_missing@*",
+            "oracle::tap::add_netns_missing@*",
+        ],
         &["*.add.error.msg"],
     ),
     always("D-no-gateway", &["oracle::ptp::refused_no_gateway@*"], &["*.add.error.msg"]),

@@ -6,11 +6,15 @@
 mod addresses;
 mod bridge;
 mod differences;
+mod dummy;
+mod host_device;
 mod ipvlan;
 mod loopback;
 mod macvlan;
 mod protocol;
 mod ptp;
+mod tap;
+mod vlan;
 
 use std::collections::BTreeMap;
 
@@ -133,11 +137,15 @@ impl Row {
 /// A table's plugin (none: all of them) and its rows.
 type Table = (&'static str, fn() -> Vec<Row>);
 
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 12] = [
     ("bridge", bridge::rows),
     ("ptp", ptp::rows),
     ("macvlan", macvlan::rows),
     ("ipvlan", ipvlan::rows),
+    ("vlan", vlan::rows),
+    ("dummy", dummy::rows),
+    ("host-device", host_device::rows),
+    ("tap", tap::rows),
     ("loopback", loopback::rows),
     ("host-local", addresses::host_local),
     ("static", addresses::r#static),

@@ -10,6 +10,8 @@ use crate::need::Need;
 fn conf(kind: &str) -> Value {
     match kind {
         "macvlan" | "ipvlan" => json!({"master": "up0", "ipam": one_subnet()}),
+        "host-device" => json!({"device": "up0", "ipam": one_subnet()}),
+        "vlan" => json!({"master": "up0", "vlanId": 5, "ipam": one_subnet()}),
         "static" => json!({"type": "bridge", "ipam": {"type": "static", "addresses": [{"address": "10.5.0.9/16"}]}}),
         "host-local" => json!({"type": "bridge", "ipam": one_subnet()}),
         "loopback" => json!({}),
@@ -40,7 +42,7 @@ fn of_kind(kind: &'static str) -> Vec<Row> {
             .prepare(|bed| bed.parent("up0"))
             .latest()
             .script(script);
-        if kind == "ipvlan" { row.needs(Need::Ipvlan) } else { row }
+        Need::of_kind(kind).into_iter().fold(row, Row::needs)
     };
     let unset = |name: &'static str| Step::Env(name, None);
     let set = |name: &'static str, value: &'static str| Step::Env(name, Some(value));

@@ -1,0 +1,180 @@
+//! host-device: a device of the host that moves into the pod, and back. It is never created and never deleted. What a device is
+//! bound to for user space (DPDK) stays where it is. Knows no address.
+
+mod conf;
+mod find;
+mod moves;
+
+use serde::{Deserialize, Serialize};
+
+pub use conf::{Conf, RuntimeConfig, Spec};
+
+use crate::check::{self, Expected};
+use crate::error::{Error, ErrorKind};
+use crate::layer3::{self, Detection, Layer3, Manners};
+use crate::mac::Mac;
+use crate::netlink::link::{self, Link};
+use crate::pod::{Host, Pod};
+use crate::{Built, Interface, Target};
+
+/// What is known of a device before it moves: enough to find it again wherever it went, and to make it what it was. For the
+/// record of whoever moves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Its name on the host.
+    pub name: String,
+    /// Its alias there. In the pod the alias is the name on the host, as the reference plugin has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub alias: String,
+    /// Its hardware address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// The hardware address it was made with, where it has one: nobody can change that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permanent: Option<Mac>,
+    /// The kernel's kind. Empty: a physical device, which the kernel gives back when the pod's namespace dies; it deletes others.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+}
+
+impl Device {
+    fn of(link: &Link, name: &str) -> Self {
+        // A device that a lost pod left under another name has an alias that is ours, not its owner's.
+        let alias = if link.alias == name { String::new() } else { link.alias.clone() };
+        let (mac, permanent, kind) = (link.mac, link.permanent, link.kind.clone());
+        Self { name: name.to_owned(), alias, mac, permanent, kind }
+    }
+
+    /// Whether a link is this device, whatever it is called by now.
+    fn is(&self, link: &Link) -> bool {
+        let same = match self.permanent {
+            Some(permanent) => link.permanent == Some(permanent),
+            None => link.alias == self.name || (self.mac.is_some() && link.mac == self.mac),
+        };
+        same && link.kind == self.kind
+    }
+}
+
+/// A spec with the device it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// `None`: it is bound to a driver of user space.
+    found: Option<Found>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    device: Device,
+    link: Link,
+}
+
+impl Spec {
+    pub(crate) fn resolve(self, host: &mut Host) -> Result<Resolved, Error> {
+        let Some(choice) = self.settle()? else { return Ok(Resolved { found: None }) };
+        let link = choice.find(host).map_err(|e| Error::new(e.kind(), "failed to find host device").because(e))?;
+        let device = Device::of(&link, choice.name().unwrap_or(&link.name));
+        Ok(Resolved { found: Some(Found { device, link }) })
+    }
+}
+
+impl Resolved {
+    /// What a record must say before the device moves. `None`: nothing moves.
+    #[must_use]
+    pub fn device(&self) -> Option<&Device> {
+        self.found.as_ref().map(|found| &found.device)
+    }
+
+    pub(crate) fn build(
+        &self,
+        host: &mut Host,
+        pod: &mut Pod,
+        target: &Target<'_>,
+        l3: Layer3,
+    ) -> Result<Built, Error> {
+        let entries = l3.entries()?;
+        let built = |interface, ifindex, layer3| Built {
+            interfaces: vec![interface],
+            address_interface: Some(0),
+            ifindex,
+            host_ifindex: None,
+            layer3,
+        };
+        let Some(Found { device, link }) = &self.found else {
+            let interface = Interface { name: target.ifname.to_owned(), in_pod: true, ..Interface::default() };
+            return Ok(built(interface, 0, l3));
+        };
+        // It never joins a device group: a group is deleted as a whole.
+        let moved = moves::into_pod(host, pod, link, device, target.ifname)?;
+        let manners = Manners {
+            detection: Detection::Optimistic,
+            announce_v4: false,
+            announce_v6: false,
+            connected_routes: true,
+        };
+        if let Err(error) = layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries) {
+            return Err(error.after_undo(self.undo(host, pod, target.ifname)));
+        }
+        Ok(built(Interface::in_pod(&moved), moved.index, l3))
+    }
+
+    /// Brings the device back as it was before [`crate::build`]: under its name, and up if it was. Nothing moved, nothing done.
+    ///
+    /// # Errors
+    /// Those of [`give_back`].
+    pub fn undo(&self, host: &mut Host, pod: &mut Pod, ifname: &str) -> Result<(), Error> {
+        let Some(Found { device, link }) = &self.found else { return Ok(()) };
+        give_back(host, Some(pod), ifname, Some(device), false)?;
+        match host.side.link(&device.name)?.filter(|_| link.up) {
+            Some(back) => host
+                .side
+                .apply(link::set_up(back.index, true))
+                .map_err(|e| Error::kernel("set up", device.name.clone(), e)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Brings a device of the pod back to the host, down, under the name and alias it had there. Without a record the alias in the
+/// pod is its name (the reference plugin writes it). One that is back already is no error, nor one that is nowhere.
+///
+/// `pod` is `None` where its namespace is gone: a physical device is then on the host, under the name it had in the pod.
+/// `await_return`: the kernel may still be giving it back.
+///
+/// # Errors
+/// [`ErrorKind::NameTaken`] if the host has another link of its name: the device stays as it is in the pod.
+/// [`ErrorKind::Invalid`] without a record and an alias. Those of the kernel.
+pub fn give_back(
+    host: &mut Host,
+    pod: Option<&mut Pod>,
+    ifname: &str,
+    recorded: Option<&Device>,
+    await_return: bool,
+) -> Result<(), Error> {
+    let lost = pod.is_none();
+    if let Some(pod) = pod
+        && let Some((link, device)) = find::in_pod(pod, ifname, recorded)?
+    {
+        return moves::out_of_pod(host, pod, &link, &device);
+    }
+    let Some(device) = recorded else { return Ok(()) };
+    let physical = device.kind.is_empty();
+    match find::returned(host, device, lost && physical && await_return)? {
+        Some(link) => moves::put_right(host, &link, device),
+        None => Ok(()),
+    }
+}
+
+/// CHECK of one device.
+pub(crate) fn check(pod: &mut Pod, spec: &Spec, ifname: &str, expected: &Expected) -> Result<(), Error> {
+    if spec.clone().settle()?.is_none() {
+        return Ok(());
+    }
+    let link = check::pod_interface_of_any_kind(pod, ifname, expected)?;
+    check::layer3(pod, &link, expected)
+}
+
+/// The error where `device` cannot have its name on the host.
+fn name_taken(device: &Device) -> Error {
+    Error::new(ErrorKind::NameTaken, format!("failed to move \"{}\" to hostNS", device.name)).because_of("file exists")
+}
