@@ -2,6 +2,8 @@
 //!
 //! It does not know where the plan came from, nor how its result is printed.
 
+use std::time::Instant;
+
 use backends::{Built, Host, NetNs, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
@@ -160,9 +162,11 @@ fn run<'a>(
     let mut results = Vec::with_capacity(plan.attachments.len());
     let mut outcomes = Vec::with_capacity(plan.attachments.len());
     for (attachment, resolved) in plan.attachments.iter().zip(resolved) {
+        let begin = Instant::now();
         let (result, ifindex) =
             one(plan, attachment, resolved, kernel, done).map_err(|e| named(plan, attachment, e))?;
-        outcomes.push(Outcome { result: result.to_value(Version::V1_1_0)?, ifindex });
+        let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        outcomes.push(Outcome { result: result.to_value(Version::V1_1_0)?, ifindex, micros });
         results.push(result);
     }
     default_route::apply(plan, &mut kernel.pod)?;

@@ -19,6 +19,7 @@ use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::config::Config;
 use crate::convert;
+use crate::default_route;
 use crate::gather;
 use crate::job::{Job, warn};
 use crate::journal::{Attachment, Step};
@@ -114,6 +115,18 @@ pub fn record(job: &Job) -> Result<(), CniError> {
                 e
             })?;
         }
+    }
+    default_routes(job, &record.intent.attachments)
+}
+
+/// Who was asked to hold the pod's default route still does.
+fn default_routes(job: &Job, attachments: &[Attachment]) -> Result<(), CniError> {
+    if attachments.iter().all(|attachment| attachment.default_route.is_empty()) {
+        return Ok(());
+    }
+    let mut kernel = Kernel::open(&job.request.netns.clone().unwrap_or_default(), job.request.netns_override)?;
+    for attachment in attachments {
+        default_route::check(&mut kernel.pod, &attachment.ifname, &attachment.default_route)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use ipam::host_local::Pool;
 use serde_json::{Map, Value};
 
 use crate::attach::from_journal;
-use crate::chain::{self, Caller, DELEGATE_DEADLINE};
+use crate::chain::{Caller, DELEGATE_DEADLINE};
 use crate::cni::attachments::{self, Attachment as Valid};
 use crate::cni::error::{CniError, Code};
 use crate::cni::list::Injection;
@@ -19,6 +19,7 @@ use crate::cni::request::Command;
 use crate::cni::version::Version;
 use crate::config::Config;
 use crate::detach;
+use crate::gather;
 use crate::job::Job;
 use crate::journal::{Intent, Journal, Record};
 use crate::native::{self, Around};
@@ -49,14 +50,32 @@ pub fn network(job: &Job, config: Option<&Config>) -> Result<(), CniError> {
     match config {
         None => {
             let around = Around { args: "", ..job.around() };
-            if native::ipam_type(&job.request.config) == "host-local" {
-                let pool = native::host_local(&job.request.config, &around).map(|(pool, _)| pool);
-                failures.extend(pool.and_then(|pool| retain(&pool, &valid, true)).err());
-            }
+            let owned = Owned { valid: &valid, by_ifname: true, path: &job.request.path };
+            failures.extend(addresses(&job.request.config, &around, &owned).err());
         }
         Some(config) => failures.extend(delegates(job, config, &valid).err()),
     }
     detach::join(failures)
+}
+
+/// Who owns what, and where plugins are.
+struct Owned<'a> {
+    valid: &'a Valids,
+    /// The runtime names every interface.
+    by_ifname: bool,
+    path: &'a [PathBuf],
+}
+
+/// The addresses of a plugin's configuration: host-local's pool, or the IPAM plugin's own GC (CNI spec: GC must be passed on).
+fn addresses(conf: &Map<String, Value>, around: &Around, owned: &Owned) -> Result<(), CniError> {
+    match native::ipam_type(conf) {
+        "host-local" => {
+            let pool = native::host_local(conf, around)?.0;
+            retain(&pool, owned.valid, owned.by_ifname)
+        }
+        "" | "static" => Ok(()),
+        plugin => pass_on(plugin, conf.clone(), owned, around.version),
+    }
 }
 
 /// GC of a directly executed host-local.
@@ -132,15 +151,14 @@ pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result
     detach::join(failures)
 }
 
-/// The default networks of the meta-plugin's own configuration: their pools, and their executed plugins (CNI spec: GC must
-/// be passed on).
+/// The default networks: their pools, and their executed plugins. Definitions are not swept: their names are their authors' to
+/// choose, and may be those of a pool that another program of the node keeps. What plexus attached to them is in the journal.
 fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError> {
     let mut failures = Vec::new();
     let path = config.search_path(&job.request.path);
-    for list in crate::gather::default_lists(config)? {
-        if list.disable_gc {
-            continue;
-        }
+    // A pod holds addresses under the names of all its interfaces, of which the runtime knows one.
+    let owned = Owned { valid, by_ifname: false, path: &path };
+    for list in gather::default_lists(config)?.iter().filter(|list| !list.disable_gc) {
         for plugin in &list.plugins {
             let around = Around {
                 network: &list.name,
@@ -150,27 +168,28 @@ fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError>
                 previous: None,
             };
             let conf = list.inject(plugin, &Injection::default()).object;
-            if native::ipam_type(&conf) == "host-local" {
-                let pool = native::host_local(&conf, &around).map(|(pool, _)| pool);
-                failures.extend(pool.and_then(|pool| retain(&pool, valid, false)).err());
-            }
-            if backends::Kind::of(&plugin.plugin_type).is_none() && list.cni_version >= Version::V1_1_0 {
-                failures.extend(pass_on(&plugin.plugin_type, conf, valid, &path, list.cni_version).err());
-            }
+            failures.extend(match backends::Kind::of(&plugin.plugin_type) {
+                Some(_) => addresses(&conf, &around, &owned).err(),
+                // It passes GC on to its own IPAM plugin; host-local, which may be plexus itself, is served here at once.
+                None => {
+                    let pool = native::ipam_type(&conf) == "host-local";
+                    let served = pool.then(|| addresses(&conf, &around, &owned)).and_then(Result::err);
+                    let passed = pass_on(&plugin.plugin_type, conf, &owned, list.cni_version).err();
+                    served.or(passed)
+                }
+            });
         }
     }
     detach::join(failures)
 }
 
-fn pass_on(
-    plugin: &str,
-    mut conf: Map<String, Value>,
-    valid: &Valids,
-    path: &[PathBuf],
-    version: Version,
-) -> Result<(), CniError> {
-    conf.extend(attachments::to_keys(valid));
-    chain::find(plugin, path)?;
+/// A plugin of an older version knows no GC.
+fn pass_on(plugin: &str, mut conf: Map<String, Value>, owned: &Owned, version: Version) -> Result<(), CniError> {
+    if !version.supports(Command::Gc) {
+        return Ok(());
+    }
+    conf.extend(attachments::to_keys(owned.valid));
+    let path = owned.path;
     let caller = Caller { sandbox: "", netns: "", ifname: "", args: "", path, version, deadline: DELEGATE_DEADLINE };
     caller.execute(Command::Gc, plugin, &conf, None).map(|_| ())
 }

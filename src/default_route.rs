@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use backends::{Family, Pod, Via, default_route_move, default_routes};
+use backends::{DefaultRoute, Family, Pod, Via, default_route_move, default_routes};
 
 use crate::cni::error::CniError;
 use crate::native;
@@ -28,6 +28,24 @@ pub fn apply(plan: &Plan, pod: &mut Pod) -> Result<(), CniError> {
                 None => continue,
             };
             default_route_move(pod, family, &attachment.ifname, via).map_err(native::from_backend)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether each of these gateways has the pod's default route, at this interface and nowhere else.
+///
+/// # Errors
+/// What leads elsewhere; what the kernel says.
+pub fn check(pod: &mut Pod, ifname: &str, gateways: &[IpAddr]) -> Result<(), CniError> {
+    for gateway in gateways {
+        let routes = default_routes(pod, family_of(*gateway)).map_err(native::from_backend)?;
+        let leads = |route: &DefaultRoute| route.ifname == ifname && route.gateway == Some(*gateway);
+        if routes.is_empty() || !routes.iter().all(leads) {
+            let there: Vec<&str> = routes.iter().map(|route| route.ifname.as_str()).collect();
+            let there = if there.is_empty() { "nowhere".to_owned() } else { there.join(", ") };
+            let msg = format!("the default route by {gateway} is not at {ifname} alone: it leads to {there}");
+            return Err(CniError::generic(msg));
         }
     }
     Ok(())

@@ -119,6 +119,7 @@ pub fn attachment_of(kind: Kind, request: &Request) -> Attachment {
         args: request.args.clone(),
         default: true,
         disable_check: false,
+        default_route: Vec::new(),
         steps: vec![step_of(kind.name(), &request.config, &request.network)],
     }
 }
@@ -137,6 +138,7 @@ pub fn attachment_of_list(list: &List, ifname: &str, args: &str) -> Attachment {
         args: args.to_owned(),
         default: true,
         disable_check: list.disable_check,
+        default_route: Vec::new(),
         steps: list.plugins.iter().map(step).collect(),
     }
 }

@@ -120,7 +120,8 @@ pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError>
         _ => (Role::of(plugin_type(&request.config)).unwrap_or(Role::Meta), NativePolicy::Auto),
     };
     let state_dir = PathBuf::from(config::STATE_DIR);
-    let mut job = Job { request, native, state_dir };
+    let plugin = if let Role::Kind(kind) = role { kind.name() } else { "" };
+    let mut job = Job { request, plugin, native, state_dir };
     match role {
         Role::Meta => {
             let config = Config::parse(&request.config)?;
@@ -340,7 +341,12 @@ pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result
     let path = config.search_path(&[]);
     let find = |plugin: &str| chain::find(plugin, &path);
     let node = Node { native: config.native.clone(), state_dir: &config.state_dir, find: &find };
-    let key = Key { network: String::new(), sandbox: "explained".to_owned(), ifname: "eth0".to_owned() };
+    let key = Key {
+        network: String::new(),
+        sandbox: "explained".to_owned(),
+        ifname: "eth0".to_owned(),
+        plugin: String::new(),
+    };
     let call = Call { key, netns: PathBuf::new(), path: path.clone(), pod: asked.pod };
     let mut plan = plan::plan(call, asked.wanted, &node)?;
     plan.warnings.extend(asked.warnings);

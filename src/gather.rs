@@ -95,20 +95,22 @@ pub fn of_pod(
     pod: Option<PodName>,
 ) -> Result<Asked, CniError> {
     let mut networks = Vec::new();
+    let mut claims = Vec::new();
     match annotations.get(DEFAULT_NETWORK) {
         Some(text) => {
             let selection = select::parse_default_network(text, &config.multus_namespace).map_err(|e| refuse(&e))?;
             let also = [config.multus_namespace.as_str()];
             check_isolation(config, namespace, &selection, &also)?;
-            let network = definition(config, manifests, &selection)?;
-            networks.push(network);
+            networks.push(definition(config, manifests, &selection)?);
+            claims.push(selection);
             networks.extend(defaults(config, manifests, namespace)?.into_iter().skip(1));
         }
         None => networks.extend(defaults(config, manifests, namespace)?),
     }
     let text = annotations.get(NETWORKS).map(String::as_str).unwrap_or_default();
     let selections = select::parse_networks(text, namespace).map_err(|e| refuse(&e))?;
-    select::check_default_routes(&selections).map_err(|e| refuse(&e))?;
+    claims.extend(selections.iter().cloned());
+    select::check_claims(&claims).map_err(|e| refuse(&e))?;
     let mut warnings: Vec<String> = config.unknown.iter().map(|key| format!("unknown key {key} is ignored")).collect();
     for selection in selections {
         if !selection.unknown.is_empty() {

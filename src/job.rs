@@ -17,6 +17,8 @@ use crate::plan::{self, Call, Node, Plan, Wanted};
 pub struct Job<'a> {
     /// The request.
     pub request: &'a Request,
+    /// The kind that was executed directly; empty for everything else.
+    pub plugin: &'static str,
     /// Which native kinds are built.
     pub native: NativePolicy,
     /// Where journal and indexes are.
@@ -35,6 +37,7 @@ impl Job<'_> {
             network: self.request.network.clone(),
             sandbox: self.request.container_id.clone(),
             ifname: self.request.ifname.clone(),
+            plugin: self.plugin.to_owned(),
         }
     }
 

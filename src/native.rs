@@ -301,6 +301,7 @@ fn read_ipam(
         "" => Ok(Ipam::None),
         "host-local" => {
             let (pool, ignored) = host_local(conf, around)?;
+            pool.check_requests().map_err(from_ipam)?;
             unknown.extend(ignored);
             Ok(Ipam::HostLocal(Box::new(pool)))
         }

@@ -3,6 +3,7 @@
 //!
 //! What a plan says is what `attach` does and what `plexus explain` prints. It does not know how a kind is built.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -143,6 +144,7 @@ pub fn plan(call: Call, wanted: Vec<Wanted>, node: &Node) -> Result<Plan, CniErr
         let msg = format!("{} networks were asked for, more than the {ATTACHMENTS_MAX} of one pod", wanted.len());
         return Err(CniError::new(Code::InvalidConfig, msg));
     }
+    check_distinct(&wanted)?;
     let several = wanted.len() > 1;
     let checks_names = !wanted.iter().any(|want| want.direct);
     let mut warnings = Vec::new();
@@ -268,11 +270,18 @@ fn decide(
     }
 }
 
+/// Whether a plugin declares the capability, and does something with it.
 fn has_capability(steps: &[Step], capability: &str) -> bool {
     let declares = |step: &Step| {
         step.conf.get("capabilities").and_then(|all| all.get(capability)).and_then(Value::as_bool) == Some(true)
     };
-    steps.iter().any(declares)
+    let means_it = |step: &Step| match (&step.how, capability) {
+        (How::Executed(_), _) => true,
+        (How::Native(native), "mac") => native.kind.rules().mac != backends::MacRule::Never,
+        (How::Native(native), "ips") => !matches!(native.ipam, Ipam::None | Ipam::Previous),
+        (How::Native(_), _) => false,
+    };
+    steps.iter().any(|step| declares(step) && means_it(step))
 }
 
 /// A request that nothing in the chain can honour is an error (network CRD standard 4.1.2.1). What native kinds take from
@@ -310,7 +319,34 @@ fn check_honoured(
     check(selection.mac.is_some(), "mac", natives().any(|n| n.kind.rules().mac != backends::MacRule::Never), executes)?;
     check(!selection.port_mappings.is_empty(), "portMappings", false, false)?;
     check(selection.bandwidth.is_some(), "bandwidth", false, false)?;
-    check(selection.infiniband_guid.is_some(), "infinibandGUID", false, false)
+    check(selection.infiniband_guid.is_some(), "infinibandGUID", false, false)?;
+    // No capability: whoever keeps claims reads the pod's annotation itself.
+    if let Some(claim) = selection.ipam_claim.as_ref().filter(|_| !executes) {
+        let msg = format!("ipam-claim-reference {claim:?} was requested of network {network:?}, which keeps no claims");
+        return Err(CniError::new(Code::InvalidConfig, msg));
+    }
+    Ok(())
+}
+
+/// What two attachments of one pod cannot both have: an address of one network, a MAC on one parent.
+fn check_distinct(wanted: &[Wanted]) -> Result<(), CniError> {
+    let mut taken = BTreeSet::new();
+    for want in wanted {
+        let Some(selection) = &want.selection else { continue };
+        let object = want.list.plugins.first().map(|plugin| &plugin.object);
+        let parent = object.and_then(|object| object.get("master")).map(Value::to_string).unwrap_or_default();
+        let ips = selection.ips.iter().map(|ip| ("address", &want.list.name, ip.split('/').next().unwrap_or_default()));
+        let macs = selection.mac.iter().filter(|_| !parent.is_empty()).map(|mac| ("MAC", &parent, mac.as_str()));
+        for claim in ips.chain(macs) {
+            let (what, whose, value) = claim;
+            if !taken.insert((what, whose.clone(), value.to_lowercase())) {
+                let network = &want.network;
+                let msg = format!("network {network:?}: {what} {value} is asked for twice on {whose}");
+                return Err(CniError::new(Code::InvalidConfig, msg));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Plan {
@@ -339,6 +375,7 @@ impl Attachment {
             args: self.args.clone(),
             default: self.default,
             disable_check: self.disable_check,
+            default_route: self.default_route.clone().unwrap_or_default(),
             steps: self.steps.iter().map(|step| self.record_step(step)).collect(),
         }
     }

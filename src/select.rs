@@ -3,6 +3,7 @@
 //! Both grammars of `k8s.v1.cni.cncf.io/networks` (network CRD standard 4.1.1, 4.1.2) and Multus'
 //! `v1.multus-cni.io/default-network`. It does not know whether a definition exists.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -189,7 +190,7 @@ fn from_json(item: &Value, namespace: &str) -> Result<Selection, Refusal> {
             name: checked_name(&name, "network")?,
             ifname: ifname.map(|name| checked_ifname(&name)).transpose()?,
             ips: ips(object)?,
-            mac: hardware(object, "mac", 6, "failed to mac")?,
+            mac: hardware(object, "mac", 6, "failed to mac")?.map(of_one_host).transpose()?,
             infiniband_guid: hardware(object, "infiniband-guid", 8, "failed to validate infiniband GUID")?,
             port_mappings: port_mappings(object)?,
             bandwidth: bandwidth(object)?,
@@ -272,6 +273,16 @@ fn hardware(object: &Map<String, Value>, key: &str, bytes: usize, act: &str) -> 
     Err(format!("{act}: {address:?} is no address of {bytes} bytes"))
 }
 
+/// The kernel refuses a link the address of a group, or none at all (EADDRNOTAVAIL, is_valid_ether_addr).
+fn of_one_host(mac: String) -> Result<String, Refusal> {
+    let first = mac.get(..2).and_then(|byte| u8::from_str_radix(byte, 16).ok()).unwrap_or_default();
+    let is_zero = mac.chars().all(|c| matches!(c, '0' | ':' | '-'));
+    if first & 1 == 1 || is_zero {
+        return Err(format!("failed to mac: {mac:?} is not the address of one host"));
+    }
+    Ok(mac)
+}
+
 fn port(mapping: &Map<String, Value>, key: &str) -> Result<(), Refusal> {
     match gojson::field(mapping, key).and_then(Value::as_u64) {
         Some(1..=65535) => Ok(()),
@@ -337,7 +348,7 @@ fn default_route(object: &Map<String, Value>) -> Result<Option<Vec<IpAddr>>, Ref
 ///
 /// # Errors
 /// Names the two that both want it.
-pub fn check_default_routes(selections: &[Selection]) -> Result<(), SelectError> {
+pub fn check_claims(selections: &[Selection]) -> Result<(), SelectError> {
     let wants = |s: &&Selection, v4: bool| s.default_route.iter().flatten().any(|gateway| gateway.is_ipv4() == v4);
     for v4 in [true, false] {
         let mut claims = selections.iter().filter(|s| wants(s, v4));
@@ -348,6 +359,14 @@ pub fn check_default_routes(selections: &[Selection]) -> Result<(), SelectError>
                 a.full_name(),
                 b.full_name()
             );
+            return Err(SelectError { annotation: NETWORKS, why });
+        }
+    }
+    let mut ports = BTreeSet::new();
+    for mapping in selections.iter().flat_map(|selection| &selection.port_mappings) {
+        let port = ["hostIP", "protocol", "hostPort"].map(|key| mapping.get(key).map(Value::to_string));
+        if !ports.insert(port) {
+            let why = format!("portMappings: host port {} is asked for twice", mapping["hostPort"]);
             return Err(SelectError { annotation: NETWORKS, why });
         }
     }
@@ -445,8 +464,8 @@ mod tests {
             default_route: Some(vec![gateway.parse().unwrap()]),
             ..Selection::default()
         };
-        assert!(check_default_routes(&[with("a", "10.0.0.1"), with("b", "fd00::1")]).is_ok());
-        let text = check_default_routes(&[with("a", "10.0.0.1"), with("b", "10.0.0.2")]).unwrap_err().to_string();
+        assert!(check_claims(&[with("a", "10.0.0.1"), with("b", "fd00::1")]).is_ok());
+        let text = check_claims(&[with("a", "10.0.0.1"), with("b", "10.0.0.2")]).unwrap_err().to_string();
         assert!(text.contains("/a and /b") && text.contains("ECMP"), "{text}");
     }
 

@@ -88,16 +88,18 @@ pub fn default_route_move(pod: &mut Pod, family: Family, ifname: &str, via: Via)
     let act = "move the default route to";
     let link = pod.side.link(ifname)?.ok_or_else(|| Error::at(ErrorKind::LinkMissing, act, ifname))?;
     let wanted = match via {
-        Via::Gateway(gateway) => {
-            let entry = Entry { index: link.index, gateway: Some(gateway), ..Entry::default() };
-            pod.side
-                .apply(entry.replace(family.any()))
-                .map_err(|e| Error::kernel(act, format!("{gateway} at {ifname}"), e))?;
-            Some(gateway)
-        }
+        Via::Gateway(gateway) => Some(gateway),
         Via::Own => None,
     };
     let stays = |route: &Present| route.index == link.index && wanted.is_none_or(|gw| route.gateway == Some(gw));
+    // One that is there already is not replaced: IPv4 replaces the first of several with the same metric, and finds that the
+    // wanted one follows (EEXIST, net/ipv4/fib_trie.c).
+    if let Some(gateway) = wanted.filter(|_| !present(pod, family).is_ok_and(|all| all.iter().any(stays))) {
+        let entry = Entry { index: link.index, gateway: Some(gateway), ..Entry::default() };
+        pod.side
+            .apply(entry.replace(family.any()))
+            .map_err(|e| Error::kernel(act, format!("{gateway} at {ifname}"), e))?;
+    }
     if !present(pod, family)?.iter().any(stays) {
         let text = format!("interface {ifname} has no {} default route to keep", family.name());
         return Err(Error::invalid(text));

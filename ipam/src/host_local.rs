@@ -159,6 +159,14 @@ impl Pool {
         Ok(Allocation { addresses: addresses?, routes: self.routes.clone(), dns })
     }
 
+    /// Whether every requested address is in a range. [`Pool::add`] does it too; this touches no file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] with the Go plugin's text.
+    pub fn check_requests(&self) -> Result<(), Error> {
+        self.requests_by_set().map(|_| ())
+    }
+
     /// Which requested address each set serves: the first one that it contains and no earlier set took.
     fn requests_by_set(&self) -> Result<Vec<Option<Number>>, Error> {
         let mut left: Vec<Number> = Vec::new();

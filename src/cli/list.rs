@@ -31,11 +31,13 @@ pub(super) struct Row {
     /// `namespace/name` of the definition, or the configuration's name.
     network: String,
     /// In the pod.
-    interface: String,
+    pub(super) interface: String,
     /// The plugin types of the chain, comma between.
     kind: String,
     /// All of the chain was built in process.
     native: bool,
+    /// How long it took to attach, in microseconds; 0 until committed.
+    pub(super) add_micros: u64,
     /// `committed`, or `intended` where an ADD is under way or was killed.
     state: &'static str,
     /// Of the link in the pod; empty until committed.
@@ -82,11 +84,11 @@ fn rows(record: Record) -> Vec<Row> {
     let Record { intent, commitment } = record;
     let state = if commitment.is_some() { "committed" } else { "intended" };
     let (outcomes, network_status) = commitment.map(|done| (done.outcomes, done.status)).unwrap_or_default();
-    let mut results = outcomes.into_iter().map(|outcome| outcome.result);
+    let mut outcomes = outcomes.into_iter();
     let nobody = PodName { namespace: String::new(), name: String::new(), uid: String::new() };
     let PodName { namespace, name: pod, uid } = intent.pod.unwrap_or(nobody);
     let row = |attachment: journal::Attachment| {
-        let result = results.next().unwrap_or_default();
+        let (result, add_micros) = outcomes.next().map(|done| (done.result, done.micros)).unwrap_or_default();
         let (mac, ips) = link(&attachment.ifname, &result);
         Row {
             namespace: namespace.clone(),
@@ -98,6 +100,7 @@ fn rows(record: Record) -> Vec<Row> {
             interface: attachment.ifname,
             native: attachment.steps.iter().all(|step| step.native),
             kind: attachment.steps.into_iter().map(|step| step.plugin).collect::<Vec<_>>().join(","),
+            add_micros,
             state,
             mac,
             ips,

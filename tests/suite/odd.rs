@@ -28,6 +28,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("odd::the_meta_plugin_is_no_network", mac, itself),
         Case::new("odd::more_routes_than_a_datagram_holds", &[], routes),
         Case::new("odd::gc_of_one_network_keeps_another_s_leases", &[], shared_pool),
+        Case::new("odd::gc_is_passed_on_to_ipam_plugins", &[], ipam_gc),
+        Case::new("odd::bad_requests_are_found_before_anything_is_done", mac, bad_requests),
+        Case::new("odd::a_capability_that_is_only_declared_honours_nothing", mac, empty_promises),
+        Case::new("odd::one_default_route_of_several", &[], two_defaults),
     ]
 }
 
@@ -191,4 +195,82 @@ fn shared_pool() {
     node.conf["cni.dev/valid-attachments"] = json!([]);
     node.call("GC", "b").run().ok();
     assert_eq!(leases("cluster").len(), 2);
+}
+
+fn bad_requests() {
+    let node = node();
+    for (networks, part) in [
+        (json!([{"name": "blue", "mac": "01:00:5e:00:00:01"}]), "not the address of one host"),
+        (json!([{"name": "blue", "mac": "00:00:00:00:00:00"}]), "not the address of one host"),
+        (json!([{"name": "blue", "mac": "02:00:00:00:00:07"}, {"name": "blue", "mac": "02:00:00:00:00:07"}]), "twice"),
+        (json!([{"name": "fixed", "ips": ["10.9.0.7/24"]}, {"name": "fixed", "ips": ["10.9.0.7/24"]}]), "twice"),
+        (json!([{"name": "blue", "ips": ["192.0.2.9"]}]), "failed to allocate all requested IPs"),
+        (json!([{"name": "blue", "ipam-claim-reference": "mine"}]), "keeps no claims"),
+    ] {
+        node.pod("a", &[("k8s.v1.cni.cncf.io/networks", &networks.to_string())]);
+        let answer = node.call("ADD", "a").run();
+        assert!(!answer.succeeded() && answer.stdout.contains(part), "{networks}: {}", answer.stdout);
+        // The default network comes first: had anything been done, its bridge would be there.
+        assert_eq!(node.bed.leftovers(), Vec::<String>::new(), "{networks}");
+    }
+}
+
+/// A native kind does nothing with a capability that it only declares.
+fn empty_promises() {
+    let node = node();
+    let conf = json!({"cniVersion": "1.0.0", "name": "l2", "type": "macvlan", "master": "up0",
+        "capabilities": {"ips": true, "portMappings": true, "infinibandGUID": true}});
+    definition(&node.bed, "default", "l2", &conf.to_string());
+    for (key, value) in [
+        ("ips", json!(["10.9.0.7/24"])),
+        ("portMappings", json!([{"hostPort": 80, "containerPort": 80}])),
+        ("infiniband-guid", json!("c2:11:22:33:44:55:66:77")),
+    ] {
+        node.pod("a", &[("k8s.v1.cni.cncf.io/networks", &json!([{"name": "l2", key: value}]).to_string())]);
+        node.call("ADD", "a").run().fails(7, "was requested");
+    }
+}
+
+fn two_defaults() {
+    let node = node();
+    for number in [1, 2] {
+        let name = format!("g{number}");
+        let ipam = json!({"type": "host-local", "ranges": [[{"subnet": format!("10.2{number}.0.0/24")}]],
+            "routes": [{"dst": "0.0.0.0/0"}]});
+        let conf = json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "bridge": name, "isGateway": true, "ipam": ipam});
+        definition(&node.bed, "default", &name, &conf.to_string());
+    }
+    let routes = |pod: &str| node.bed.ip(&format!("-n {pod} -4 route show default")).trim().to_owned();
+    for (pod, holder, gateway) in [("a", "g1", "10.21.0.1"), ("b", "g2", "10.22.0.1")] {
+        let other = if holder == "g1" { "g2" } else { "g1" };
+        node.add(pod, &json!([{"name": holder, "default-route": [gateway]}, {"name": other}]).to_string());
+        assert_eq!(routes(pod), format!("default via {gateway} dev net1"));
+        node.call("CHECK", pod).run().ok();
+    }
+    node.bed.ip("-n a route replace default via 10.1.0.1 dev eth0");
+    node.call("CHECK", "a").run().fails(999, "default route by 10.21.0.1");
+    let both = json!([{"name": "g1", "default-route": ["10.21.0.1"]}]).to_string();
+    let default = json!([{"name": "g2", "namespace": "default", "default-route": ["10.22.0.1"]}]).to_string();
+    node.pod("c", &[("k8s.v1.cni.cncf.io/networks", &both), ("v1.multus-cni.io/default-network", &default)]);
+    node.call("ADD", "c").run().fails(7, "both want");
+}
+
+fn ipam_gc() {
+    let node = node();
+    node.script(
+        "handed",
+        r#"conf=$(cat); echo "$CNI_COMMAND" >>/run/scratch/handed
+[ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion":"1.1.0","ips":[{"address":"10.8.0.2/24"}]}'"#,
+    );
+    let mut conf = bridge(&node.bed);
+    conf["cniVersion"] = json!("1.1.0");
+    conf["ipam"] = json!({"type": "handed"});
+    conf["cni.dev/valid-attachments"] = json!([]);
+    node.bed.call(Side::Plexus, "bridge").command("GC").conf(&conf).run().ok();
+    let mut meta = node.conf.clone();
+    meta["cniVersion"] = json!("1.1.0");
+    meta["cni.dev/valid-attachments"] = json!([]);
+    meta["delegates"] = json!([{"cniVersion": "1.1.0", "name": "d", "type": "bridge", "ipam": {"type": "handed"}}]);
+    node.bed.call(Side::Plexus, "plexus-cni").command("GC").conf(&meta).run().ok();
+    assert_eq!(fs::read_to_string("/run/scratch/handed").unwrap(), "GC\nGC\n");
 }

@@ -26,7 +26,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("default_route", &["cni", "native", "plan"]),
     ("attach", &["cni", "journal", "native", "plan", "chain", "convert", "status", "detach", "default_route"]),
     ("job", &["cni", "config", "journal", "native", "plan", "gather", "chain"]),
-    ("check", &["cni", "config", "journal", "native", "plan", "gather", "chain", "convert", "attach", "job"]),
+    (
+        "check",
+        &["cni", "config", "journal", "native", "plan", "gather", "chain", "convert", "attach", "default_route", "job"],
+    ),
     ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job"]),
     (
         "engine",

@@ -93,10 +93,12 @@ fn perform(progress: &Progress) -> Result<Report, Failure> {
 /// What the kernel shows in every pod.
 fn observe(pods: &[Namespace]) -> Result<Vec<Attachment>, Failure> {
     let mut attachments = Vec::new();
+    let (rows, _) = list::read(Path::new(super::STATE_DIR))?;
     for pod in pods {
         let mut found = pod.inside(interfaces)??;
         for network in &NETWORKS {
             let interface = found.remove(network.interface).unwrap_or_default();
+            let row = rows.iter().find(|row| row.pod == pod.name() && row.interface == network.interface);
             attachments.push(Attachment {
                 pod: pod.name().to_owned(),
                 interface: network.interface,
@@ -105,6 +107,7 @@ fn observe(pods: &[Namespace]) -> Result<Vec<Attachment>, Failure> {
                 families: network.families,
                 mac: interface.mac,
                 addresses: interface.addresses,
+                took: Duration::from_micros(row.map_or(0, |row| row.add_micros)),
             });
         }
     }

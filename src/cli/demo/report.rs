@@ -39,6 +39,9 @@ pub(super) struct Attachment {
     pub(super) families: &'static [Family],
     pub(super) mac: String,
     pub(super) addresses: Vec<IpNetwork>,
+    /// From the lease to the last route.
+    #[serde(rename = "tookMs", serialize_with = "milliseconds")]
+    pub(super) took: Duration,
 }
 
 /// One ping from pod to pod.
@@ -90,7 +93,7 @@ impl Count {
             row("links on the host", |p| p.host_links),
             row("links in the pods", |p| p.pod_links),
             row("leases", |p| p.leases),
-            row("journal records", |p| p.records),
+            row("recorded attachments", |p| p.records),
             row("network namespaces", |p| p.namespaces),
         ]
     }
@@ -150,15 +153,10 @@ impl Report {
     }
 
     fn attached(&self) -> String {
-        let mut table = Table::new(["POD", "INTERFACE", "NETWORK", "KIND", "MAC", "ADDRESSES", "ADD"]);
-        let mut shown = "";
+        let mut table = Table::new(["POD", "INTERFACE", "NETWORK", "KIND", "MAC", "ADDRESSES", "TOOK"]);
         for a in &self.attachments {
-            // One execution makes all of a pod's interfaces: its time stands once.
-            let request = self.requests.iter().find(|request| request.pod == a.pod && a.pod != shown);
-            let time = request.map(|request| ms(request.add)).unwrap_or_default();
             let addresses = a.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            table.row([&a.pod, a.interface, a.network, a.kind, or_none(&a.mac), or_none(&addresses), &time]);
-            shown = &a.pod;
+            table.row([&a.pod, a.interface, a.network, a.kind, or_none(&a.mac), or_none(&addresses), &ms(a.took)]);
         }
         table.render()
     }
@@ -196,9 +194,9 @@ impl Report {
     }
 
     fn requested(&self) -> String {
-        let mut table = Table::new(["POD", "DEL"]);
+        let mut table = Table::new(["POD", "ADD OF ALL", "DEL OF ALL"]);
         for request in &self.requests {
-            table.row([request.pod.clone(), request.del.map(ms).unwrap_or_default()]);
+            table.row([request.pod.clone(), ms(request.add), request.del.map(ms).unwrap_or_default()]);
         }
         table.render()
     }
@@ -253,6 +251,7 @@ mod tests {
             families: &[Family::Four],
             mac: "02:00:00:00:00:01".to_owned(),
             addresses: vec![address.parse().unwrap()],
+            took: Duration::from_micros(777),
         };
         let ping = |from: &str, to: &str, answer| Ping {
             network: "pods",
@@ -287,11 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_request_stands_once_and_a_silence_is_seen() {
+    fn times_stand_where_they_belong_and_a_silence_is_seen() {
         let mut report = report();
         report.pings[1].answer = Err("timed out".to_owned());
         let text = report.tables();
-        assert_eq!(report.attached().matches("1.23 ms").count(), 1, "{text}");
+        assert_eq!(report.attached().matches("0.78 ms").count(), 2, "{text}");
+        assert_eq!(report.requested().matches("1.23 ms").count(), 2, "ADD and DEL of one pod: {text}");
         let row = text.lines().find(|line| line.starts_with("pods")).unwrap();
         assert_eq!(row.matches("no reply").count(), 1, "{row}");
         assert_eq!(row.matches("1.23 ms").count(), 1, "{row}");

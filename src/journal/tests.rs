@@ -1,0 +1,124 @@
+//! What a record survives: torn lines, repeated ADDs, links and directories in its place, other commands.
+
+use super::*;
+
+fn intent(sandbox: &str) -> Intent {
+    Intent {
+        key: Key { network: "net".into(), sandbox: sandbox.into(), ifname: "eth0".into(), plugin: String::new() },
+        boot_id: "boot".into(),
+        netns: "/run/netns/a".into(),
+        netns_id: (4, 4026531840),
+        path: vec!["/opt/cni/bin".into()],
+        pod: None,
+        group: None,
+        attachments: vec![Attachment {
+            network: "net".into(),
+            cni_name: "net".into(),
+            cni_version: "1.0.0".into(),
+            ifname: "eth0".into(),
+            args: String::new(),
+            default: true,
+            disable_check: false,
+            default_route: Vec::new(),
+            steps: Vec::new(),
+        }],
+    }
+}
+
+fn journal(name: &str) -> Journal {
+    let dir = std::env::temp_dir().join(format!("plexus-journal-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    Journal::new(&dir)
+}
+
+fn held(journal: &Journal, key: &Key) -> Held {
+    journal.hold(key, true).unwrap().unwrap()
+}
+
+fn done(result: Value) -> Commitment {
+    Commitment { outcomes: vec![Outcome { result, ifindex: 7, micros: 900 }], status: Some("[]".into()) }
+}
+
+#[test]
+fn one_command_at_a_time_holds_a_record_until_it_is_forgotten() {
+    let journal = journal("held");
+    let intent = intent("a");
+    assert!(journal.hold(&intent.key, false).unwrap().is_none());
+    let mut first = held(&journal, &intent.key);
+    assert!(journal.hold(&intent.key, false).unwrap_err().is_held());
+    first.intend(&intent).unwrap();
+    first.commit(&done(Value::Null)).unwrap();
+    assert_eq!(first.records().unwrap(), [Record { intent: intent.clone(), commitment: Some(done(Value::Null)) }]);
+    first.forget().unwrap();
+    first.forget().unwrap();
+    drop(first);
+    assert!(journal.hold(&intent.key, false).unwrap().is_none());
+    assert_eq!(journal.all().unwrap().0.len(), 0);
+}
+
+#[test]
+fn a_repeated_add_that_fails_or_dies_loses_nothing() {
+    let journal = journal("again");
+    let intent = intent("a");
+    let mut file = held(&journal, &intent.key);
+    file.intend(&intent).unwrap();
+    file.commit(&done(Value::Null)).unwrap();
+    let begin = file.intend(&Intent { netns: "/other".into(), ..intent.clone() }).unwrap();
+    assert_eq!(file.records().unwrap().len(), 2, "DEL removes what either did");
+    file.roll_back(begin).unwrap();
+    assert_eq!(file.records().unwrap().len(), 1);
+    assert!(file.records().unwrap()[0].commitment.is_some());
+}
+
+#[test]
+fn a_line_cut_short_anywhere_counts_as_not_written() {
+    let journal = journal("torn");
+    let intent = intent("a");
+    let mut file = held(&journal, &intent.key);
+    file.intend(&intent).unwrap();
+    let intended = fs::read(&file.path).unwrap();
+    file.commit(&done(Value::Bool(true))).unwrap();
+    let whole = fs::read(&file.path).unwrap();
+    for length in 0..whole.len() {
+        let records = parse(&whole[..length]);
+        assert_eq!(records.len(), usize::from(length >= intended.len()), "{length} bytes");
+        assert!(records.iter().all(|record| record.commitment.is_none()), "{length} bytes");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_neither_followed_nor_waited_for() {
+    let journal = journal("odd");
+    let key = intent("a").key;
+    held(&journal, &intent("b").key).intend(&intent("b")).unwrap();
+    let victim = journal.dir.join("victim");
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, journal.path(&key)).unwrap();
+    assert!(journal.hold(&key, true).is_err());
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    fs::create_dir(journal.dir.join("x.jsonl")).unwrap();
+    let (records, unreadable) = journal.all().unwrap();
+    assert_eq!((records.len(), unreadable), (1, 2));
+}
+
+#[test]
+fn long_names_stay_apart_and_fit_a_file_name() {
+    let journal = journal("long");
+    let (a, b) = (intent(&"x".repeat(300)), intent(&("x".repeat(299) + "y")));
+    held(&journal, &a.key).intend(&a).unwrap();
+    held(&journal, &b.key).intend(&b).unwrap();
+    assert_eq!(journal.all().unwrap().0.len(), 2);
+    assert_eq!(held(&journal, &b.key).records().unwrap()[0].intent, b);
+}
+
+#[test]
+fn the_first_call_of_a_boot_is_told_apart() {
+    let journal = journal("boot");
+    assert!(!journal.is_of_older_boot("b1"), "no journal, nothing to collect");
+    held(&journal, &intent("a").key).intend(&intent("a")).unwrap();
+    assert!(journal.is_of_older_boot("b1"));
+    journal.settle("b1");
+    assert!(!journal.is_of_older_boot("b1"));
+    assert!(journal.is_of_older_boot("b2"));
+    assert!(!journal.is_of_older_boot(""), "without a boot id nothing is known to be old");
+}
