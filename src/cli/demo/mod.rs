@@ -29,7 +29,7 @@ use report::{Attachment, Count, Ping, Report, Request, Status};
 use world::NETWORKS;
 
 /// Pings that have not begun by then are not sent: something is thoroughly wrong.
-const PINGS_DEADLINE: Duration = Duration::from_secs(4);
+const PINGS_DEADLINE: Duration = Duration::from_secs(20);
 /// Directories below host-local's that are counted; it has one for each network.
 const LEASE_DIRS_MAX: usize = 64;
 

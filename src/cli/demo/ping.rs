@@ -15,8 +15,9 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 /// How long one request waits for its reply: a bridge forwards at once, and a lost packet is lost.
 const REPLY_WAIT: Duration = Duration::from_millis(250);
-/// Requests before a ping counts as unanswered.
-const ATTEMPTS_MAX: u16 = 4;
+/// Requests before a ping counts as unanswered. An optimistic IPv6 address answers neighbours only after work that the kernel
+/// defers and does under RTNL (addrconf_dad_work), which a busy machine holds for long.
+const ATTEMPTS_MAX: u16 = 20;
 /// Larger than any reply to what is sent here.
 const PACKET_BYTES_MAX: usize = 512;
 /// Sent along, to be more than a bare header.
