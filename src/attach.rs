@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use backends::{Built, Host, NetNs, Pod, Resolved, Target, host_device};
+use backends::{Built, Entering, Host, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
 
@@ -44,13 +44,17 @@ impl Kernel {
     /// # Errors
     /// A namespace that is missing, is none, or is the caller's own (code 8, as the reference plugins' skeleton).
     pub fn open(netns: &std::path::Path, allow_own: bool) -> Result<Kernel, CniError> {
-        let netns = NetNs::open(netns).map_err(from_backend)?;
-        if !allow_own && netns.is_current().map_err(from_backend)? {
+        Self::opened(Pod::enter_ahead(netns.to_owned()), allow_own)
+    }
+
+    /// The same with a pod that is being entered already.
+    fn opened(pod: Entering, allow_own: bool) -> Result<Kernel, CniError> {
+        let host = Host::open();
+        let (pod, is_own) = pod.wait().map_err(from_backend)?;
+        if is_own && !allow_own {
             return Err(CniError::same_netns());
         }
-        let host = Host::open().map_err(from_backend)?;
-        let pod = Pod::enter(netns).map_err(from_backend)?;
-        Ok(Kernel { host, pod })
+        Ok(Kernel { host: host.map_err(from_backend)?, pod })
     }
 }
 
@@ -66,8 +70,14 @@ enum Done<'a> {
 ///
 /// # Errors
 /// The first failure; where its undo failed too, both, and the record stays for DEL and GC.
-pub fn attach(plan: &Plan, journal: &Journal, boot_id: String, allow_own: bool) -> Result<Attached, CniError> {
-    let mut kernel = Kernel::open(&plan.netns, allow_own)?;
+pub fn attach(
+    plan: &Plan,
+    journal: &Journal,
+    boot_id: String,
+    pod: Entering,
+    allow_own: bool,
+) -> Result<Attached, CniError> {
+    let mut kernel = Kernel::opened(pod, allow_own)?;
     check_names_free(plan, &mut kernel)?;
     let resolved = resolve(plan, &mut kernel)?;
     let held = journal.hold(&plan.key, true).map_err(|e| from_journal(&e))?;

@@ -8,7 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use backends::Kind;
+use backends::{Entering, Kind};
 use serde_json::Map;
 
 use crate::attach::from_journal;
@@ -147,12 +147,13 @@ fn collect_older_boot(job: &Job) {
 fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
     match job.request.command {
         Command::Add => {
+            let pod = enter_ahead(job);
             let asked = gather::asked(config, &job.asking())?;
             for warning in &asked.warnings {
                 warn(warning);
             }
             let plan = job.plan(asked.wanted, asked.pod, &config.search_path(&job.request.path))?;
-            let attached = attach_all(job, &plan)?;
+            let attached = attach_all(job, &plan, pod)?;
             let result = attached.results.into_iter().next().unwrap_or_default();
             result.print(job.request.version).map(Some)
         }
@@ -172,10 +173,11 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
 fn serve_kind(job: &Job, kind: Kind) -> Result<Option<Vec<u8>>, CniError> {
     match job.request.command {
         Command::Add => {
+            let pod = enter_ahead(job);
             collect_older_boot(job);
             let wanted = direct(job, kind)?;
             let plan = job.plan(vec![wanted], None, &job.request.path)?;
-            let attached = attach_all(job, &plan)?;
+            let attached = attach_all(job, &plan, pod)?;
             let result = attached.results.into_iter().next().unwrap_or_default();
             result.print(job.request.version).map(Some)
         }
@@ -234,8 +236,13 @@ fn plugin_type(config: &Map<String, serde_json::Value>) -> &str {
     gojson::field(config, "type").and_then(serde_json::Value::as_str).unwrap_or_default()
 }
 
-fn attach_all(job: &Job, plan: &Plan) -> Result<attach::Attached, CniError> {
-    attach::attach(plan, &job.journal(), journal::boot_id().to_owned(), job.request.netns_override)
+/// Nothing is changed by entering: while the plan is made, it is done.
+fn enter_ahead(job: &Job) -> Entering {
+    backends::Pod::enter_ahead(job.request.netns.clone().unwrap_or_default())
+}
+
+fn attach_all(job: &Job, plan: &Plan, pod: Entering) -> Result<attach::Attached, CniError> {
+    attach::attach(plan, &job.journal(), journal::boot_id().to_owned(), pod, job.request.netns_override)
 }
 
 /// The configuration of a directly executed kind, as a network of one attachment.

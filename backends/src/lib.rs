@@ -33,7 +33,7 @@ pub use layer3::{Address, Layer3, Route};
 pub use mac::{Mac, MacParseError};
 pub use netlink::{Failure, Refusal};
 pub use netns::NetNs;
-pub use pod::{Host, Pod};
+pub use pod::{Entering, Host, Pod};
 pub use removal::{Deleter, Deletion, Doomed, Removed, Spawn, remove, remove_now};
 
 use netlink::link::Link;

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 /// The namespace of the calling thread, not of the process: other threads may be elsewhere.
 const OWN: &str = "/proc/thread-self/ns/net";
 /// Stack of a thread that enters a namespace, in bytes: it opens files and sockets and calls nothing deep.
-const STACK_BYTES: usize = 256 * 1024;
+pub(crate) const STACK_BYTES: usize = 256 * 1024;
 
 /// An open network namespace: stays alive as long as this value, even if its path goes.
 #[derive(Debug)]
@@ -82,6 +82,22 @@ impl NetNs {
         &self.path
     }
 
+    /// Runs `f` inside, in the calling thread, which has to end afterwards: it stays there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotNetns`] if it cannot be entered because it is another type of namespace, [`ErrorKind::Io`] otherwise.
+    pub(crate) fn enter_for_good<T>(&self, f: impl FnOnce() -> T) -> Result<T, Error> {
+        #[expect(clippy::disallowed_methods, reason = "the calling thread ends with what it was started for")]
+        let entered = nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET);
+        entered.map(|()| f()).map_err(|errno| self.not_entered(errno))
+    }
+
+    fn not_entered(&self, errno: Errno) -> Error {
+        let kind = if errno == Errno::EINVAL { ErrorKind::NotNetns } else { ErrorKind::Io };
+        let place = format!("\"{}\"", self.path.display());
+        Error::at(kind, "enter network namespace", place).because_of(errno.desc().to_lowercase())
+    }
+
     /// Runs `f` in a thread inside the namespace and waits for it. The thread then ends.
     ///
     /// # Errors
@@ -90,21 +106,14 @@ impl NetNs {
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
         let place = || format!("\"{}\"", self.path.display());
         thread::scope(|scope| {
-            let inside = move || -> Result<T, Errno> {
-                #[expect(clippy::disallowed_methods, reason = "the one place: this thread ends with the closure")]
-                nix::sched::setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-                Ok(f())
-            };
+            let inside = move || self.enter_for_good(f);
             let thread = thread::Builder::new()
                 .stack_size(STACK_BYTES)
                 .spawn_scoped(scope, inside)
                 .map_err(|e| Error::at(ErrorKind::Io, "start a thread for network namespace", place()).because(e))?;
             match thread.join() {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(errno)) => {
-                    let kind = if errno == Errno::EINVAL { ErrorKind::NotNetns } else { ErrorKind::Io };
-                    Err(Error::at(kind, "enter network namespace", place()).because_of(errno.desc().to_lowercase()))
-                }
+                Ok(Err(error)) => Err(error),
                 Err(panic) => {
                     let words = panic
                         .downcast_ref::<&str>()

@@ -1,7 +1,10 @@
 //! The two sides an attachment lies between: the host's namespace and the pod's, each with a socket opened inside. Knows no
 //! kind of interface.
 
+use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 
@@ -9,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::netlink::addr::{self, Present};
 use crate::netlink::link::{self, Link};
 use crate::netlink::{Failure, Message, NewLink, Request, Socket};
-use crate::netns::NetNs;
+use crate::netns::{NetNs, STACK_BYTES};
 use crate::sysctl::Sysctls;
 use crate::veth::random_name;
 
@@ -102,6 +105,24 @@ impl Host {
     }
 }
 
+/// A namespace that is being entered.
+#[derive(Debug)]
+pub struct Entering {
+    thread: io::Result<JoinHandle<Result<(Pod, bool), Error>>>,
+}
+
+impl Entering {
+    /// Waits for it; also tells whether it is the namespace of the caller.
+    ///
+    /// # Errors
+    /// As [`NetNs::open`] and [`Pod::enter`].
+    pub fn wait(self) -> Result<(Pod, bool), Error> {
+        let failed = |kind| Error::at(kind, "enter the pod's network namespace", "");
+        let thread = self.thread.map_err(|e| failed(ErrorKind::Io).because(e))?;
+        thread.join().unwrap_or_else(|_| Err(failed(ErrorKind::Panicked)))
+    }
+}
+
 /// The pod's side: its namespace and a socket opened inside it.
 #[derive(Debug)]
 pub struct Pod {
@@ -127,6 +148,18 @@ impl Pod {
     /// Those of [`Pod::enter`].
     pub fn enter_to_remove(netns: NetNs) -> Result<Self, Error> {
         Self::enter_with(netns, true)
+    }
+
+    /// As [`Pod::enter`], in a thread that works while the caller goes on: entering takes as long as deciding what to do inside.
+    #[must_use]
+    pub fn enter_ahead(path: PathBuf) -> Entering {
+        let work = move || {
+            let netns = NetNs::open(&path)?;
+            let is_own = netns.is_current()?;
+            let side = netns.enter_for_good(Side::open)?.map_err(|e| Self::no_socket(&netns, e))?;
+            Ok((Self { side, netns, spare: None }, is_own))
+        };
+        Entering { thread: thread::Builder::new().stack_size(STACK_BYTES).spawn(work) }
     }
 
     fn enter_with(netns: NetNs, spare: bool) -> Result<Self, Error> {
