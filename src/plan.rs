@@ -201,8 +201,11 @@ fn check_names(attachments: &[Attachment]) -> Result<(), CniError> {
 
 fn attachment(want: Wanted, node: &Node, warnings: &mut Vec<String>) -> Result<Attachment, CniError> {
     let Wanted { network, list, ifname, default, selection, args, runtime, previous, direct } = want;
+    // What has the interface in the pod already is its own result (CHECK), and not that of a plugin before.
+    let is_own = |result: &&CniResult| result.interfaces.iter().any(|i| i.name == ifname && !i.sandbox.is_empty());
+    let before = previous.as_ref().filter(|result| !is_own(result));
     let names: Option<Vec<String>> =
-        previous.as_ref().map(|result| result.interfaces.iter().map(|interface| interface.name.clone()).collect());
+        before.map(|result| result.interfaces.iter().map(|interface| interface.name.clone()).collect());
     let mut steps = Vec::with_capacity(list.plugins.len());
     for (index, plugin) in list.plugins.iter().enumerate() {
         let conf = if direct {

@@ -184,6 +184,26 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         ],
         &["*.add.error.msg"],
     ),
+    always(
+        "D-ipvlan-leak",
+        &["oracle::ipvlan::second_add@*", "oracle::ipvlan::refused_name_taken_in_pod@*"],
+        &["*.add.*", "*.del.state.*", "end.leftovers"],
+    ),
+    always(
+        "D-ipvlan-delete",
+        &["oracle::ipvlan::default_master@0.1.0", "oracle::ipvlan::default_master@0.2.0"],
+        &["*.del.*", "end.leftovers"],
+    ),
+    always(
+        "D-ipvlan-check",
+        &[
+            "oracle::ipvlan::default_master@0.4.0",
+            "oracle::ipvlan::default_master@1.0.0",
+            "oracle::ipvlan::default_master@1.1.0",
+        ],
+        &["*.check.*"],
+    ),
+    always("D-ipvlan-check-words", &["oracle::ipvlan::after_another*"], &["*.check.error.msg"]),
     sometimes(
         "D-check-order",
         &[

@@ -23,6 +23,13 @@ fn row(name: &str, more: Value) -> Row {
     Row::new("ipvlan", name, conf).needs(Need::Ipvlan).prepare(parents)
 }
 
+/// The parent is in the pod.
+fn parent_in_pod(bed: &Testbed) {
+    bed.parent("up0");
+    bed.ip("link set up0 netns a");
+    bed.ip("-n a link set up0 up");
+}
+
 /// The result of an earlier plugin: `interfaces` named, one address, one route.
 fn after(interfaces: &[&str]) -> Value {
     let interfaces: Vec<Value> = interfaces.iter().map(|name| json!({"name": name})).collect();
@@ -44,6 +51,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("default_master", json!({"master": null})).prepare(default_route),
         row("after_another", json!({"master": null, "ipam": null, "prevResult": after(&["up1"])})).latest(),
         row("after_another_own_addresses", json!({"prevResult": after(&["up1"])})).latest(),
+        row("in_container", json!({"linkInContainer": true})).prepare(parent_in_pod).latest(),
         row("second_add", json!({})).script([ADD, ADD, DEL]).latest(),
         row("never_added", json!({})).script([DEL]).latest(),
         row("netns_lost", json!({})).script([ADD, Step::LosePod, DEL, DEL]).latest(),
@@ -71,6 +79,7 @@ fn refusals() -> Vec<Row> {
         refused("mode", json!({"mode": "l4"})),
         refused("mode_is_number", json!({"mode": 5})),
         refused("master_missing", json!({"master": "nowhere0"})),
+        refused("in_container_master_missing", json!({"linkInContainer": true})),
         refused("no_default_route", json!({"master": null})),
         refused("no_ipam", json!({"ipam": null})),
         refused("ipam_refuses", json!({"ipam": {"type": "host-local"}})),
