@@ -24,3 +24,7 @@ bench *ARGS:
 # Lets a fuzz target run: configuration, annotation, manifest, result, record. Needs a nightly compiler and cargo-fuzz.
 fuzz TARGET *ARGS:
     cargo +nightly fuzz run --fuzz-dir tests/fuzz {{TARGET}} -- {{ARGS}}
+
+# Licences, sources and double versions of what plexus is built from. Needs cargo-deny.
+deny:
+    cargo deny --config .deny.toml check licenses bans sources

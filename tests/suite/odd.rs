@@ -29,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("odd::more_routes_than_a_datagram_holds", &[], routes),
         Case::new("odd::gc_of_one_network_keeps_another_s_leases", &[], shared_pool),
         Case::new("odd::gc_is_passed_on_to_ipam_plugins", &[], ipam_gc),
+        Case::new("odd::status_says_that_a_pool_is_full", &[], full_pool),
         Case::new("odd::bad_requests_are_found_before_anything_is_done", mac, bad_requests),
         Case::new("odd::a_capability_that_is_only_declared_honours_nothing", mac, empty_promises),
         Case::new("odd::one_default_route_of_several", &[], two_defaults),
@@ -273,4 +274,22 @@ fn ipam_gc() {
     meta["delegates"] = json!([{"cniVersion": "1.1.0", "name": "d", "type": "bridge", "ipam": {"type": "handed"}}]);
     node.bed.call(Side::Plexus, "plexus-cni").command("GC").conf(&meta).run().ok();
     assert_eq!(fs::read_to_string("/run/scratch/handed").unwrap(), "GC\nGC\n");
+}
+
+fn full_pool() {
+    let mut node = node();
+    node.conf["cniVersion"] = json!("1.1.0");
+    node.conf["delegates"] = json!([{"cniVersion": "1.1.0", "name": "small", "type": "bridge", "bridge": "cni0",
+        "ipam": {"type": "host-local", "subnet": "10.1.0.0/30"}}]);
+    let mut kind = node.conf["delegates"][0].clone();
+    let status = |name: &str, conf: &Value| node.bed.call(Side::Plexus, name).command("STATUS").conf(conf).run();
+    status("plexus-cni", &node.conf).ok();
+    status("bridge", &kind).ok();
+    node.add("a", "");
+    status("plexus-cni", &node.conf).fails(50, "no IP addresses available");
+    status("bridge", &kind).fails(50, "no IP addresses available");
+    kind["type"] = json!("host-local");
+    status("host-local", &kind).fails(50, "no IP addresses available");
+    node.call("DEL", "a").run().ok();
+    status("plexus-cni", &node.conf).ok();
 }
