@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use backends::nft;
 use backends::{Built, Entering, Host, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
@@ -19,6 +20,7 @@ use crate::detach;
 use crate::journal::{Commitment, Intent, Journal, Outcome};
 use crate::native::{self, Ipam, Native, from_backend, from_ipam};
 use crate::plan::{Attachment, How, Plan, Step};
+use crate::rules;
 use crate::status;
 
 /// What a request became.
@@ -62,6 +64,7 @@ impl Kernel {
 enum Done<'a> {
     Link { ifname: &'a str },
     Device { ifname: &'a str, resolved: Box<host_device::Resolved> },
+    Rules { attachment: &'a Attachment, rules: nft::Rules },
     Leases { attachment: &'a Attachment, native: &'a Native, step: &'a Step },
     Delegate { attachment: &'a Attachment, step: &'a Step },
 }
@@ -272,8 +275,17 @@ fn build<'a>(
         Resolved::HostDevice(resolved) => Done::Device { ifname, resolved: resolved.clone() },
         _ => Done::Link { ifname },
     });
+    if !native.rules.is_empty() {
+        done.push(Done::Rules { attachment, rules: native.rules });
+        rules::add(native.rules, &owner(plan, attachment), &built.interfaces, &built.layer3.addresses)?;
+    }
     let ifindex = built.ifindex;
     Ok((result_of(plan, native, leased, built, previous), ifindex))
+}
+
+/// Whose the rules of an attachment are.
+fn owner<'a>(plan: &'a Plan, attachment: &'a Attachment) -> nft::Owner<'a> {
+    nft::Owner { network: &attachment.cni_name, sandbox: &plan.key.sandbox, ifname: &attachment.ifname }
 }
 
 /// The addresses of a step, as a result without interfaces.
@@ -330,6 +342,7 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
             Done::Device { ifname, resolved } => {
                 resolved.undo(&mut kernel.host, &mut kernel.pod, ifname).map_err(from_backend)
             }
+            Done::Rules { attachment, rules } => rules::remove(rules, &owner(plan, attachment)),
             Done::Leases { attachment, native, step } => unlease(plan, attachment, native, step),
             Done::Delegate { attachment, step } => {
                 undoer(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())

@@ -3,6 +3,7 @@
 //! The meta-plugin compares its record with the kernel; a directly executed kind compares `prevResult`, as the reference
 //! plugins do.
 
+use backends::nft::Owner as RulesOwner;
 use backends::{Expected, Kind};
 use ipam::Owner;
 use ipam::host_local::Pool;
@@ -25,6 +26,7 @@ use crate::job::{Job, warn};
 use crate::journal::{Attachment, Step};
 use crate::native::{self, Around, Ipam, Native, Verdict};
 use crate::plan::{How, Plan};
+use crate::rules;
 
 /// CHECK of a directly executed kind: `prevResult` against the kernel.
 ///
@@ -42,14 +44,14 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
     };
     let Some(previous) = &attachment.previous else {
         if native.kind == Kind::Loopback {
-            return kernel_check(job, native, "lo", &CniResult::default());
+            return kernel_check(job, native, &attachment.cni_name, "lo", &CniResult::default());
         }
         let named = matches!(native.kind, Kind::Vlan | Kind::Dummy);
         let prefix = if named { format!("{}: ", native.kind.name()) } else { String::new() };
         return Err(CniError::generic(format!("{prefix}Required prevResult missing")));
     };
     lease_check(job, native, &attachment.ifname, &step.conf, &plan.path)?;
-    kernel_check(job, native, &attachment.ifname, previous)
+    kernel_check(job, native, &attachment.cni_name, &attachment.ifname, previous)
 }
 
 fn caller<'a>(job: &'a Job, ifname: &'a str, path: &'a [std::path::PathBuf], version: Version) -> Caller<'a> {
@@ -82,13 +84,16 @@ fn lease_check(
     }
 }
 
-fn kernel_check(job: &Job, native: &Native, ifname: &str, expected: &CniResult) -> Result<(), CniError> {
+fn kernel_check(job: &Job, native: &Native, network: &str, ifname: &str, expected: &CniResult) -> Result<(), CniError> {
     let netns = job.request.netns.clone().unwrap_or_default();
     let mut kernel = Kernel::open(&netns, job.request.netns_override)?;
     let layer3 = convert::layer3(expected);
     let expected =
         Expected { interfaces: convert::interfaces(expected), addresses: layer3.addresses, routes: layer3.routes };
-    backends::check(&mut kernel.host, &mut kernel.pod, &native.spec, ifname, &expected).map_err(native::from_backend)
+    backends::check(&mut kernel.host, &mut kernel.pod, &native.spec, ifname, &expected)
+        .map_err(native::from_backend)?;
+    let owner = RulesOwner { network, sandbox: &job.request.container_id, ifname };
+    rules::check(native.rules, &owner, &expected.interfaces, &expected.addresses)
 }
 
 /// CHECK of a pod: every attachment of its record.
@@ -156,7 +161,7 @@ fn check_step(
     match native::read(&step.plugin, &step.conf, &around)? {
         Verdict::Native(native, _) => {
             lease_check(job, &native, &attachment.ifname, &step.conf, path)?;
-            kernel_check(job, &native, &attachment.ifname, result)
+            kernel_check(job, &native, &attachment.cni_name, &attachment.ifname, result)
         }
         Verdict::Executed(_) => Ok(()),
     }

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use backends::nft;
 use backends::{Deleter, Deletion, Doomed, ErrorKind, Host, Kind, NetNs, Pod, host_device, tap};
 use ipam::{Owner, host_local};
 use serde_json::{Map, Value};
@@ -20,6 +21,7 @@ use crate::cni::version::Version;
 use crate::deleter;
 use crate::journal::{self, Attachment, Intent, Pool, Record, Step};
 use crate::native;
+use crate::rules;
 
 /// Everything that must go.
 #[derive(Debug)]
@@ -176,6 +178,7 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
     if is_empty {
         for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
             for step in attachment.steps.iter().rev().filter(|step| step.native) {
+                keep(departure.lift(attachment, step));
                 keep(departure.release(attachment, step, result.as_ref()));
             }
         }
@@ -227,6 +230,13 @@ impl Departure<'_> {
             e.msg = format!("plugin {plugin:?} of network {:?} failed (delete): {}", attachment.network, e.msg);
             e
         })
+    }
+
+    /// The rules of a step leave the packet filter. They are found by their owner: neither link nor address is needed.
+    fn lift(&self, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
+        let Some(kind) = Kind::of(&step.plugin) else { return Ok(()) };
+        let owner = nft::Owner { network: &attachment.cni_name, sandbox: self.sandbox, ifname: &attachment.ifname };
+        rules::remove(native::rules(kind, &step.conf), &owner)
     }
 
     fn release(&self, attachment: &Attachment, step: &Step, result: Option<&CniResult>) -> Result<(), CniError> {

@@ -67,6 +67,8 @@ pub struct Native {
     pub mac: Option<Mac>,
     /// Its addresses.
     pub ipam: Ipam,
+    /// What goes into the kernel's packet filter.
+    pub rules: backends::nft::Rules,
     /// `dns` of the configuration, where it takes the place of the addresses' own.
     pub dns: Option<Dns>,
 }
@@ -117,7 +119,7 @@ pub fn read(plugin: &str, conf: &Map<String, Value>, around: &Around) -> Result<
         DnsRule::ConfWithIpam if !matches!(ipam, Ipam::None) => Some(own.dns),
         DnsRule::ConfIfSet | DnsRule::ConfWithIpam | DnsRule::Never => None,
     };
-    Ok(Verdict::Native(Box::new(Native { kind, spec, mac, ipam, dns }), unknown))
+    Ok(Verdict::Native(Box::new(Native { kind, spec, mac, ipam, rules: rules(kind, conf), dns }), unknown))
 }
 
 type KindRead = (Spec, Vec<String>, Option<&'static str>);
@@ -192,6 +194,15 @@ fn ipam_section_error(cause: &dyn std::fmt::Display) -> CniError {
         Some(format!("{before}{FIELD}{kind}.ipam.{path}"))
     });
     CniError::new(Code::Generic, whole.unwrap_or(text))
+}
+
+/// The rules that an attachment with this configuration has; of what is no configuration, those it can have.
+pub fn rules(kind: Kind, conf: &Map<String, Value>) -> backends::nft::Rules {
+    let is_set = |key: &str| gojson::field(conf, key).and_then(Value::as_bool) == Some(true);
+    backends::nft::Rules {
+        masquerade: matches!(kind, Kind::Bridge | Kind::Ptp) && is_set("ipMasq"),
+        spoof_check: kind == Kind::Bridge && is_set("macspoofchk"),
+    }
 }
 
 /// A backend's refusal in the protocol's words.

@@ -13,8 +13,6 @@ use crate::netlink::{Failure, Refusal};
 pub enum ErrorKind {
     /// The configuration or the addresses given cannot be built by anybody.
     Invalid,
-    /// The configuration is good, but names something this crate does not build: execute the plugin's binary.
-    Unsupported,
     /// The path of the namespace does not exist.
     NetnsMissing,
     /// The path is not a network namespace.

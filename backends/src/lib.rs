@@ -18,6 +18,7 @@ pub mod macvlan;
 mod master;
 mod netlink;
 mod netns;
+pub mod nft;
 mod pod;
 pub mod ptp;
 mod removal;

@@ -1,5 +1,5 @@
 //! ptp: a veth pair whose host end is the pod's gateway, without a bridge. The pod reaches even its own network through the
-//! gateway; the host has one route per pod address. Everything is planned before the pair exists. Knows no masquerade.
+//! gateway; the host has one route per pod address. Everything is planned before the pair exists. Masquerade is `nft`'s.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -9,11 +9,12 @@ use nix::errno::Errno;
 use serde::Deserialize;
 
 use crate::check::{self, Expected};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::layer3::{self, Address, Detection, Layer3, Manners};
 use crate::netlink::Request;
 use crate::netlink::addr::{self, Manner};
 use crate::netlink::route::Entry;
+use crate::nft;
 use crate::pod::{Host, Pod};
 use crate::sysctl::Tree;
 use crate::veth::{Ends, Pair};
@@ -28,10 +29,10 @@ const SCOPE_HOST: u8 = 254;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename = "NetConf", default)]
 pub struct Conf {
-    /// Masquerade (not built here).
+    /// Masquerade of the pod's addresses: [`crate::nft`].
     #[serde(rename = "ipMasq")]
     pub ip_masq: bool,
-    /// Masquerade by "iptables" or "nftables" (not built here).
+    /// Masquerade by "iptables" (not built here) or "nftables".
     #[serde(rename = "ipMasqBackend")]
     pub ip_masq_backend: Option<String>,
     /// Bytes. Zero: the kernel's default.
@@ -48,17 +49,15 @@ impl Conf {
     /// The first key whose effect this crate does not build: execute the plugin's binary then.
     #[must_use]
     pub fn unsupported(&self) -> Option<&'static str> {
-        self.ip_masq.then_some("ipMasq")
+        nft::unsupported(self.ip_masq, self.ip_masq_backend.as_deref())
     }
 
     /// Parses the configuration.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] if [`Conf::unsupported`] names a key, [`ErrorKind::Invalid`] for an MTU beyond all links.
+    /// [`crate::ErrorKind::Invalid`] for an unknown backend, and for an MTU beyond all links.
     pub fn validate(self) -> Result<Spec, Error> {
-        if let Some(key) = self.unsupported() {
-            return Err(Error::at(ErrorKind::Unsupported, "build a ptp with", key));
-        }
+        nft::validate(self.ip_masq, self.ip_masq_backend.as_deref())?;
         // The reference plugin asks for an MTU only if it is positive; the kernel refuses what is too large.
         let mtu = u32::try_from(self.mtu.max(0))
             .map_err(|_| Error::invalid(format!("invalid MTU {}: more than any link has", self.mtu)))?;
@@ -188,6 +187,7 @@ pub(crate) fn check(pod: &mut Pod, ifname: &str, expected: &Expected) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn l3(addresses: &[(&str, Option<&str>)]) -> Layer3 {
         let address = |(address, gateway): &(&str, Option<&str>)| Address {
@@ -229,9 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn masquerading_is_left_to_the_binary() {
-        let conf: Conf = serde_json::from_str(r#"{"ipMasq":true,"ipMasqBackend":"nftables"}"#).unwrap();
-        assert_eq!(conf.unsupported(), Some("ipMasq"));
-        assert_eq!(conf.validate().unwrap_err().kind(), ErrorKind::Unsupported);
+    fn masquerading_by_iptables_is_left_to_the_binary() {
+        let conf = |text: &str| -> Conf { serde_json::from_str(text).unwrap() };
+        let iptables = conf(r#"{"ipMasq":true,"ipMasqBackend":"iptables"}"#);
+        assert_eq!(iptables.unsupported(), Some("ipMasqBackend: iptables"));
+        assert_eq!(conf(r#"{"ipMasq":true,"ipMasqBackend":"nftables"}"#).unsupported(), None);
+        let unknown = conf(r#"{"ipMasq":true,"ipMasqBackend":"zz"}"#);
+        assert_eq!(unknown.validate().unwrap_err().chain(), "unknown ipmasq backend \"zz\"");
     }
 }

@@ -14,6 +14,7 @@ mod host_device;
 mod loopback;
 mod macvlan;
 mod namespaces;
+mod nft;
 mod ptp;
 mod removal;
 mod tap;
@@ -37,6 +38,7 @@ fn main() {
         loopback::CASES,
         macvlan::CASES,
         namespaces::CASES,
+        nft::CASES,
         ptp::CASES,
         removal::CASES,
         tap::CASES,
@@ -54,6 +56,9 @@ fn main() {
 
 /// What this kernel does not have of what the case needs.
 fn lacks(name: &str) -> Option<String> {
+    if name.starts_with("nft::") && std::process::Command::new("nft").arg("-v").output().is_err() {
+        return Some("nft (package nftables) is not installed".to_owned());
+    }
     let (_, words) = vlan::NEEDS.iter().find(|(prefix, _)| name.starts_with(prefix))?;
     let tried = std::thread::spawn(move || {
         World::new().lower("x0");

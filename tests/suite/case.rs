@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
-use crate::{crash, interop, meta, odd, oracle, plugins, process, program, world};
+use crate::{crash, interop, meta, nft, odd, oracle, plugins, process, program, world};
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
 pub(crate) struct Case {
@@ -26,6 +26,7 @@ impl Case {
 fn all(only: Option<&str>) -> Vec<Case> {
     let mut cases = oracle::cases(only);
     cases.extend(interop::cases());
+    cases.extend(nft::cases());
     cases.extend(crash::cases());
     cases.extend(plugins::cases());
     cases.extend(meta::cases());

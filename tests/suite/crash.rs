@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::call::{Call, Side};
 use crate::case::Case;
 use crate::need::Need;
+use crate::nft;
 use crate::testbed::Testbed;
 
 /// How many cycles instead of [`CYCLES`]; 500 is the long run.
@@ -36,6 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
     macvlan["mode"] = json!("bridge");
     vec![
         case("bridge", &[], "bridge", bridge),
+        case("packet_filter", &[Need::Nft], "bridge", nft::conf("bridge")),
         case("ptp", &[], "ptp", ptp),
         case("macvlan", &[Need::Macvlan], "macvlan", macvlan),
         case("ipvlan", &[Need::Ipvlan], "ipvlan", ipvlan),

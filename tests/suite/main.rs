@@ -21,6 +21,7 @@ mod interop;
 mod ip;
 mod meta;
 mod need;
+mod nft;
 mod odd;
 mod oracle;
 mod plugins;

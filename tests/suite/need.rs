@@ -29,9 +29,13 @@ pub(crate) enum Need {
     VlanFiltering,
     /// `ping`, allowed to this user.
     Ping,
+    /// nftables, and `nft` to list them.
+    Nft,
+    /// `iptables` on nftables, which the Go plugins execute.
+    Iptables,
 }
 
-const ALL: [Need; 9] = [
+const ALL: [Need; 11] = [
     Need::Namespaces,
     Need::Peers,
     Need::Macvlan,
@@ -41,6 +45,8 @@ const ALL: [Need; 9] = [
     Need::Tap,
     Need::VlanFiltering,
     Need::Ping,
+    Need::Nft,
+    Need::Iptables,
 ];
 
 /// How long a probe may take.
@@ -82,6 +88,12 @@ impl Need {
             bed.parent("up0");
             bed.try_ip(words).map(drop).map_err(|text| format!("{self:?} is not in this kernel: {}", text.trim()))
         };
+        let tool = |program: &str, words: &str| {
+            let words: Vec<&str> = words.split(' ').collect();
+            let ended = Command::new(program).args(words).output().map_err(|error| format!("{program}: {error}"))?;
+            let text = String::from_utf8_lossy(&ended.stderr);
+            if ended.status.success() { Ok(()) } else { Err(format!("{program} does not work: {}", text.trim())) }
+        };
         match self {
             Self::Namespaces | Self::Peers => Ok(()),
             Self::Macvlan => link("link add m0 link up0 type macvlan"),
@@ -90,6 +102,8 @@ impl Need {
             Self::Vlan => link("link add v0 link up0 type vlan id 5"),
             Self::Tap => link("tuntap add mode tap name t0"),
             Self::VlanFiltering => link("link add b0 type bridge vlan_filtering 1"),
+            Self::Nft => tool("nft", "add table inet t"),
+            Self::Iptables => tool("iptables-nft", "-t nat -N T"),
             Self::Ping => {
                 bed.ip("link set lo up");
                 let ended = process::run(Command::new("ping").args(["-c1", "-W1", "127.0.0.1"]), &[], PROBE_LIMIT);

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::call::{Call, NATIVE, Side, executable};
 use crate::ip::Ip;
+use crate::nft;
 use crate::process;
 use crate::world::{self, Cover};
 
@@ -184,7 +185,7 @@ impl Testbed {
         self.log.borrow().clone()
     }
 
-    /// What nobody cleaned up: links of the host that the bed did not make, leases, records, namespaces, and links in
+    /// What nobody cleaned up: links of the host that the bed did not make, leases, records, rules, namespaces, and links in
     /// pods other than `lo`. Sorted; empty when all is clean.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -214,6 +215,7 @@ impl Testbed {
                 left.push(format!("namespace {name}"));
             }
         }
+        left.extend(nft::leftovers(self));
         left.sort();
         left
     }

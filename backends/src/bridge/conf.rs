@@ -6,8 +6,9 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::vlan::{Membership, gateway_name};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::layer3::{Layer3, Route, any_destination};
+use crate::nft;
 
 /// The name of the bridge if none is given.
 const DEFAULT_NAME: &str = "cni0";
@@ -32,10 +33,10 @@ pub struct Conf {
     /// An address of the bridge that is in the way is replaced.
     #[serde(rename = "forceAddress")]
     pub force_address: bool,
-    /// Masquerade (not built here).
+    /// Masquerade of the pod's addresses: [`crate::nft`].
     #[serde(rename = "ipMasq")]
     pub ip_masq: bool,
-    /// Masquerade by "iptables" or "nftables" (not built here).
+    /// Masquerade by "iptables" (not built here) or "nftables".
     #[serde(rename = "ipMasqBackend")]
     pub ip_masq_backend: Option<String>,
     /// Bytes. Zero: the kernel's default.
@@ -54,7 +55,7 @@ pub struct Conf {
     /// The port keeps VLAN 1 (matters only with VLANs).
     #[serde(rename = "preserveDefaultVlan")]
     pub preserve_default_vlan: bool,
-    /// Frames must have the pod's hardware address (not built here).
+    /// Frames must have the pod's hardware address: [`crate::nft`].
     #[serde(rename = "macspoofchk")]
     pub mac_spoof_check: bool,
     /// IPv6 addresses are examined for duplicates.
@@ -150,16 +151,13 @@ impl Conf {
     /// The first key whose effect this crate does not build: execute the plugin's binary then.
     #[must_use]
     pub fn unsupported(&self) -> Option<&'static str> {
-        [("ipMasq", self.ip_masq), ("macspoofchk", self.mac_spoof_check)]
-            .into_iter()
-            .find_map(|(key, effective)| effective.then_some(key))
+        nft::unsupported(self.ip_masq, self.ip_masq_backend.as_deref())
     }
 
     /// Parses the configuration. `has_ipam`: it names an address management.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] with the reference plugin's texts; [`ErrorKind::Unsupported`] if [`Conf::unsupported`] names a
-    /// key.
+    /// [`crate::ErrorKind::Invalid`] with the reference plugin's texts.
     pub fn validate(self, has_ipam: bool) -> Result<Spec, Error> {
         if !(0..=VLAN_ID_MAX).contains(&self.vlan) {
             return Err(Error::invalid(format!("invalid VLAN ID {} (must be between 0 and {VLAN_ID_MAX})", self.vlan)));
@@ -175,9 +173,7 @@ impl Conf {
         if self.disable_container_interface && has_ipam {
             return Err(Error::invalid("cannot use IPAM when DisableContainerInterface flag is set"));
         }
-        if let Some(key) = self.unsupported() {
-            return Err(Error::at(ErrorKind::Unsupported, "build a bridge with", key));
-        }
+        nft::validate(self.ip_masq, self.ip_masq_backend.as_deref())?;
         // The reference plugin asks for an MTU only if it is positive; the kernel refuses what is too large.
         let mtu = u32::try_from(self.mtu.max(0))
             .map_err(|_| Error::invalid(format!("invalid MTU {}: more than any link has", self.mtu)))?;
@@ -244,6 +240,7 @@ fn first_host(address: IpNetwork) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::layer3::Address;
 
     fn conf(text: &str) -> Conf {
@@ -265,6 +262,7 @@ mod tests {
                 r#"{"hairpinMode":true,"promiscMode":true}"#,
                 "cannot set hairpin mode and promiscuous mode at the same time",
             ),
+            (r#"{"ipMasq":true,"ipMasqBackend":"zz"}"#, "unknown ipmasq backend \"zz\""),
             (r#"{"disableContainerInterface":true}"#, "cannot use IPAM when DisableContainerInterface flag is set"),
         ] {
             let error = conf(text).validate(true).unwrap_err();
@@ -273,15 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn only_effective_values_are_left_to_the_binary() {
+    fn only_masquerade_by_iptables_is_left_to_the_binary() {
         for (text, expected) in [
-            (r#"{"ipMasq":true}"#, Some("ipMasq")),
-            (r#"{"macspoofchk":true}"#, Some("macspoofchk")),
+            (r#"{"ipMasq":true,"ipMasqBackend":"iptables"}"#, Some("ipMasqBackend: iptables")),
+            (r#"{"ipMasqBackend":"iptables"}"#, None),
+            (r#"{"ipMasq":true,"macspoofchk":true}"#, None),
             (r#"{"vlan":100,"vlanTrunk":[{"id":1}]}"#, None),
-            (r#"{"vlan":0,"vlanTrunk":[],"ipMasq":false,"ipMasqBackend":"nftables","preserveDefaultVlan":true}"#, None),
+            (r#"{"vlan":0,"vlanTrunk":[],"ipMasq":true,"ipMasqBackend":"nftables","preserveDefaultVlan":true}"#, None),
         ] {
             assert_eq!(conf(text).unsupported(), expected, "{text}");
-            assert_eq!(conf(text).validate(true).is_err(), expected.is_some(), "{text}");
+            assert!(conf(text).validate(true).is_ok(), "{text}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! bridge: a veth pair whose host end is a port of a bridge, which is created where it is missing and may be the pods' gateway.
-//! Knows no masquerade.
+//! Masquerade and the check of hardware addresses are `nft`'s.
 
 mod conf;
 mod gateway;

@@ -95,7 +95,7 @@ fn lower_first(text: &str) -> String {
 }
 
 /// Reads the payload of an `NLMSG_ERROR`, or the code at the start of an `NLMSG_DONE`. `Ok(None)` is an acknowledgement.
-pub(super) fn verdict(flags: u16, payload: &[u8]) -> Result<Option<Refusal>, Failure> {
+pub(crate) fn verdict(flags: u16, payload: &[u8]) -> Result<Option<Refusal>, Failure> {
     let (code, rest) = payload
         .split_first_chunk::<CODE_LEN>()
         .ok_or_else(|| Failure::Malformed(format!("error message of {} bytes", payload.len())))?;

@@ -4,6 +4,7 @@ pub(crate) mod addr;
 pub(crate) mod bridge_vlan;
 pub(crate) mod error;
 pub(crate) mod link;
+pub(crate) mod netfilter;
 pub(crate) mod route;
 pub(crate) mod socket;
 

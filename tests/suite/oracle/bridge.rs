@@ -17,6 +17,7 @@ pub(crate) fn rows() -> Vec<Row> {
     let mut rows = keys();
     rows.extend(addresses());
     rows.extend(macs());
+    rows.extend(packet_filter());
     rows.extend(vlans());
     rows.extend(trunks());
     rows.extend(existing());
@@ -121,6 +122,36 @@ fn macs() -> Vec<Row> {
             .first(Step::Args("IgnoreUnknown=1;K8S_POD_NAME=x;MAC=02:ab:00:00:00:01"))
             .latest(),
         gateway("mac_of_args_beats_cni_args", args).first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:01")).latest(),
+    ]
+}
+
+fn packet_filter() -> Vec<Row> {
+    let filtered = |name: &str, more: Value| {
+        let mut row = gateway(name, json!({"ipMasqBackend": "nftables"})).needs(Need::Nft).latest();
+        super::merge(&mut row.conf, &more);
+        row
+    };
+    let both = json!({"ipMasq": true, "macspoofchk": true, "ipam": dual_stack()});
+    let two =
+        [ADD, Step::As("c1", "net1"), ADD, CHECK, Step::As("c1", "eth0"), DEL, Step::As("c1", "net1"), CHECK, DEL];
+    let prefix = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/21"}], [{"subnet": "fd00:1::/61"}]]});
+    vec![
+        filtered("masquerade", json!({"ipMasq": true})),
+        filtered("masquerade_dual_stack", json!({"ipMasq": true, "ipam": prefix})),
+        filtered("masquerade_layer_2", json!({"ipMasq": true, "ipam": null, "isGateway": null})).script([ADD, DEL]),
+        filtered("masquerade_not", json!({"ipMasq": false, "ipMasqBackend": "zz"})),
+        filtered("masquerade_backend_not_given", json!({"ipMasq": true, "ipMasqBackend": null})).needs(Need::Iptables),
+        filtered("masquerade_long_names", json!({"ipMasq": true, "macspoofchk": true})).first(Step::As(
+            "a-container-whose-id-is-0123456789abcdef0123456789abcdef0123456789abcdef",
+            "an-interface",
+        )),
+        filtered("refused_masquerade_backend", json!({"ipMasq": true, "ipMasqBackend": "zz"})).refused(),
+        filtered("spoof_check", json!({"macspoofchk": true})),
+        filtered("spoof_check_layer_2", json!({"macspoofchk": true, "ipam": null, "isGateway": null}))
+            .script([ADD, DEL]),
+        filtered("spoof_check_mac", json!({"macspoofchk": true, "runtimeConfig": {"mac": "02:ab:00:00:00:03"}})),
+        filtered("filter_two_interfaces", both.clone()).script(two),
+        filtered("filter_netns_lost", both).script([ADD, Step::LosePod, DEL, DEL]),
     ]
 }
 

@@ -25,7 +25,11 @@ const fn sometimes(id: &'static str, cases: &'static [&'static str], facts: &'st
 
 /// Each has its row on the page.
 pub(crate) const ACCEPTED: &[Difference] = &[
-    sometimes("D-kernel-teardown", &["*::netns_lost@*"], &["*.del.state.host.*"]),
+    sometimes(
+        "D-kernel-teardown",
+        &["*::netns_lost@*", "*::masquerade_netns_lost@*", "*::filter_netns_lost@*"],
+        &["*.del.state.host.*"],
+    ),
     sometimes("D-error-version", &["*"], &["*.error.cniVersion"]),
     sometimes("D-queue-length", &[BRIDGE, PTP], &["*.host.link.veth(*.txqlen"]),
     sometimes(
@@ -57,6 +61,16 @@ pub(crate) const ACCEPTED: &[Difference] = &[
     ),
     sometimes("D-announced", &[BRIDGE], &["*.pod.*/ndisc_notify"]),
     sometimes("D-no-connected-route", &[PTP], &["*.noprefixroute"]),
+    always(
+        "D-masquerade-backend",
+        &["*::masquerade_backend_not_given@*"],
+        &["*.add.state.host.nft.*", "*.del.state.host.nft.*"],
+    ),
+    always(
+        "D-rules-go",
+        &["*::masquerade_netns_lost@*", "*::filter_netns_lost@*"],
+        &["*.del.state.host.nft.*", "end.leftovers"],
+    ),
     always("D-on-link", &["oracle::ptp::dual_stack@*"], &["*.flags.onlink"]),
     sometimes("D-route-metrics", &["oracle::bridge::routes@*"], &["*.state.pod.a.route.*.metrics.*"]),
     sometimes("D-routes-old-versions", &["*::routes@0.1.0", "*::routes@0.2.0"], &["*.state.pod.a.route.*"]),

@@ -24,6 +24,7 @@ use crate::call::{Answer, Side, UNDER_TEST};
 use crate::case::Case;
 use crate::compare::compare;
 use crate::need::Need;
+use crate::nft;
 use crate::redact::Names;
 use crate::snapshot::{Facts, Snapshot};
 use crate::testbed::Testbed;
@@ -278,7 +279,12 @@ impl<'bed> Stage<'bed> {
         }
         let label = format!("{number}.{}", command.to_lowercase());
         if command != "CHECK" {
-            let state = Snapshot::settled(self.bed, &mut self.names);
+            let mut state = Snapshot::settled(self.bed, &mut self.names);
+            // `nft` is asked where there may be rules: most cases have none.
+            if ["ipMasq", "macspoofchk"].iter().any(|key| self.conf.get(key).is_some()) {
+                let named = |(path, value): (String, String)| (self.names.apply(&path), self.names.apply(&value));
+                state.extend(nft::facts(self.bed).into_iter().map(named));
+            }
             self.facts.extend(state.into_iter().map(|(path, value)| (format!("{label}.state.{path}"), value)));
         }
         self.keep(&label, &answer);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{ADD, CHECK, DEL, Row, Step, dual_stack, one_subnet};
+use crate::need::Need;
 
 fn row(name: &str, more: Value) -> Row {
     let mut conf = json!({"ipam": one_subnet()});
@@ -12,6 +13,7 @@ fn row(name: &str, more: Value) -> Row {
 
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = keys();
+    rows.extend(masquerade());
     rows.extend(changes());
     rows.extend(refusals());
     rows
@@ -45,6 +47,22 @@ fn keys() -> Vec<Row> {
         row("netns_lost", json!({})).script([ADD, Step::LosePod, DEL, DEL]).latest(),
         row("netns_not_given", json!({})).script([ADD, Step::Env("CNI_NETNS", Some("")), DEL]).latest(),
         row("add_netns_missing", json!({})).script([Step::LosePod, ADD, DEL]).latest(),
+    ]
+}
+
+fn masquerade() -> Vec<Row> {
+    let masqueraded = |name: &str, more: Value| {
+        let mut row = row(name, json!({"ipMasq": true, "ipMasqBackend": "nftables"})).needs(Need::Nft).latest();
+        super::merge(&mut row.conf, &more);
+        row
+    };
+    let ranges = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/21"}], [{"subnet": "fd00:1::/61"}]]});
+    vec![
+        masqueraded("masquerade", json!({})),
+        masqueraded("masquerade_dual_stack", json!({"ipam": ranges})),
+        masqueraded("masquerade_backend_not_given", json!({"ipMasqBackend": null})).needs(Need::Iptables),
+        masqueraded("refused_masquerade_backend", json!({"ipMasqBackend": "zz"})).refused(),
+        masqueraded("masquerade_netns_lost", json!({})).script([ADD, Step::LosePod, DEL, DEL]),
     ]
 }
 

@@ -1,0 +1,51 @@
+//! A socket to the kernel's netfilter. It never waits: the kernel has done its work when `send` returns, and its answers lie
+//! in the receive buffer. Knows no table.
+
+use std::io;
+
+use netlink_sys::constants::NETLINK_NETFILTER;
+use netlink_sys::{Socket as RawSocket, SocketAddr};
+use nix::sys::socket::MsgFlags;
+
+use super::error::Failure;
+
+/// The kernel builds no datagram of a listing above 32 kB.
+const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Netfilter {
+    raw: RawSocket,
+    buffer: Vec<u8>,
+}
+
+impl Netfilter {
+    /// Opens a socket in the namespace of the calling thread.
+    pub(crate) fn open() -> Result<Self, Failure> {
+        let mut raw = RawSocket::new(NETLINK_NETFILTER)?;
+        raw.set_ext_ack(true)?;
+        raw.set_cap_ack(true)?;
+        raw.bind(&SocketAddr::new(0, 0))?;
+        Ok(Self { raw, buffer: Vec::new() })
+    }
+
+    /// Sends messages; the kernel has worked on them when this returns.
+    pub(crate) fn send(&self, messages: &[u8]) -> Result<(), Failure> {
+        self.raw.send(messages, 0)?;
+        Ok(())
+    }
+
+    /// The next datagram of the answer; none where there are no more.
+    pub(crate) fn receive(&mut self) -> Result<Option<&[u8]>, Failure> {
+        loop {
+            self.buffer.clear();
+            self.buffer.reserve(RECEIVE_BUFFER_BYTES);
+            match self.raw.recv(&mut self.buffer, MsgFlags::MSG_DONTWAIT.bits()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Ok(Some(&self.buffer)),
+            }
+        }
+    }
+}

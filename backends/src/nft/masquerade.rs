@@ -1,0 +1,100 @@
+//! Masquerade: what leaves a pod for a place outside its own networks takes the node's address.
+
+use ipnetwork::IpNetwork;
+
+use super::message::{Batch, Family};
+use super::rule::{Expressions, Verdict};
+use super::socket::Socket;
+use super::{Owner, hash};
+use crate::netlink::Failure;
+
+const TABLE: &str = "cni_plugins_masquerade";
+const TABLE_COMMENT: &str = "Masquerading for plugins from github.com/containernetworking/plugins";
+const CHECKS: &str = "masq_checks";
+const CHECKS_COMMENT: &str = "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet";
+const POSTROUTING: &str = "postrouting";
+/// `NF_INET_POST_ROUTING`, and `NF_IP_PRI_NAT_SRC`.
+const HOOK: u32 = 4;
+const PRIORITY: u32 = 100;
+/// Longest comment (nft's limit, which the reference plugins cut at).
+const COMMENT_BYTES_MAX: usize = 128;
+/// Where the rules are, for a person.
+pub(super) const PLACE: &str = "table inet cni_plugins_masquerade, chain masq_checks";
+
+/// The comment begins with hashes of network and attachment, which is all that the reference plugins compare.
+fn comment(owner: &Owner<'_>) -> String {
+    let Owner { network, sandbox, ifname } = owner;
+    let mut text = format!("{}, net: {network}, if: {ifname}, id: {sandbox}", mark(owner));
+    let border = (0..=COMMENT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(border.unwrap_or_default());
+    text
+}
+
+fn mark(owner: &Owner<'_>) -> String {
+    let attachment = format!("{}:{}", owner.ifname, owner.sandbox);
+    format!("{}-{}", hash(owner.network, 16), hash(&attachment, 16))
+}
+
+pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, addresses: &[IpNetwork]) {
+    batch.table(Family::Inet, TABLE, Some(TABLE_COMMENT));
+    batch.chain(Family::Inet, TABLE, CHECKS, |chain| {
+        chain.comment(12, CHECKS_COMMENT);
+    });
+    batch.chain(Family::Inet, TABLE, POSTROUTING, |chain| {
+        chain.nest(4, |hook| {
+            hook.number(1, HOOK).number(2, PRIORITY);
+        });
+        chain.text(7, "nat");
+    });
+    batch.flush(Family::Inet, TABLE, POSTROUTING);
+    let postrouting = [TABLE, POSTROUTING];
+    for multicast in [multicast_v4(), multicast_v6()].into_iter().flatten() {
+        let stays = Expressions::default().to(multicast).verdict(Verdict::Return);
+        batch.rule(Family::Inet, postrouting, &stays, None);
+    }
+    let goes = Expressions::default().verdict(Verdict::Goto(CHECKS));
+    batch.rule(Family::Inet, postrouting, &goes, None);
+    let comment = comment(owner);
+    // Outside of everything is nothing: an address with prefix length 0 needs no rule.
+    for address in addresses.iter().filter(|address| address.prefix() > 0) {
+        let rule = Expressions::default().from(address.ip()).not_to(*address).masquerade();
+        batch.rule(Family::Inet, [TABLE, CHECKS], &rule, Some(&comment));
+    }
+}
+
+fn multicast_v4() -> Option<IpNetwork> {
+    IpNetwork::new([224, 0, 0, 0].into(), 4).ok()
+}
+
+fn multicast_v6() -> Option<IpNetwork> {
+    IpNetwork::new([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8).ok()
+}
+
+pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) -> Result<(), Failure> {
+    let mark = mark(owner);
+    for rule in socket.rules(Family::Inet, TABLE, CHECKS)? {
+        if rule.comment.starts_with(&mark) {
+            batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
+        }
+    }
+    Ok(())
+}
+
+/// How many rules of the owner there are.
+pub(super) fn count(socket: &mut Socket, owner: &Owner<'_>) -> Result<usize, Failure> {
+    let mark = mark(owner);
+    Ok(socket.rules(Family::Inet, TABLE, CHECKS)?.iter().filter(|rule| rule.comment.starts_with(&mark)).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_comment_is_the_reference_plugins() {
+        let owner = Owner { network: "lab", sandbox: "c1", ifname: "eth0" };
+        assert_eq!(comment(&owner), "bd5920332d2f73b7-f4d01f2ef4b92245, net: lab, if: eth0, id: c1");
+        let long = Owner { sandbox: &"x".repeat(200), ..owner };
+        assert_eq!(comment(&long).len(), COMMENT_BYTES_MAX);
+    }
+}

@@ -1,0 +1,173 @@
+//! nftables by netlink: masquerade of a pod's addresses, and a bridge that drops frames with another hardware address than the
+//! pod's. Tables, chains and comments are those of the reference plugins' nftables backend (1.9.1), so a node that runs both
+//! cleans up after either. Every change is one batch, which the kernel applies whole or not at all.
+//!
+//! Rules are found again by their comment, never by an address that a link may have lost. Of a configuration it knows the backend's name only.
+
+mod iptables;
+mod masquerade;
+mod message;
+mod rule;
+mod socket;
+mod spoof;
+
+use ipnetwork::IpNetwork;
+use sha2::{Digest, Sha512};
+
+use crate::error::Error;
+use crate::mac::Mac;
+use socket::Socket;
+
+/// Which rules belong to an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// Masquerade of its addresses.
+    pub masquerade: bool,
+    /// Frames must have the pod's hardware address.
+    pub spoof_check: bool,
+}
+
+/// The backend of the reference plugins that is this one; also where a configuration names none.
+const NFTABLES: &str = "nftables";
+/// Their other one, which is not built here.
+const IPTABLES: &str = "iptables";
+
+/// What of a configuration's `ipMasq` and `ipMasqBackend` this crate does not build.
+pub(crate) fn unsupported(masquerade: bool, backend: Option<&str>) -> Option<&'static str> {
+    (masquerade && backend == Some(IPTABLES)).then_some("ipMasqBackend: iptables")
+}
+
+/// Refuses a backend that nobody knows, in the reference plugins' words.
+pub(crate) fn validate(masquerade: bool, backend: Option<&str>) -> Result<(), Error> {
+    match backend {
+        Some(unknown) if masquerade && !["", NFTABLES, IPTABLES].contains(&unknown) => {
+            Err(Error::invalid(format!("unknown ipmasq backend \"{unknown}\"")))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Rules {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Whose rules they are: it is in every comment.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    /// The network's name.
+    pub network: &'a str,
+    /// The container id.
+    pub sandbox: &'a str,
+    /// The interface in the pod.
+    pub ifname: &'a str,
+}
+
+/// What the rules say.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The pod's addresses, with their networks' prefix lengths.
+    pub addresses: &'a [IpNetwork],
+    /// The port of the bridge.
+    pub port: &'a str,
+    /// The pod's hardware address; none: frames are not checked.
+    pub mac: Option<Mac>,
+}
+
+/// Adds the rules, all or none.
+///
+/// # Errors
+/// [`crate::ErrorKind::Refused`] if the kernel refuses (something else has a table of that name with other chains, a module is
+/// missing), [`crate::ErrorKind::Io`] if it cannot be asked.
+pub fn add(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(), Error> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let mut batch = message::Batch::new();
+    if let Some(mac) = subject.mac.filter(|_| rules.spoof_check) {
+        spoof::add(&mut batch, owner, subject.port, mac);
+    }
+    if rules.masquerade && !subject.addresses.is_empty() {
+        masquerade::add(&mut batch, owner, subject.addresses);
+    }
+    let failed = |e| Error::kernel("add nftables rules for", owner.place(), e);
+    Socket::open().map_err(failed)?.commit(batch).map_err(failed)
+}
+
+/// Removes the rules of an owner, and those that the reference plugins made for it with iptables' nft backend. Rules that are not
+/// there are no error.
+///
+/// # Errors
+/// As [`add`].
+pub fn remove(rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let failed = |e| Error::kernel("remove nftables rules of", owner.place(), e);
+    let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
+    socket
+        .change(|socket, batch| {
+            if rules.masquerade {
+                masquerade::remove(socket, batch, owner)?;
+                iptables::remove(socket, batch, owner)?;
+            }
+            if rules.spoof_check {
+                spoof::remove(socket, batch, owner)?;
+            }
+            Ok(())
+        })
+        .map_err(failed)
+}
+
+/// Whether the rules are there.
+///
+/// # Errors
+/// [`crate::ErrorKind::Mismatch`] with what is missing; as [`add`].
+pub fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(), Error> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let failed = |e| Error::kernel("look at nftables rules of", owner.place(), e);
+    let mut socket = Socket::open().map_err(failed)?;
+    if rules.masquerade {
+        let wanted = subject.addresses.iter().filter(|address| address.prefix() > 0).count();
+        let found = masquerade::count(&mut socket, owner).map_err(failed)?;
+        // The reference plugins' other backend is as good: who was attached by it stays until DEL.
+        if found < wanted && !iptables::is_there(&mut socket, owner).map_err(failed)? {
+            let (interface, place) = (owner.ifname, masquerade::PLACE);
+            let text = format!("{found} of {wanted} masquerade rules for {interface} are in {place}");
+            return Err(Error::mismatch(text));
+        }
+    }
+    if rules.spoof_check && subject.mac.is_some() && !spoof::is_there(&mut socket, owner).map_err(failed)? {
+        let text = format!("the rules that check the hardware address of {} are not in {}", owner.ifname, spoof::PLACE);
+        return Err(Error::mismatch(text));
+    }
+    Ok(())
+}
+
+impl Owner<'_> {
+    fn place(&self) -> String {
+        format!("{} of {} in network \"{}\"", self.ifname, self.sandbox, self.network)
+    }
+}
+
+/// The first digits of a text's SHA-512, in lower case.
+fn hash(text: &str, digits: usize) -> String {
+    let hex: String = Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.chars().take(digits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_reference_plugins() {
+        assert_eq!(hash("lab", 16), "bd5920332d2f73b7");
+        assert_eq!(hash("eth0:c1", 16), "f4d01f2ef4b92245");
+    }
+}

@@ -1,0 +1,263 @@
+//! Expressions of a rule, and what is read of a rule that is there. Attribute numbers are those of
+//! include/uapi/linux/netfilter/nf_tables.h.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::message::Attributes;
+
+/// `NFT_REG_1`
+const REGISTER: u32 = 1;
+const META_NFPROTO: u32 = 15;
+const META_IIFNAME: u32 = 6;
+const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
+/// Payload bases.
+const LINK: u32 = 0;
+const NETWORK: u32 = 1;
+/// Longest interface name with its NUL (`IFNAMSIZ`).
+const IFNAMSIZ: usize = 16;
+/// What is left of an attribute's type without its flags.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Verdict<'a> {
+    Drop,
+    Return,
+    Jump(&'a str),
+    Goto(&'a str),
+}
+
+/// A rule's expressions.
+#[derive(Debug, Default)]
+pub(super) struct Expressions(Attributes);
+
+impl Expressions {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    fn push(mut self, name: &str, fill: impl FnOnce(&mut Attributes)) -> Self {
+        self.0.nest(1, |element| {
+            element.text(1, name).nest(2, fill);
+        });
+        self
+    }
+
+    fn meta(self, key: u32) -> Self {
+        self.push("meta", |meta| {
+            meta.number(2, key).number(1, REGISTER);
+        })
+    }
+
+    fn payload(self, base: u32, offset: u32, length: u32) -> Self {
+        self.push("payload", |payload| {
+            payload.number(1, REGISTER).number(2, base).number(3, offset).number(4, length);
+        })
+    }
+
+    fn compare(self, operator: u32, value: &[u8]) -> Self {
+        self.push("cmp", |compare| {
+            compare.number(1, REGISTER).number(2, operator).nest(3, |data| {
+                data.raw(1, value);
+            });
+        })
+    }
+
+    fn mask(self, mask: &[u8]) -> Self {
+        self.push("bitwise", |bitwise| {
+            bitwise.number(1, REGISTER).number(2, REGISTER).number(3, u32::try_from(mask.len()).unwrap_or_default());
+            bitwise.nest(4, |data| {
+                data.raw(1, mask);
+            });
+            bitwise.nest(5, |data| {
+                data.raw(1, &vec![0; mask.len()]);
+            });
+        })
+    }
+
+    /// The packet is of the address' family.
+    fn family(self, ip: IpAddr) -> Self {
+        self.meta(META_NFPROTO).compare(EQUAL, &[if ip.is_ipv4() { 2 } else { 10 }])
+    }
+
+    /// The source is this address.
+    pub(super) fn from(self, ip: IpAddr) -> Self {
+        let (bytes, offset) = octets(ip, [12, 8]);
+        let length = u32::try_from(bytes.len()).unwrap_or_default();
+        self.family(ip).payload(NETWORK, offset, length).compare(EQUAL, &bytes)
+    }
+
+    /// The destination is in this network, whose family is given already.
+    fn destination(self, network: IpNetwork, operator: u32) -> Self {
+        let (bytes, offset) = octets(network.network(), [16, 24]);
+        let (mask, _) = octets(network.mask(), [0, 0]);
+        let prefix = usize::from(network.prefix());
+        if prefix.is_multiple_of(8) {
+            // Whole bytes need no mask.
+            let bytes = bytes.get(..prefix / 8).unwrap_or_default();
+            let length = u32::try_from(bytes.len()).unwrap_or_default();
+            return self.payload(NETWORK, offset, length).compare(operator, bytes);
+        }
+        let length = u32::try_from(bytes.len()).unwrap_or_default();
+        self.payload(NETWORK, offset, length).mask(&mask).compare(operator, &bytes)
+    }
+
+    /// The destination is in this network.
+    pub(super) fn to(self, network: IpNetwork) -> Self {
+        self.family(network.ip()).destination(network, EQUAL)
+    }
+
+    /// The destination is not in this network. To follow [`Expressions::from`].
+    pub(super) fn not_to(self, network: IpNetwork) -> Self {
+        self.destination(network, NOT_EQUAL)
+    }
+
+    /// It came in by this link.
+    pub(super) fn by_link(self, name: &str) -> Self {
+        let mut bytes = name.as_bytes().to_vec();
+        bytes.resize(IFNAMSIZ, 0);
+        self.meta(META_IIFNAME).compare(EQUAL, &bytes)
+    }
+
+    /// Its source hardware address is this.
+    pub(super) fn source(self, mac: [u8; 6]) -> Self {
+        self.payload(LINK, 6, 6).compare(EQUAL, &mac)
+    }
+
+    pub(super) fn masquerade(self) -> Self {
+        self.push("masq", |_| {})
+    }
+
+    pub(super) fn verdict(self, verdict: Verdict<'_>) -> Self {
+        let (code, chain) = match verdict {
+            Verdict::Drop => (0, None),
+            Verdict::Return => (-5, None),
+            Verdict::Jump(chain) => (-3, Some(chain)),
+            Verdict::Goto(chain) => (-4, Some(chain)),
+        };
+        self.push("immediate", |immediate| {
+            immediate.number(1, 0).nest(2, |data| {
+                data.nest(2, |verdict| {
+                    verdict.raw(1, &i32::to_be_bytes(code));
+                    if let Some(chain) = chain {
+                        verdict.text(2, chain);
+                    }
+                });
+            });
+        })
+    }
+}
+
+/// An address' bytes, and the offset of its family.
+fn octets(ip: IpAddr, [v4, v6]: [u32; 2]) -> (Vec<u8>, u32) {
+    match ip {
+        IpAddr::V4(ip) => (ip.octets().to_vec(), v4),
+        IpAddr::V6(ip) => (ip.octets().to_vec(), v6),
+    }
+}
+
+/// A rule that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) handle: u64,
+    /// The comment; empty where there is none.
+    pub(super) comment: String,
+    /// The chain it jumps to; empty where it does not.
+    pub(super) jumps_to: String,
+}
+
+impl Found {
+    /// Reads a rule's attributes; none where they are of no rule.
+    pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
+        let handle = find(attributes, 3).and_then(|bytes| bytes.first_chunk::<8>().copied())?;
+        let comment = find(attributes, 7).and_then(comment).unwrap_or_default();
+        let jumps_to = find(attributes, 4).and_then(jump).unwrap_or_default();
+        Some(Self { handle: u64::from_be_bytes(handle), comment, jumps_to })
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}
+
+/// Type 0 of the user data's entries.
+fn comment(mut entries: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = entries {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == 0 {
+            return Some(text(value));
+        }
+        entries = rest.get(usize::from(*length)..)?;
+    }
+    None
+}
+
+/// The chain of the first expression that is a verdict with one.
+fn jump(list: &[u8]) -> Option<String> {
+    each(list).find_map(|(_, element)| {
+        let is_immediate = find(element, 1).is_some_and(|name| text(name) == "immediate");
+        let data = find(element, 2).filter(|_| is_immediate)?;
+        find(find(find(data, 2)?, 2)?, 2).map(text)
+    })
+}
+
+/// The payload of the first attribute of this type.
+pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    each(attributes).find(|(found, _)| *found == kind).map(|(_, payload)| payload)
+}
+
+/// The attributes in these bytes; ends at the first that is cut short.
+fn each(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk::<2>()?));
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk::<2>()?) & NLA_TYPE_MASK;
+        let payload = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, payload))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_read_back() {
+        let expressions = Expressions::default().by_link("veth0").verdict(Verdict::Jump("chain"));
+        let mut attributes = Attributes::default();
+        attributes.text(1, "table").handle(3, 7).raw(4, expressions.bytes()).comment(7, "whose");
+        let found = Found::parse(&attributes.bytes).unwrap();
+        assert_eq!(found, Found { handle: 7, comment: "whose".to_owned(), jumps_to: "chain".to_owned() });
+    }
+
+    #[test]
+    fn hostile_attributes_end_the_reading() {
+        let whole = {
+            let mut attributes = Attributes::default();
+            attributes.handle(3, 7).comment(7, "whose");
+            attributes.bytes
+        };
+        for length in 0..whole.len() {
+            let _ = Found::parse(&whole[..length]);
+        }
+        for at in 0..whole.len() {
+            for value in [0, 1, 3, 0x7f, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                let _ = Found::parse(&bytes);
+            }
+        }
+        assert_eq!(Found::parse(&[]), None);
+        assert_eq!(comment(&[0, 200, b'x']), None);
+    }
+
+    #[test]
+    fn prefixes_of_whole_bytes_need_no_mask() {
+        let length = |network: &str| Expressions::default().to(network.parse().unwrap()).bytes().len();
+        assert!(length("10.0.0.0/8") < length("10.0.0.0/9"));
+        assert!(length("fd00::/64") < length("fd00::/63"));
+    }
+}

@@ -1,0 +1,201 @@
+//! Questions to the kernel's nftables: a transaction in one send, and listings.
+
+use nix::errno::Errno;
+
+use super::message::{Batch, Family, chain_of, rules_of};
+use super::rule::Found;
+use crate::netlink::error::verdict;
+use crate::netlink::netfilter::Netfilter;
+use crate::netlink::{Failure, Refusal};
+
+/// How often a change is tried again because somebody removed what was to be removed, or a listing was not consistent.
+const ATTEMPTS: u32 = 8;
+/// More rules than a chain of ours ever has: each pod has two.
+const RULES_MAX: usize = 1 << 20;
+
+/// `struct nlmsghdr` and `struct nfgenmsg`, in bytes.
+const NLMSG_HEADER_LEN: usize = 16;
+const NFGENMSG_LEN: usize = 4;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+pub(super) struct Socket {
+    netfilter: Netfilter,
+    sequence: u32,
+}
+
+impl Socket {
+    /// Opens a socket in the namespace of the calling thread.
+    pub(super) fn open() -> Result<Self, Failure> {
+        Ok(Self { netfilter: Netfilter::open()?, sequence: 0 })
+    }
+
+    /// As [`Socket::open`]; none on a kernel without netfilter's netlink, where nothing can be.
+    pub(super) fn open_if_any() -> Result<Option<Self>, Failure> {
+        match Self::open() {
+            Err(Failure::Socket(error)) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Carries out a transaction.
+    pub(super) fn commit(&mut self, mut batch: Batch) -> Result<(), Failure> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if batch.is_full() {
+            return Err(Failure::Malformed("a transaction is larger than a socket takes".to_owned()));
+        }
+        self.netfilter.send(batch.finish())?;
+        let mut refused: Option<Refusal> = None;
+        // One answer that is no acknowledgement voids all others.
+        self.answers(|answer| {
+            if answer.kind == NLMSG_ERROR && refused.is_none() {
+                let refusal = verdict(answer.flags, answer.payload)?;
+                refused = refusal.map(|refusal| at(refusal, batch.place(answer.sequence)));
+            }
+            Ok(false)
+        })?;
+        refused.map_or(Ok(()), |refusal| Err(refusal.into()))
+    }
+
+    /// A transaction made of what is there. Made anew where somebody else was faster.
+    pub(super) fn change(
+        &mut self,
+        fill: impl Fn(&mut Self, &mut Batch) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        for _ in 0..ATTEMPTS {
+            let mut batch = Batch::new();
+            fill(self, &mut batch)?;
+            match self.commit(batch) {
+                Err(failure) if matches!(failure.errno(), Some(Errno::ENOENT | Errno::EBUSY | Errno::ERESTART)) => {}
+                other => return other,
+            }
+        }
+        Err(Failure::Interrupted { attempts: ATTEMPTS })
+    }
+
+    /// The rules of a chain; none where there is no such chain.
+    pub(super) fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<Found>, Failure> {
+        for _ in 0..ATTEMPTS {
+            self.sequence += 1;
+            self.netfilter.send(&rules_of(self.sequence, family, table, chain))?;
+            let mut rules = Vec::new();
+            let whole = self.listing(|attributes| {
+                if rules.len() >= RULES_MAX {
+                    return Err(Failure::Malformed(format!("more than {RULES_MAX} rules in one chain")));
+                }
+                rules.extend(Found::parse(attributes));
+                Ok(())
+            });
+            match whole {
+                Err(failure) if says_absent(&failure) => return Ok(Vec::new()),
+                Err(failure) => return Err(failure),
+                Ok(true) => return Ok(rules),
+                Ok(false) => {}
+            }
+        }
+        Err(Failure::Interrupted { attempts: ATTEMPTS })
+    }
+
+    /// Whether there is a chain of this name.
+    pub(super) fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool, Failure> {
+        self.sequence += 1;
+        self.netfilter.send(&chain_of(self.sequence, family, table, chain))?;
+        match self.listing(|_| Ok(())) {
+            Err(failure) if says_absent(&failure) => Ok(false),
+            other => other.map(|_| true),
+        }
+    }
+
+    /// Reads answers until the end of a listing, or an error's: whether nobody changed anything meanwhile.
+    fn listing(&mut self, mut each: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<bool, Failure> {
+        let mut whole = true;
+        self.answers(|answer| {
+            whole &= answer.flags & NLM_F_DUMP_INTR == 0;
+            match answer.kind {
+                NLMSG_DONE | NLMSG_ERROR => match verdict(answer.flags, answer.payload)? {
+                    Some(refusal) => Err(refusal.into()),
+                    None => Ok(true),
+                },
+                _ => each(answer.payload.get(NFGENMSG_LEN..).unwrap_or_default()).map(|()| false),
+            }
+        })?;
+        Ok(whole)
+    }
+
+    /// Reads messages until `each` has had enough, or there are no more.
+    fn answers(&mut self, mut each: impl FnMut(&Answer<'_>) -> Result<bool, Failure>) -> Result<(), Failure> {
+        let mut done = false;
+        while !done {
+            let Some(mut rest) = self.netfilter.receive()? else { return Ok(()) };
+            while let Some((answer, next)) = Answer::split(rest) {
+                rest = next;
+                // The rest of the datagram still belongs to the same question.
+                done = each(&answer)? || done;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a question's answer is that there is no such thing. A kernel without nf_tables answers `EINVAL` (`nfnetlink_rcv_msg`
+/// in net/netfilter/nfnetlink.c: no such subsystem), one without a family's tables `EAFNOSUPPORT`: then DEL has nothing to do.
+fn says_absent(failure: &Failure) -> bool {
+    matches!(failure.errno(), Some(Errno::ENOENT | Errno::EINVAL | Errno::EAFNOSUPPORT))
+}
+
+/// Adds to a refusal where it was.
+fn at(refusal: Refusal, place: Option<&str>) -> Refusal {
+    let texts: Vec<&str> = place.into_iter().chain(refusal.text.as_deref()).collect();
+    Refusal { errno: refusal.errno, text: Some(texts.join(": ")).filter(|text| !text.is_empty()) }
+}
+
+/// One message of the kernel.
+struct Answer<'a> {
+    kind: u16,
+    flags: u16,
+    /// The number of the message that it answers.
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Answer<'a> {
+    /// The first message of a datagram, and what follows it.
+    fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
+        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+        let flags = u16::from_ne_bytes(*bytes.get(6..)?.first_chunk()?);
+        let sequence = u32::from_ne_bytes(*bytes.get(8..)?.first_chunk()?);
+        let payload = bytes.get(NLMSG_HEADER_LEN..length)?;
+        let next = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
+        Some((Self { kind, flags, sequence, payload }, next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_is_split_into_its_messages_and_hostile_lengths_end_it() {
+        let mut bytes = vec![18, 0, 0, 0, 2, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0xaa, 0xbb, 0, 0];
+        bytes.extend([16, 0, 0, 0, 3, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
+        let (first, rest) = Answer::split(&bytes).unwrap();
+        assert_eq!((first.kind, first.flags, first.sequence, first.payload), (2, 1, 7, &[0xaa, 0xbb][..]));
+        let (second, rest) = Answer::split(rest).unwrap();
+        assert_eq!((second.kind, second.sequence, rest), (3, 8, &[][..]));
+        for length in [0_u32, 15, 37, u32::MAX] {
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(Answer::split(&bytes).is_none(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_where() {
+        let refusal = at(Refusal { errno: Errno::EOPNOTSUPP, text: Some("why".to_owned()) }, Some("table inet t"));
+        assert_eq!(refusal.text.as_deref(), Some("table inet t: why"));
+        assert_eq!(at(Refusal { errno: Errno::EPERM, text: None }, None).text, None);
+    }
+}

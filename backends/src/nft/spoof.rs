@@ -1,0 +1,72 @@
+//! macspoofchk: a bridge drops frames of a port that have another source hardware address than the pod's.
+
+use super::Owner;
+use super::message::{Batch, Family};
+use super::rule::{Expressions, Verdict};
+use super::socket::Socket;
+use crate::mac::Mac;
+use crate::netlink::Failure;
+
+const TABLE: &str = "nat";
+const PREROUTING: &str = "PREROUTING";
+/// `NF_BR_PRE_ROUTING`, `NF_BR_PRI_NAT_DST_BRIDGED`, `NF_ACCEPT`.
+const HOOK: u32 = 0;
+const PRIORITY: i32 = -300;
+const ACCEPT: u32 = 1;
+/// Where the rules are, for a person.
+pub(super) const PLACE: &str = "table bridge nat";
+
+/// The chain that a port's frames jump to, the one that looks at the address, and the comment of every rule.
+fn names(owner: &Owner<'_>) -> (String, String, String) {
+    let whose = format!("{}-{}", owner.sandbox, owner.ifname);
+    (format!("cni-br-iface-{whose}"), format!("cni-br-iface-{whose}-mac"), format!("macspoofchk-{whose}"))
+}
+
+pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, port: &str, mac: Mac) {
+    let (first, second, comment) = names(owner);
+    batch.table(Family::Bridge, TABLE, None);
+    batch.chain(Family::Bridge, TABLE, PREROUTING, |chain| {
+        chain.nest(4, |hook| {
+            hook.number(1, HOOK).raw(2, &PRIORITY.to_be_bytes());
+        });
+        chain.number(5, ACCEPT).text(7, "filter");
+    });
+    for chain in [&first, &second] {
+        batch.chain(Family::Bridge, TABLE, chain, |_| {});
+        batch.flush(Family::Bridge, TABLE, chain);
+    }
+    let mut rule = |chain: &str, rule: &Expressions| batch.rule(Family::Bridge, [TABLE, chain], rule, Some(&comment));
+    rule(PREROUTING, &Expressions::default().by_link(port).verdict(Verdict::Jump(&first)));
+    rule(&first, &Expressions::default().verdict(Verdict::Jump(&second)));
+    rule(&second, &Expressions::default().source(mac.octets()).verdict(Verdict::Return));
+    rule(&second, &Expressions::default().verdict(Verdict::Drop));
+}
+
+pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) -> Result<(), Failure> {
+    let (first, second, comment) = names(owner);
+    for rule in socket.rules(Family::Bridge, TABLE, PREROUTING)? {
+        if rule.comment == comment {
+            batch.delete_rule(Family::Bridge, [TABLE, PREROUTING], rule.handle);
+        }
+    }
+    let mut there = Vec::new();
+    for chain in [&first, &second] {
+        if socket.has_chain(Family::Bridge, TABLE, chain)? {
+            batch.flush(Family::Bridge, TABLE, chain);
+            there.push(chain);
+        }
+    }
+    for chain in there {
+        batch.delete_chain(Family::Bridge, TABLE, chain);
+    }
+    Ok(())
+}
+
+/// Whether the port's frames are looked at.
+pub(super) fn is_there(socket: &mut Socket, owner: &Owner<'_>) -> Result<bool, Failure> {
+    let (first, second, comment) = names(owner);
+    let jumps = socket.rules(Family::Bridge, TABLE, PREROUTING)?.iter().any(|rule| rule.jumps_to == first);
+    let looks = socket.rules(Family::Bridge, TABLE, &first)?.iter().any(|rule| rule.jumps_to == second);
+    let decides = socket.rules(Family::Bridge, TABLE, &second)?.iter().filter(|rule| rule.comment == comment).count();
+    Ok(jumps && looks && decides == 2)
+}

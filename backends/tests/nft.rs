@@ -1,0 +1,210 @@
+//! Rules in the kernel's packet filter, as `nft` lists them.
+
+use std::process::Command;
+
+use backends::nft::{Owner, Rules, Subject, add, check, remove};
+use backends::{ErrorKind, Mac};
+use ipnetwork::IpNetwork;
+
+use crate::Case;
+use crate::world::World;
+
+pub(crate) const CASES: &[Case] = &[
+    ("nft::rules_are_added_found_and_removed", rules_are_added_found_and_removed),
+    ("nft::only_the_owners_rules_go", only_the_owners_rules_go),
+    ("nft::without_rules_nothing_is_made", without_rules_nothing_is_made),
+    ("nft::what_is_removed_underneath_is_missed", what_is_removed_underneath_is_missed),
+    ("nft::a_table_of_somebody_else_is_named", a_table_of_somebody_else_is_named),
+    ("nft::chains_of_iptables_go_too", chains_of_iptables_go_too),
+    ("nft::many_at_once", many_at_once),
+    ("nft::a_long_chain_is_listed_whole", a_long_chain_is_listed_whole),
+];
+
+const BOTH: Rules = Rules { masquerade: true, spoof_check: true };
+const ONE: Owner<'_> = Owner { network: "lab", sandbox: "c1", ifname: "eth0" };
+const MAC: Mac = Mac::new([2, 0, 0, 0, 0, 5]);
+
+/// Runs `nft` in the calling thread's namespace.
+fn nft(arguments: &str) -> String {
+    let output = Command::new("nft").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "nft {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn addresses(texts: &[&str]) -> Vec<IpNetwork> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn subject(addresses: &[IpNetwork]) -> Subject<'_> {
+    Subject { addresses, port: "veth1", mac: Some(MAC) }
+}
+
+/// The lines of the ruleset with this word.
+fn lines(word: &str) -> Vec<String> {
+    nft("list ruleset").lines().filter(|line| line.contains(word)).map(|line| line.trim().to_owned()).collect()
+}
+
+fn rules_are_added_found_and_removed(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24", "fd00:1::2/60", "10.2.0.9/17", "10.3.0.1/0"]);
+    let subject = subject(&addresses);
+    assert_eq!(check(BOTH, &ONE, &subject).unwrap_err().kind(), ErrorKind::Mismatch);
+    add(BOTH, &ONE, &subject).unwrap();
+    check(BOTH, &ONE, &subject).unwrap();
+    let whose = r#"comment "bd5920332d2f73b7-f4d01f2ef4b92245, net: lab, if: eth0, id: c1""#;
+    assert_eq!(
+        lines("masquerade comment"),
+        [
+            format!("ip saddr 10.1.0.2 ip daddr != 10.1.0.0/24 masquerade {whose}"),
+            format!("ip6 saddr fd00:1::2 ip6 daddr != fd00:1::/60 masquerade {whose}"),
+            format!("ip saddr 10.2.0.9 ip daddr != 10.2.0.0/17 masquerade {whose}"),
+        ]
+    );
+    assert_eq!(
+        nft("list table bridge nat").lines().map(str::trim).collect::<Vec<_>>(),
+        [
+            "table bridge nat {",
+            "chain PREROUTING {",
+            "type filter hook prerouting priority dstnat; policy accept;",
+            r#"iifname "veth1" jump cni-br-iface-c1-eth0 comment "macspoofchk-c1-eth0""#,
+            "}",
+            "",
+            "chain cni-br-iface-c1-eth0 {",
+            r#"jump cni-br-iface-c1-eth0-mac comment "macspoofchk-c1-eth0""#,
+            "}",
+            "",
+            "chain cni-br-iface-c1-eth0-mac {",
+            r#"ether saddr 02:00:00:00:00:05 return comment "macspoofchk-c1-eth0""#,
+            r#"drop comment "macspoofchk-c1-eth0""#,
+            "}",
+            "}",
+        ]
+    );
+    for _ in 0..2 {
+        remove(BOTH, &ONE).unwrap();
+        assert_eq!((lines("c1"), lines("10.1.0.2")), (vec![], vec![]));
+    }
+}
+
+fn only_the_owners_rules_go(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24"]);
+    let others = [
+        Owner { ifname: "net1", ..ONE },
+        Owner { sandbox: "c2", ..ONE },
+        Owner { network: "other", sandbox: "c3", ..ONE },
+    ];
+    for owner in others.iter().chain([&ONE]) {
+        add(BOTH, owner, &subject(&addresses)).unwrap();
+    }
+    remove(BOTH, &ONE).unwrap();
+    assert_eq!(check(BOTH, &ONE, &subject(&addresses)).unwrap_err().kind(), ErrorKind::Mismatch);
+    for owner in &others {
+        check(BOTH, owner, &subject(&addresses)).unwrap();
+    }
+    assert_eq!(lines("goto").len(), 1, "the base chain is written anew by each, not added to");
+}
+
+fn without_rules_nothing_is_made(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24"]);
+    let no_mac = Subject { mac: None, ..subject(&addresses) };
+    add(Rules::default(), &ONE, &subject(&addresses)).unwrap();
+    add(Rules { spoof_check: true, ..Rules::default() }, &ONE, &no_mac).unwrap();
+    add(Rules { masquerade: true, ..Rules::default() }, &ONE, &subject(&[])).unwrap();
+    remove(Rules::default(), &ONE).unwrap();
+    remove(BOTH, &ONE).unwrap();
+    assert_eq!(nft("list ruleset"), "");
+}
+
+fn what_is_removed_underneath_is_missed(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24", "fd00:1::2/64"]);
+    let subject = subject(&addresses);
+    for (words, text) in [
+        (
+            "flush chain inet cni_plugins_masquerade masq_checks",
+            "0 of 2 masquerade rules for eth0 are in table inet cni_plugins_masquerade, chain masq_checks",
+        ),
+        (
+            "flush chain bridge nat PREROUTING",
+            "the rules that check the hardware address of eth0 are not in table bridge nat",
+        ),
+        (
+            "flush chain bridge nat cni-br-iface-c1-eth0-mac",
+            "the rules that check the hardware address of eth0 are not in table bridge nat",
+        ),
+        (
+            "flush ruleset",
+            "0 of 2 masquerade rules for eth0 are in table inet cni_plugins_masquerade, chain masq_checks",
+        ),
+    ] {
+        add(BOTH, &ONE, &subject).unwrap();
+        check(BOTH, &ONE, &subject).unwrap();
+        nft(words);
+        assert_eq!(check(BOTH, &ONE, &subject).unwrap_err().chain(), text, "{words}");
+        remove(BOTH, &ONE).unwrap();
+        assert_eq!(lines("c1"), Vec::<String>::new(), "{words}");
+    }
+}
+
+fn a_table_of_somebody_else_is_named(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24"]);
+    nft("add table inet cni_plugins_masquerade");
+    nft("add chain inet cni_plugins_masquerade postrouting { type nat hook postrouting priority 90 ; }");
+    let before = nft("list ruleset");
+    let error = add(BOTH, &ONE, &subject(&addresses)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let (begin, end) = (
+        "add nftables rules for eth0 of c1 in network \"lab\": ",
+        "table inet cni_plugins_masquerade, chain postrouting",
+    );
+    assert!(error.chain().starts_with(begin) && error.chain().ends_with(end), "{}", error.chain());
+    assert_eq!(nft("list ruleset"), before, "all or nothing");
+    remove(BOTH, &ONE).unwrap();
+}
+
+/// What iptables' nft backend makes of the reference plugins' commands, in nft's words.
+fn chains_of_iptables_go_too(_: &mut World) {
+    const CHAIN: &str = "CNI-7938659e68193485ee23da4c";
+    for family in ["ip", "ip6"] {
+        nft(&format!("add table {family} nat"));
+        nft(&format!("add chain {family} nat POSTROUTING {{ type nat hook postrouting priority 100 ; }}"));
+        nft(&format!("add chain {family} nat {CHAIN}"));
+        nft(&format!("add chain {family} nat CNI-other"));
+        nft(&format!("add rule {family} nat {CHAIN} counter masquerade"));
+        nft(&format!("add rule {family} nat POSTROUTING counter jump CNI-other"));
+        nft(&format!("add rule {family} nat POSTROUTING counter jump {CHAIN}"));
+    }
+    remove(BOTH, &ONE).unwrap();
+    assert_eq!(lines(CHAIN), Vec::<String>::new());
+    assert_eq!(lines("jump CNI-other").len(), 2);
+}
+
+/// Pods that come and go at once: nobody's batch may fail for another's.
+fn many_at_once(_: &mut World) {
+    let rounds = |number: usize| {
+        let (sandbox, address) = (format!("c{number}"), format!("10.1.0.{}/24", number + 2));
+        let (owner, addresses) = (Owner { sandbox: &sandbox, ..ONE }, addresses(&[&address]));
+        for _ in 0..20 {
+            add(BOTH, &owner, &subject(&addresses)).unwrap();
+            check(BOTH, &owner, &subject(&addresses)).unwrap();
+            remove(BOTH, &owner).unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            scope.spawn(move || rounds(number));
+        }
+    });
+    assert_eq!((lines("masquerade comment"), lines("jump")), (vec![], vec![]));
+}
+
+/// More than one datagram of the kernel.
+fn a_long_chain_is_listed_whole(_: &mut World) {
+    let addresses: Vec<IpNetwork> =
+        (0..300).map(|n| format!("10.1.{}.{}/16", n / 250, n % 250 + 2).parse().unwrap()).collect();
+    for sandbox in ["c1", "c2"] {
+        add(BOTH, &Owner { sandbox, ..ONE }, &subject(&addresses)).unwrap();
+    }
+    check(BOTH, &ONE, &subject(&addresses)).unwrap();
+    remove(BOTH, &ONE).unwrap();
+    assert_eq!(lines("masquerade comment").len(), 300);
+    check(BOTH, &Owner { sandbox: "c2", ..ONE }, &subject(&addresses)).unwrap();
+}

@@ -1,0 +1,69 @@
+//! A native step's rules in the kernel's packet filter: whose they are and what they say, from an attachment's own values.
+//! Knows no nftables.
+
+use backends::nft::{self, Owner, Rules, Subject};
+use backends::{Address, Interface};
+
+use crate::cni::error::CniError;
+use crate::native::from_backend;
+
+/// Adds them for an interface that was just built; without rules nothing is asked of the kernel.
+///
+/// # Errors
+/// What the kernel says; then none of them is there.
+pub fn add(rules: Rules, owner: &Owner, interfaces: &[Interface], addresses: &[Address]) -> Result<(), CniError> {
+    let addresses: Vec<_> = addresses.iter().map(|address| address.address).collect();
+    nft::add(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
+}
+
+/// Removes them, whether they are there or not.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove(rules: Rules, owner: &Owner) -> Result<(), CniError> {
+    nft::remove(rules, owner).map_err(from_backend)
+}
+
+/// CHECK: whether they are there.
+///
+/// # Errors
+/// What is missing.
+pub fn check(rules: Rules, owner: &Owner, interfaces: &[Interface], addresses: &[Address]) -> Result<(), CniError> {
+    let addresses: Vec<_> = addresses.iter().map(|address| address.address).collect();
+    nft::check(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
+}
+
+/// The host's end is the last of its interfaces in a result: a bridge comes before its port.
+fn subject<'a>(owner: &Owner, interfaces: &'a [Interface], addresses: &'a [ipnetwork::IpNetwork]) -> Subject<'a> {
+    let port = interfaces.iter().rev().find(|interface| !interface.in_pod);
+    let inside = interfaces.iter().find(|interface| interface.in_pod && interface.name == owner.ifname);
+    Subject {
+        addresses,
+        port: port.map_or("", |interface| &interface.name),
+        mac: inside.and_then(|interface| interface.mac.parse().ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_not_the_bridge_and_the_mac_is_the_pods() {
+        let interface = |name: &str, mac: &str, in_pod| Interface {
+            name: name.to_owned(),
+            mac: mac.to_owned(),
+            in_pod,
+            ..Interface::default()
+        };
+        let all = [
+            interface("br0", "02:00:00:00:00:01", false),
+            interface("veth1", "02:00:00:00:00:02", false),
+            interface("eth0", "02:00:00:00:00:03", true),
+        ];
+        let owner = Owner { network: "n", sandbox: "s", ifname: "eth0" };
+        let found = subject(&owner, &all, &[]);
+        assert_eq!((found.port, found.mac), ("veth1", "02:00:00:00:00:03".parse().ok()));
+        assert_eq!(subject(&owner, &[], &[]).mac, None);
+    }
+}
