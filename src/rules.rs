@@ -33,9 +33,9 @@ pub fn check(rules: Rules, owner: &Owner, interfaces: &[Interface], addresses: &
     nft::check(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
 }
 
-/// The host's end is the last of its interfaces in a result: a bridge comes before its port.
+/// The host's end comes right before the pod's in a result: a bridge comes before it, and the gateway of a VLAN after both.
 fn subject<'a>(owner: &Owner, interfaces: &'a [Interface], addresses: &'a [ipnetwork::IpNetwork]) -> Subject<'a> {
-    let port = interfaces.iter().rev().find(|interface| !interface.in_pod);
+    let port = interfaces.iter().take_while(|interface| !interface.in_pod).last();
     let inside = interfaces.iter().find(|interface| interface.in_pod && interface.name == owner.ifname);
     Subject {
         addresses,
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_is_not_the_bridge_and_the_mac_is_the_pods() {
+    fn the_port_is_neither_bridge_nor_gateway_and_the_mac_is_the_pods() {
         let interface = |name: &str, mac: &str, in_pod| Interface {
             name: name.to_owned(),
             mac: mac.to_owned(),
@@ -60,6 +60,7 @@ mod tests {
             interface("br0", "02:00:00:00:00:01", false),
             interface("veth1", "02:00:00:00:00:02", false),
             interface("eth0", "02:00:00:00:00:03", true),
+            interface("br0.5", "02:00:00:00:00:04", false),
         ];
         let owner = Owner { network: "n", sandbox: "s", ifname: "eth0" };
         let found = subject(&owner, &all, &[]);
