@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("nft::a_table_of_somebody_else_is_named", a_table_of_somebody_else_is_named),
     ("nft::chains_of_iptables_go_too", chains_of_iptables_go_too),
     ("nft::many_at_once", many_at_once),
+    ("nft::removals_at_once_from_a_long_chain", removals_at_once_from_a_long_chain),
     ("nft::a_long_chain_is_listed_whole", a_long_chain_is_listed_whole),
 ];
 
@@ -194,6 +195,29 @@ fn many_at_once(_: &mut World) {
         }
     });
     assert_eq!((lines("masquerade comment"), lines("jump")), (vec![], vec![]));
+}
+
+/// Every listing takes several datagrams, and others change the chain while it is read.
+fn removals_at_once_from_a_long_chain(_: &mut World) {
+    let many: Vec<IpNetwork> =
+        (0..1000).map(|n| format!("10.1.{}.{}/16", n / 250, n % 250 + 2).parse().unwrap()).collect();
+    for part in many.chunks(250) {
+        add(BOTH, &ONE, &subject(part)).unwrap();
+    }
+    let rounds = |number: usize| {
+        let (sandbox, addresses) = (format!("d{number}"), addresses(&["10.2.0.2/16", "fd00::2/64"]));
+        let owner = Owner { sandbox: &sandbox, ..ONE };
+        for _ in 0..2 {
+            add(BOTH, &owner, &subject(&addresses)).unwrap();
+            remove(BOTH, &owner).unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            scope.spawn(move || rounds(number));
+        }
+    });
+    assert_eq!(lines("masquerade comment").len(), 1000);
 }
 
 /// More than one datagram of the kernel.

@@ -77,7 +77,12 @@ impl Socket {
     }
 
     /// The rules of a chain; none where there is no such chain.
+    ///
+    /// On a busy node every listing may be interrupted: each datagram begins after as many rules as were told before, so that a
+    /// rule is passed over for each that somebody removed meanwhile (`__nf_tables_dump_rules` in net/netfilter/nf_tables_api.c).
+    /// What several such listings tell together is whole: a rule that was passed over lies before that border the next time.
     pub(super) fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<Found>, Failure> {
+        let mut told = Vec::new();
         for _ in 0..ATTEMPTS {
             self.sequence += 1;
             self.netfilter.send(&rules_of(self.sequence, family, table, chain))?;
@@ -93,10 +98,12 @@ impl Socket {
                 Err(failure) if says_absent(&failure) => return Ok(Vec::new()),
                 Err(failure) => return Err(failure),
                 Ok(true) => return Ok(rules),
-                Ok(false) => {}
+                Ok(false) => told.append(&mut rules),
             }
         }
-        Err(Failure::Interrupted { attempts: ATTEMPTS })
+        told.sort_by_key(|rule: &Found| rule.handle);
+        told.dedup_by_key(|rule| rule.handle);
+        Ok(told)
     }
 
     /// Whether there is a chain of this name.
