@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use backends::nft;
 use ipam::Owner;
 use ipam::host_local::Pool;
 use serde_json::{Map, Value};
@@ -14,6 +15,7 @@ use crate::attach::from_journal;
 use crate::chain::{Caller, DELEGATE_DEADLINE};
 use crate::cni::attachments::{self, Attachment as Valid};
 use crate::cni::error::{CniError, Code};
+use crate::cni::gojson;
 use crate::cni::list::Injection;
 use crate::cni::request::Command;
 use crate::cni::version::Version;
@@ -52,6 +54,7 @@ pub fn network(job: &Job, config: Option<&Config>) -> Result<(), CniError> {
             let around = Around { args: "", ..job.around() };
             let owned = Owned { valid: &valid, by_ifname: true, path: &job.request.path };
             failures.extend(addresses(&job.request.config, &around, &owned).err());
+            failures.extend(rules(&job.request.config, &job.request.network, &owned).err());
         }
         Some(config) => failures.extend(delegates(job, config, &valid).err()),
     }
@@ -76,6 +79,14 @@ fn addresses(conf: &Map<String, Value>, around: &Around, owned: &Owned) -> Resul
         "" | "static" => Ok(()),
         plugin => pass_on(plugin, conf.clone(), owned, around.version),
     }
+}
+
+/// The packet filter's rules of a network that nobody owns: those whose record never was.
+fn rules(conf: &Map<String, Value>, network: &str, owned: &Owned) -> Result<(), CniError> {
+    let plugin = gojson::field(conf, "type").and_then(Value::as_str).unwrap_or_default();
+    let Some(kind) = backends::Kind::of(plugin) else { return Ok(()) };
+    let valid: Vec<(&str, &str)> = owned.valid.iter().map(|v| (v.container_id.as_str(), v.ifname.as_str())).collect();
+    nft::retain(native::rules(kind, conf), network, &valid, owned.by_ifname).map_err(native::from_backend)
 }
 
 /// GC of a directly executed host-local.
@@ -168,6 +179,7 @@ fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError>
                 previous: None,
             };
             let conf = list.inject(plugin, &Injection::default()).object;
+            failures.extend(rules(&conf, &list.name, &owned).err());
             failures.extend(match backends::Kind::of(&plugin.plugin_type) {
                 Some(_) => addresses(&conf, &around, &owned).err(),
                 // It passes GC on to its own IPAM plugin; host-local, which may be plexus itself, is served here at once.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use backends::nft::{Owner, Rules, Subject, add, check, remove};
+use backends::nft::{Owner, Rules, Subject, add, check, remove, retain};
 use backends::{ErrorKind, Mac};
 use ipnetwork::IpNetwork;
 
@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("nft::without_rules_nothing_is_made", without_rules_nothing_is_made),
     ("nft::what_is_removed_underneath_is_missed", what_is_removed_underneath_is_missed),
     ("nft::a_table_of_somebody_else_is_named", a_table_of_somebody_else_is_named),
+    ("nft::collection_keeps_the_valid_and_the_untold", collection_keeps_the_valid_and_the_untold),
     ("nft::chains_of_iptables_go_too", chains_of_iptables_go_too),
     ("nft::many_at_once", many_at_once),
     ("nft::removals_at_once_from_a_long_chain", removals_at_once_from_a_long_chain),
@@ -159,6 +160,37 @@ fn a_table_of_somebody_else_is_named(_: &mut World) {
     assert!(error.chain().starts_with(begin) && error.chain().ends_with(end), "{}", error.chain());
     assert_eq!(nft("list ruleset"), before, "all or nothing");
     remove(BOTH, &ONE).unwrap();
+}
+
+fn collection_keeps_the_valid_and_the_untold(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24"]);
+    let long = "n".repeat(100);
+    for (network, sandbox, ifname) in [
+        ("lab", "valid", "eth0"),
+        ("lab", "valid", "net7"),
+        ("lab", "stale", "eth0"),
+        ("other", "stale", "eth0"),
+        (&long, "valid", "net7"),
+        (&long, "stale", "net7"),
+    ] {
+        add(BOTH, &Owner { network, sandbox, ifname }, &subject(&addresses)).unwrap();
+    }
+    nft("add rule inet cni_plugins_masquerade masq_checks accept");
+    let left = || lines("masquerade comment").len();
+    let valid = [("valid", "eth0")];
+    for (network, by_ifname, expected, why) in [
+        (long.as_str(), false, 6, "the comment is cut before the interface: nobody knows whose the rules are"),
+        ("lab", false, 5, "the container id decides"),
+        ("lab", true, 4, "and the interface"),
+        (&long, true, 2, "which needs no comment"),
+    ] {
+        for _ in 0..2 {
+            retain(BOTH, network, &valid, by_ifname).unwrap();
+            assert_eq!(left(), expected, "{why}");
+        }
+    }
+    assert_eq!(lines("net: lab, if: eth0, id: valid").len() + lines("net: other").len(), 2);
+    assert_eq!(lines("accept").iter().filter(|line| *line == "accept").count(), 1, "somebody's rule stays");
 }
 
 /// What iptables' nft backend makes of the reference plugins' commands, in nft's words.

@@ -73,6 +73,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("nft::by_iptables_the_binary_is_executed", &[Need::Peers, Need::Nft, Need::Iptables], executed),
         Case::new("nft::a_table_of_somebody_else_fails_add", &[Need::Nft], refused),
+        Case::new("nft::collection_without_a_record", &[Need::Peers, Need::Nft], collected),
         Case::new("nft::check_misses_what_is_gone", &[Need::Nft], missed),
         Case::new("nft::the_meta_plugin_removes_after_the_namespace", &[Need::Nft], meta),
         Case::new("nft::packets_are_masqueraded", &[Need::Nft, Need::Ping], packets),
@@ -191,6 +192,29 @@ fn missed() {
         assert!(!answer.succeeded());
         let text = answer.json()["msg"].to_string();
         assert!(text.contains(&format!("table {} {}", words[2], words[3])), "{text}");
+    }
+}
+
+/// The Go plugin's pods have no record, and its own GC does nothing: their rules tell whose they are.
+fn collected() {
+    let bed = Testbed::new();
+    let mut conf = conf("ptp");
+    conf["ipam"] = json!({"type": "host-local", "subnet": "10.1.0.0/24"});
+    for (side, container, pod) in
+        [(Side::Go, "c1", "a"), (Side::Go, "c2", "b"), (Side::Plexus, "c3", "c"), (Side::Plexus, "c4", "d")]
+    {
+        bed.pod(pod);
+        bed.call(side, "ptp").command("ADD").container(container).pod(pod).conf(&conf).run().ok();
+    }
+    conf["cni.dev/valid-attachments"] =
+        json!([{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c3", "ifname": "eth0"}]);
+    let rules = |container: &str| {
+        let whose = format!("id: {container}\"");
+        leftovers(&bed).iter().filter(|left| left.contains(&whose)).count()
+    };
+    for _ in 0..2 {
+        bed.call(Side::Plexus, "ptp").command("GC").conf(&conf).run().ok();
+        assert_eq!(["c1", "c2", "c3", "c4"].map(rules), [1, 0, 1, 0], "{:?}", leftovers(&bed));
     }
 }
 

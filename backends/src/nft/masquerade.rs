@@ -18,6 +18,8 @@ const HOOK: u32 = 4;
 const PRIORITY: u32 = 100;
 /// Longest comment (nft's limit, which the reference plugins cut at).
 const COMMENT_BYTES_MAX: usize = 128;
+/// Rules that one collection removes at most: a transaction of a hundred kilobytes. The next collection takes the others.
+const COLLECTED_MAX: usize = 1000;
 /// Where the rules are, for a person.
 pub(super) const PLACE: &str = "table inet cni_plugins_masquerade, chain masq_checks";
 
@@ -76,6 +78,33 @@ pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) 
         if rule.comment.starts_with(&mark) {
             batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
         }
+    }
+    Ok(())
+}
+
+/// The rules of a network that are of none of the valid attachments: pairs of container id and interface name. Without
+/// `by_ifname` the interface is the one that the comment names, and a rule whose comment was cut before it stays.
+pub(super) fn remove_others(
+    socket: &mut Socket,
+    batch: &mut Batch,
+    network: &str,
+    valid: &[(&str, &str)],
+    by_ifname: bool,
+) -> Result<(), Failure> {
+    let prefix = format!("{}-", hash(network, 16));
+    let own = |ifname: &str, sandbox: &str| hash(&format!("{ifname}:{sandbox}"), 16);
+    let named: Vec<String> = valid.iter().map(|(sandbox, ifname)| own(ifname, sandbox)).collect();
+    let is_other = |comment: &str| {
+        let Some(rest) = comment.strip_prefix(&prefix) else { return false };
+        if by_ifname || named.iter().any(|mark| rest.starts_with(mark)) {
+            return !named.iter().any(|mark| rest.starts_with(mark));
+        }
+        let told = rest.split_once(", if: ").and_then(|(_, tail)| tail.split_once(", id: "));
+        told.is_some_and(|(ifname, _)| !valid.iter().any(|(sandbox, _)| rest.starts_with(&own(ifname, sandbox))))
+    };
+    let rules = socket.rules(Family::Inet, TABLE, CHECKS)?;
+    for rule in rules.iter().filter(|rule| is_other(&rule.comment)).take(COLLECTED_MAX) {
+        batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ pub(crate) fn unsupported(masquerade: bool, backend: Option<&str>) -> Option<&'s
 /// Refuses a backend that nobody knows, in the reference plugins' words.
 pub(crate) fn validate(masquerade: bool, backend: Option<&str>) -> Result<(), Error> {
     match backend {
-        Some(unknown) if masquerade && !["", NFTABLES, IPTABLES].contains(&unknown) => {
+        Some(unknown) if masquerade && ![NFTABLES, IPTABLES].contains(&unknown) => {
             Err(Error::invalid(format!("unknown ipmasq backend \"{unknown}\"")))
         }
         _ => Ok(()),
@@ -120,6 +120,20 @@ pub fn remove(rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
             Ok(())
         })
         .map_err(failed)
+}
+
+/// GC: removes the masquerade rules of a network that are of none of the valid attachments: pairs of container id and interface
+/// name. Without `by_ifname` the container id alone decides. Rules of the spoof check do not tell their network and stay.
+///
+/// # Errors
+/// As [`add`].
+pub fn retain(rules: Rules, network: &str, valid: &[(&str, &str)], by_ifname: bool) -> Result<(), Error> {
+    if !rules.masquerade {
+        return Ok(());
+    }
+    let failed = |e| Error::kernel("collect nftables rules of network", format!("\"{network}\""), e);
+    let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
+    socket.change(|socket, batch| masquerade::remove_others(socket, batch, network, valid, by_ifname)).map_err(failed)
 }
 
 /// Whether the rules are there.
