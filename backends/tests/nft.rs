@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("nft::what_is_removed_underneath_is_missed", what_is_removed_underneath_is_missed),
     ("nft::a_table_of_somebody_else_is_named", a_table_of_somebody_else_is_named),
     ("nft::collection_keeps_the_valid_and_the_untold", collection_keeps_the_valid_and_the_untold),
+    ("nft::rules_for_something_else_are_missed", rules_for_something_else_are_missed),
     ("nft::chains_of_iptables_go_too", chains_of_iptables_go_too),
     ("nft::many_at_once", many_at_once),
     ("nft::removals_at_once_from_a_long_chain", removals_at_once_from_a_long_chain),
@@ -129,6 +130,14 @@ fn what_is_removed_underneath_is_missed(_: &mut World) {
             "the rules that check the hardware address of eth0 are not in table bridge nat",
         ),
         (
+            "flush chain inet cni_plugins_masquerade postrouting",
+            "nothing leads to the masquerade rules in table inet cni_plugins_masquerade, chain masq_checks",
+        ),
+        (
+            "insert rule bridge nat cni-br-iface-c1-eth0-mac accept",
+            "the rules that check the hardware address of eth0 are not in table bridge nat",
+        ),
+        (
             "flush chain bridge nat cni-br-iface-c1-eth0-mac",
             "the rules that check the hardware address of eth0 are not in table bridge nat",
         ),
@@ -191,6 +200,20 @@ fn collection_keeps_the_valid_and_the_untold(_: &mut World) {
     }
     assert_eq!(lines("net: lab, if: eth0, id: valid").len() + lines("net: other").len(), 2);
     assert_eq!(lines("accept").iter().filter(|line| *line == "accept").count(), 1, "somebody's rule stays");
+}
+
+/// The port or the address is another one by now.
+fn rules_for_something_else_are_missed(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24"]);
+    add(BOTH, &ONE, &subject(&addresses)).unwrap();
+    for other in [
+        Subject { port: "veth2", ..subject(&addresses) },
+        Subject { mac: Some(Mac::new([2; 6])), ..subject(&addresses) },
+    ] {
+        let error = check(BOTH, &ONE, &other).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{other:?}");
+    }
+    check(BOTH, &ONE, &subject(&addresses)).unwrap();
 }
 
 /// What iptables' nft backend makes of the reference plugins' commands, in nft's words.

@@ -115,6 +115,11 @@ pub(super) fn count(socket: &mut Socket, owner: &Owner<'_>) -> Result<usize, Fai
     Ok(socket.rules(Family::Inet, TABLE, CHECKS)?.iter().filter(|rule| rule.comment.starts_with(&mark)).count())
 }
 
+/// Whether packets come by the rules at all.
+pub(super) fn is_led_to(socket: &mut Socket) -> Result<bool, Failure> {
+    Ok(socket.rules(Family::Inet, TABLE, POSTROUTING)?.iter().any(|rule| rule.jumps_to == CHECKS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -149,6 +149,10 @@ pub fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(
     if rules.masquerade {
         let wanted = subject.addresses.iter().filter(|address| address.prefix() > 0).count();
         let found = masquerade::count(&mut socket, owner).map_err(failed)?;
+        if wanted > 0 && found >= wanted && !masquerade::is_led_to(&mut socket).map_err(failed)? {
+            let place = masquerade::PLACE;
+            return Err(Error::mismatch(format!("nothing leads to the masquerade rules in {place}")));
+        }
         // The reference plugins' other backend is as good: who was attached by it stays until DEL.
         if found < wanted && !iptables::is_there(&mut socket, owner).map_err(failed)? {
             let (interface, place) = (owner.ifname, masquerade::PLACE);
@@ -156,7 +160,7 @@ pub fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(
             return Err(Error::mismatch(text));
         }
     }
-    if rules.spoof_check && subject.mac.is_some() && !spoof::is_there(&mut socket, owner).map_err(failed)? {
+    if rules.spoof_check && subject.mac.is_some() && !spoof::is_there(&mut socket, owner, subject).map_err(failed)? {
         let text = format!("the rules that check the hardware address of {} are not in {}", owner.ifname, spoof::PLACE);
         return Err(Error::mismatch(text));
     }

@@ -117,9 +117,7 @@ impl Expressions {
 
     /// It came in by this link.
     pub(super) fn by_link(self, name: &str) -> Self {
-        let mut bytes = name.as_bytes().to_vec();
-        bytes.resize(IFNAMSIZ, 0);
-        self.meta(META_IIFNAME).compare(EQUAL, &bytes)
+        self.meta(META_IIFNAME).compare(EQUAL, &link_name(name))
     }
 
     /// Its source hardware address is this.
@@ -151,6 +149,13 @@ impl Expressions {
     }
 }
 
+/// A link's name as the kernel compares it.
+pub(super) fn link_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(IFNAMSIZ, 0);
+    bytes
+}
+
 /// An address' bytes, and the offset of its family.
 fn octets(ip: IpAddr, [v4, v6]: [u32; 2]) -> (Vec<u8>, u32) {
     match ip {
@@ -167,6 +172,8 @@ pub(super) struct Found {
     pub(super) comment: String,
     /// The chain it jumps to; empty where it does not.
     pub(super) jumps_to: String,
+    /// The values it compares with, in order.
+    pub(super) compared: Vec<Vec<u8>>,
 }
 
 impl Found {
@@ -175,7 +182,8 @@ impl Found {
         let handle = find(attributes, 3).and_then(|bytes| bytes.first_chunk::<8>().copied())?;
         let comment = find(attributes, 7).and_then(comment).unwrap_or_default();
         let jumps_to = find(attributes, 4).and_then(jump).unwrap_or_default();
-        Some(Self { handle: u64::from_be_bytes(handle), comment, jumps_to })
+        let compared = find(attributes, 4).map(compared).unwrap_or_default();
+        Some(Self { handle: u64::from_be_bytes(handle), comment, jumps_to, compared })
     }
 }
 
@@ -204,6 +212,15 @@ fn jump(list: &[u8]) -> Option<String> {
     })
 }
 
+/// The values of all comparisons.
+fn compared(list: &[u8]) -> Vec<Vec<u8>> {
+    let value = |(_, element)| {
+        let is_compare = find(element, 1).is_some_and(|name| text(name) == "cmp");
+        find(find(find(element, 2).filter(|_| is_compare)?, 3)?, 1).map(<[u8]>::to_vec)
+    };
+    each(list).filter_map(value).collect()
+}
+
 /// The payload of the first attribute of this type.
 pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     each(attributes).find(|(found, _)| *found == kind).map(|(_, payload)| payload)
@@ -230,7 +247,15 @@ mod tests {
         let mut attributes = Attributes::default();
         attributes.text(1, "table").handle(3, 7).raw(4, expressions.bytes()).comment(7, "whose");
         let found = Found::parse(&attributes.bytes).unwrap();
-        assert_eq!(found, Found { handle: 7, comment: "whose".to_owned(), jumps_to: "chain".to_owned() });
+        assert_eq!(
+            found,
+            Found {
+                handle: 7,
+                comment: "whose".to_owned(),
+                jumps_to: "chain".to_owned(),
+                compared: vec![link_name("veth0")]
+            }
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! macspoofchk: a bridge drops frames of a port that have another source hardware address than the pod's.
 
-use super::Owner;
 use super::message::{Batch, Family};
-use super::rule::{Expressions, Verdict};
+use super::rule::{Expressions, Found, Verdict, link_name};
 use super::socket::Socket;
+use super::{Owner, Subject};
 use crate::mac::Mac;
 use crate::netlink::Failure;
 
@@ -62,11 +62,16 @@ pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) 
     Ok(())
 }
 
-/// Whether the port's frames are looked at.
-pub(super) fn is_there(socket: &mut Socket, owner: &Owner<'_>) -> Result<bool, Failure> {
+/// Whether the port's frames are looked at, for the pod's hardware address.
+pub(super) fn is_there(socket: &mut Socket, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<bool, Failure> {
     let (first, second, comment) = names(owner);
-    let jumps = socket.rules(Family::Bridge, TABLE, PREROUTING)?.iter().any(|rule| rule.jumps_to == first);
+    let port = link_name(subject.port);
+    let of_port = |rule: &Found| rule.jumps_to == first && rule.compared.contains(&port);
+    let jumps = socket.rules(Family::Bridge, TABLE, PREROUTING)?.iter().any(of_port);
     let looks = socket.rules(Family::Bridge, TABLE, &first)?.iter().any(|rule| rule.jumps_to == second);
-    let decides = socket.rules(Family::Bridge, TABLE, &second)?.iter().filter(|rule| rule.comment == comment).count();
-    Ok(jumps && looks && decides == 2)
+    let decides = socket.rules(Family::Bridge, TABLE, &second)?;
+    let mac = subject.mac.map(|mac| mac.octets().to_vec());
+    let passes = mac.is_none_or(|mac| decides.first().is_some_and(|rule| rule.compared.contains(&mac)));
+    let ours = decides.iter().filter(|rule| rule.comment == comment).count();
+    Ok(jumps && looks && passes && (ours, decides.len()) == (2, 2))
 }
