@@ -114,8 +114,8 @@ pub fn record(job: &Job) -> Result<(), CniError> {
     let attachments = record.intent.attachments.iter().zip(&done.outcomes);
     for (attachment, outcome) in attachments.filter(|(attachment, _)| !attachment.disable_check) {
         let (result, _) = CniResult::parse(&outcome.result, Version::V1_1_0)?;
-        for step in &attachment.steps {
-            check_step(job, attachment, step, &result, &record.intent.path).map_err(|mut e| {
+        for (index, step) in attachment.steps.iter().enumerate() {
+            check_step(job, attachment, index, step, &result, &record.intent.path).map_err(|mut e| {
                 e.msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, e.msg);
                 e
             })?;
@@ -139,6 +139,7 @@ fn default_routes(job: &Job, attachments: &[Attachment]) -> Result<(), CniError>
 fn check_step(
     job: &Job,
     attachment: &Attachment,
+    index: usize,
     step: &Step,
     result: &CniResult,
     path: &[std::path::PathBuf],
@@ -156,7 +157,7 @@ fn check_step(
         version,
         args: &attachment.args,
         state_dir: &job.state_dir,
-        previous: (attachment.steps.len() > 1).then_some(&[][..]),
+        previous: (index > 0).then_some(&[][..]),
     };
     match native::read(&step.plugin, &step.conf, &around)? {
         Verdict::Native(native, _) => {
