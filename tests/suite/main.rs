@@ -14,6 +14,7 @@
 )]
 
 mod call;
+mod capability;
 mod case;
 mod compare;
 mod crash;
@@ -29,6 +30,7 @@ mod process;
 mod program;
 mod redact;
 mod snapshot;
+mod status;
 mod testbed;
 mod world;
 

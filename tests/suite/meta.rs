@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// The link must be there; its addresses with prefix.
-    fn addresses(&self, pod: &str, link: &str) -> Vec<String> {
+    pub(crate) fn addresses(&self, pod: &str, link: &str) -> Vec<String> {
         let shown: Value = serde_json::from_str(&self.bed.ip(&format!("-n {pod} -j addr show dev {link}"))).unwrap();
         let all = shown[0]["addr_info"].as_array().unwrap().iter().filter(|a| a["scope"] == "global");
         all.map(|a| format!("{}/{}", a["local"].as_str().unwrap(), a["prefixlen"])).collect()
@@ -134,16 +134,17 @@ impl Node {
     }
 }
 
-fn statuses() -> Vec<Value> {
+/// The network-status of each record that has one.
+pub(crate) fn statuses() -> Vec<Value> {
     let folder = format!("{RECORDS}/journal");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let record = files
         .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
         .map(|path| fs::read_to_string(path).unwrap());
     record
-        .map(|text| {
+        .filter_map(|text| {
             let done: Value = serde_json::from_str(text.lines().nth(1).expect("a commitment")).unwrap();
-            serde_json::from_str(done["status"].as_str().unwrap()).unwrap()
+            done["status"].as_str().map(|status| serde_json::from_str(status).unwrap())
         })
         .collect()
 }

@@ -1,5 +1,5 @@
-//! Plugins of other people (`tests/plugins`): each works by itself, and with the plugins of both sides. That plexus
-//! executes them as delegates is for the cases of the meta-plugin.
+//! Plugins of other people (`tests/plugins`): each works by itself, with the plugins of both sides, and as a delegate of
+//! the meta-plugin.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::call::Side;
 use crate::case::Case;
-use crate::meta::{definition, node};
+use crate::meta::{Node, definition, node, statuses};
 use crate::need::Need;
 use crate::testbed::Testbed;
 
@@ -15,12 +15,12 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("plugins::newcomer", &[], newcomer),
         Case::new("plugins::newcomer_refuses", &[], newcomer_refuses),
-        Case::new("plugins::newcomer_as_a_delegate", &[Need::Macvlan], newcomer_as_a_delegate),
-        Case::new("plugins::flannel_like_as_a_delegate", &[], || flannel_as_a_delegate("flannel")),
-        Case::new("plugins::flannel_like_under_its_caller_s_name", &[], || flannel_as_a_delegate("node")),
-        Case::new("plugins::requests_reach_who_declares_them", &[Need::Macvlan], requests),
         Case::new("plugins::flannel_like_with_go", &[Need::Peers], || flannel_like(Side::Go)),
         Case::new("plugins::flannel_like_with_plexus", &[], || flannel_like(Side::Plexus)),
+        Case::new("plugins::newcomer_is_a_delegate", &[], newcomer_is_a_delegate),
+        Case::new("plugins::newcomer_is_the_default_network", &[], newcomer_is_the_default_network),
+        Case::new("plugins::flannel_like_is_the_default_network", &[], || flannel_like_is_the_default("flannel")),
+        Case::new("plugins::flannel_like_has_the_name_of_the_node", &[], || flannel_like_is_the_default("node")),
     ]
 }
 
@@ -41,6 +41,10 @@ fn newcomer() {
     call("CHECK").ok();
     call("DEL").ok();
     call("DEL").ok();
+    let newest = json!({"cniVersion": "1.1.0", "name": "new", "type": "newcomer", "cni.dev/valid-attachments": []});
+    for command in ["STATUS", "GC"] {
+        bed.call(Side::Plexus, "newcomer").command(command).conf(&newest).run().ok();
+    }
     assert_eq!(bed.leftovers(), Vec::<String>::new());
 }
 
@@ -68,64 +72,84 @@ fn flannel_like(side: Side) {
     assert_eq!(bed.leftovers(), ["link flannel0"]);
 }
 
-fn newcomer_as_a_delegate() {
+/// A node on which newcomer is installed, and a definition of it.
+fn with_newcomer() -> Node {
     let node = node();
     install(&node.bed, Side::Plexus, "newcomer");
-    let conf = json!({"cniVersion": "1.1.0", "name": "new", "type": "newcomer", "address": "10.20.0.5/24"});
+    let conf = json!({"cniVersion": "1.0.0", "name": "new", "type": "newcomer", "address": "10.20.0.5/24"});
     definition(&node.bed, "default", "new", &conf.to_string());
-    node.add("a", "new");
-    assert!(node.bed.ip("-n a addr show dev net1").contains("10.20.0.5/24"));
+    node
+}
+
+fn newcomer_is_a_delegate() {
+    let node = with_newcomer();
+    node.add("a", "new@lan, six");
+    assert_eq!(node.addresses("a", "lan"), ["10.20.0.5/24"]);
+    let status = &statuses()[0];
+    let mac = status[1]["mac"].as_str().unwrap();
+    assert!(node.bed.ip("-n a link show dev lan").contains(mac));
+    let told = |key: &str| status[1][key].clone();
+    assert_eq!(
+        (told("name"), told("interface"), told("ips"), told("default")),
+        (json!("default/new"), json!("lan"), json!(["10.20.0.5"]), json!(false))
+    );
     node.call("CHECK", "a").run().ok();
-    node.bed.ip("-n a addr del 10.20.0.5/24 dev net1");
+    node.bed.ip("-n a addr del 10.20.0.5/24 dev lan");
     node.call("CHECK", "a").run().fails(101, "the address is gone");
+    node.call("DEL", "a").run().ok();
+    assert_eq!(node.bed.links("a"), ["lo"]);
+    node.assert_clean();
+    node.call("DEL", "a").run().ok();
+}
+
+/// Its result is the runtime's; its words too, where it refuses; and it is asked for STATUS and GC.
+fn newcomer_is_the_default_network() {
+    let mut node = with_newcomer();
+    let newcomer =
+        |address: &str| json!([{"cniVersion": "1.1.0", "name": "new", "type": "newcomer", "address": address}]);
+    node.conf["delegates"] = newcomer("");
+    node.pod("a", &[]);
+    node.call("ADD", "a").run().fails(7, "address is missing");
+    node.conf["delegates"] = newcomer("10.20.0.6/24");
+    let result = node.add("a", "new, six");
+    assert_eq!(result["ips"][0]["address"], "10.20.0.6/24");
+    assert_eq!(
+        (&result["interfaces"][0]["name"], &result["interfaces"][0]["sandbox"]),
+        (&json!("eth0"), &json!("/run/netns/a"))
+    );
+    assert_eq!(node.addresses("a", "net1"), ["10.20.0.5/24"]);
+    node.call("CHECK", "a").run().ok();
+    node.conf["cniVersion"] = json!("1.1.0");
+    node.call("STATUS", "a").run().ok();
+    node.conf["cni.dev/valid-attachments"] = json!([{"containerID": "id-a", "ifname": "eth0"}]);
+    node.call("GC", "a").run().ok();
+    assert_eq!(node.bed.links("a").len(), 4);
     node.call("DEL", "a").run().ok();
     node.call("DEL", "a").run().ok();
     node.assert_clean();
 }
 
-/// The delegate calls `bridge` by CNI_PATH, which is plexus again; `inner` is the network's name that it uses.
-fn flannel_as_a_delegate(inner: &str) {
+/// plexus executes flannel-like, which executes plexus as `bridge`: two commands for one sandbox and interface at the same
+/// time, one inside the other.
+fn flannel_like_is_the_default(network: &str) {
     let mut node = node();
     install(&node.bed, Side::Plexus, "flannel-like");
     node.conf["delegates"] =
-        json!([{"cniVersion": "1.0.0", "name": inner, "type": "flannel-like", "subnet": "10.42.3.0/24"}]);
-    let result = node.add("a", "");
+        json!([{"cniVersion": "1.0.0", "name": network, "type": "flannel-like", "subnet": "10.42.3.0/24"}]);
+    let result = node.add("a", "six");
     assert_eq!(result["ips"][0]["address"], "10.42.3.2/24");
     assert!(node.bed.ip("-n a route show").contains("10.42.0.0/16 via 10.42.3.1 dev eth0"));
-    node.add("b", "");
-    node.bed.lose_pod("b");
-    for pod in ["a", "b", "b"] {
-        node.call("DEL", pod).run().ok();
-    }
-    assert_eq!(node.bed.leftovers(), ["link flannel0"]);
-}
-
-fn requests() {
-    let node = node();
-    node.script(
-        "told",
-        r#"conf=$(cat); [ "$CNI_COMMAND" = ADD ] || exit 0
-printf '%s' "$conf" | jq -c .runtimeConfig >/run/scratch/told-$CNI_IFNAME; printf '%s' "$conf" | jq .prevResult"#,
+    assert_eq!(
+        (node.addresses("a", "eth0"), node.addresses("a", "net1")),
+        (vec!["10.42.3.2/24".to_owned()], vec!["10.4.0.2/24".to_owned(), "fd00:4::2/64".to_owned()],)
     );
-    for (name, capabilities) in
-        [("all", json!({"portMappings": true, "bandwidth": true, "infinibandGUID": true})), ("none", json!({}))]
-    {
-        let macvlan =
-            json!({"type": "macvlan", "master": "up0", "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}});
-        let told = json!({"type": "told", "capabilities": capabilities});
-        let conf = json!({"cniVersion": "1.0.0", "name": name, "plugins": [macvlan, told]});
-        definition(&node.bed, "default", name, &conf.to_string());
-    }
-    let wanted = json!([{"name": "all", "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
-        "bandwidth": {"ingressRate": 1000, "ingressBurst": 2000}, "infiniband-guid": "c2:11:22:33:44:55:66:77"},
-        {"name": "none"}]);
-    node.add("a", &wanted.to_string());
-    let told = |interface: &str| {
-        let text = std::fs::read_to_string(format!("/run/scratch/told-{interface}")).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()
-    };
-    assert_eq!(told("net1")["portMappings"][0]["hostPort"], 8080);
-    assert_eq!(told("net1")["bandwidth"]["ingressRate"], 1000);
-    assert_eq!(told("net1")["infinibandGUID"], "c2:11:22:33:44:55:66:77");
-    assert!(told("net2").as_object().is_none_or(serde_json::Map::is_empty), "{}", told("net2"));
+    let status = statuses();
+    let of_pod = status.iter().find(|status| status.as_array().is_some_and(|all| all.len() == 2)).unwrap();
+    assert_eq!((&of_pod[0]["name"], &of_pod[0]["default"]), (&json!(network), &json!(true)));
+    node.call("CHECK", "a").run().ok();
+    node.call("DEL", "a").run().ok();
+    node.call("DEL", "a").run().ok();
+    assert_eq!(node.bed.links("a"), ["lo"]);
+    let left: Vec<String> = node.bed.leftovers();
+    assert_eq!(left, ["link flannel0", "link six0"]);
 }
