@@ -11,6 +11,7 @@
 mod bridge;
 mod default_route;
 mod host_device;
+mod ipvlan;
 mod loopback;
 mod macvlan;
 mod namespaces;
@@ -35,6 +36,7 @@ fn main() {
         bridge::CASES,
         default_route::CASES,
         host_device::CASES,
+        ipvlan::CASES,
         loopback::CASES,
         macvlan::CASES,
         namespaces::CASES,

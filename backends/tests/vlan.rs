@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
 pub(crate) const NEEDS: &[(&str, &str)] = &[
     ("vlan::", "link add link x0 name x0.5 type vlan id 5"),
     ("dummy::", "link add d0 type dummy"),
+    ("ipvlan::", "link add link x0 name x1 type ipvlan"),
     ("vlan_filtering::", "link add b0 type bridge vlan_filtering 1"),
     ("tap::", "tuntap add mode tap name t0"),
 ];

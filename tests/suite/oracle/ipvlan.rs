@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::macvlan::parent_in_pod;
 use super::{ADD, CHECK, DEL, Row, Step, dual_stack, one_subnet};
 use crate::need::Need;
 use crate::testbed::Testbed;
@@ -45,13 +46,20 @@ pub(crate) fn rows() -> Vec<Row> {
         row("l3_mode", json!({"mode": "l3"})),
         row("l3s_mode", json!({"mode": "l3s"})).latest(),
         row("mtu", json!({"mtu": 1300})),
+        row("mtu_above_parent", json!({"mtu": 9000})).latest(),
         row("dual_stack", json!({"ipam": dual_stack()})),
         row("dual_stack_l3", json!({"mode": "l3", "ipam": dual_stack()})).latest(),
         row("dns", json!({"dns": {"nameservers": ["10.1.0.1"]}})),
         row("default_master", json!({"master": null})).prepare(default_route),
         row("after_another", json!({"master": null, "ipam": null, "prevResult": after(&["up1"])})).latest(),
+        row("after_another_checked", json!({"master": null, "ipam": null, "prevResult": after(&["up1"])}))
+            .script([ADD, Step::Conf(json!({"prevResult": null})), CHECK, DEL])
+            .latest(),
         row("after_another_own_addresses", json!({"prevResult": after(&["up1"])})).latest(),
         row("in_container", json!({"linkInContainer": true})).prepare(parent_in_pod).latest(),
+        row("in_container_default_master", json!({"linkInContainer": true, "master": null}))
+            .prepare(parent_in_pod)
+            .latest(),
         row("second_add", json!({})).script([ADD, ADD, DEL]).latest(),
         row("never_added", json!({})).script([DEL]).latest(),
         row("netns_lost", json!({})).script([ADD, Step::LosePod, DEL, DEL]).latest(),
@@ -84,7 +92,9 @@ fn refusals() -> Vec<Row> {
         refused("no_ipam", json!({"ipam": null})),
         refused("ipam_refuses", json!({"ipam": {"type": "host-local"}})),
         refused("after_two_interfaces", json!({"master": null, "ipam": null, "prevResult": after(&["up0", "up1"])})),
-        refused("mtu_above_parent", json!({"mtu": 9000})),
+        refused("mtu_too_large", json!({"mtu": 70000})),
+        refused("in_container_master_missing", json!({"linkInContainer": true})),
+        refused("in_container_mtu_too_large", json!({"linkInContainer": true, "mtu": 70000})).prepare(parent_in_pod),
         refused("name_taken_in_pod", json!({})).prepare(|bed| {
             parents(bed);
             bed.ip("-n a link add eth0 type bridge");

@@ -24,7 +24,7 @@ fn inside(bed: &Testbed) {
 }
 
 /// As [`inside`], with the peer's namespace made first.
-fn parent_in_pod(bed: &Testbed) {
+pub(super) fn parent_in_pod(bed: &Testbed) {
     crate::world::make_netns(&bed.netns("wire2"));
     inside(bed);
     bed.ip("-n wire2 link set up0 up");
