@@ -73,6 +73,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("nft::by_iptables_the_binary_is_executed", &[Need::Peers, Need::Nft, Need::Iptables], executed),
         Case::new("nft::a_table_of_somebody_else_fails_add", &[Need::Nft], refused),
+        Case::new("nft::gc_keeps_only_what_is_valid", &[Need::Nft], kept),
         Case::new("nft::collection_without_a_record", &[Need::Peers, Need::Nft], collected),
         Case::new("nft::check_misses_what_is_gone", &[Need::Nft], missed),
         Case::new("nft::the_meta_plugin_removes_after_the_namespace", &[Need::Nft], meta),
@@ -231,6 +232,20 @@ fn meta() {
     bed.lose_pod("a");
     call("DEL").env("CNI_NETNS", "").run().ok();
     assert_eq!(leftovers(&bed), Vec::<String>::new());
+}
+
+fn kept() {
+    let bed = Testbed::new();
+    let mut conf = conf("bridge");
+    for name in ["a", "b"] {
+        bed.pod(name);
+        bed.call(Side::Plexus, "bridge").command("ADD").container(name).pod(name).conf(&conf).run().ok();
+    }
+    assert_eq!(rules_of_pods(&bed), 12);
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": "b", "ifname": "eth0"}]);
+    bed.call(Side::Plexus, "bridge").command("GC").conf(&conf).run().ok();
+    assert_eq!(rules_of_pods(&bed), 6);
+    assert!(leftovers(&bed).iter().all(|left| !left.contains("-a-eth0") && !left.contains("id: a\"")));
 }
 
 /// Runs `ping` in a pod: whether an answer came.

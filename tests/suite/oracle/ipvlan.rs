@@ -24,13 +24,6 @@ fn row(name: &str, more: Value) -> Row {
     Row::new("ipvlan", name, conf).needs(Need::Ipvlan).prepare(parents)
 }
 
-/// The parent is in the pod.
-fn parent_in_pod(bed: &Testbed) {
-    bed.parent("up0");
-    bed.ip("link set up0 netns a");
-    bed.ip("-n a link set up0 up");
-}
-
 /// The result of an earlier plugin: `interfaces` named, one address, one route.
 fn after(interfaces: &[&str]) -> Value {
     let interfaces: Vec<Value> = interfaces.iter().map(|name| json!({"name": name})).collect();
