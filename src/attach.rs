@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use backends::nft;
-use backends::{Built, Entering, Host, Pod, Resolved, Target, host_device};
+use backends::{Built, Entering, Host, Made, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
 
@@ -135,6 +135,7 @@ type ResolvedSteps = Vec<Vec<Option<Resolved>>>;
 /// Masters, MTU bounds: all of the kernel that can refuse without being changed, for all attachments.
 fn resolve(plan: &Plan, kernel: &mut Kernel) -> Result<ResolvedSteps, CniError> {
     let mut one = |attachment: &Attachment, step: &Step| match &step.how {
+        How::Native(native) if native.spec.awaits_result() => Ok(None),
         How::Native(native) => {
             let resolved = native.spec.clone().resolve(&mut kernel.host, Some(&mut kernel.pod));
             resolved.map(Some).map_err(|e| named(plan, attachment, from_backend(e)))
@@ -176,10 +177,9 @@ fn run<'a>(
     let mut outcomes = Vec::with_capacity(plan.attachments.len());
     for (attachment, resolved) in plan.attachments.iter().zip(resolved) {
         let begin = Instant::now();
-        let (result, ifindex) =
-            one(plan, attachment, resolved, kernel, done).map_err(|e| named(plan, attachment, e))?;
+        let (result, made) = one(plan, attachment, resolved, kernel, done).map_err(|e| named(plan, attachment, e))?;
         let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        outcomes.push(Outcome { result: result.to_value(Version::V1_1_0)?, ifindex, micros });
+        outcomes.push(Outcome { result: result.to_value(Version::V1_1_0)?, made, micros });
         results.push(result);
     }
     default_route::apply(plan, &mut kernel.pod)?;
@@ -193,24 +193,35 @@ fn one<'a>(
     resolved: Vec<Option<Resolved>>,
     kernel: &mut Kernel,
     done: &mut Vec<Done<'a>>,
-) -> Result<(CniResult, u32), CniError> {
+) -> Result<(CniResult, Option<Made>), CniError> {
     let mut previous: Option<CniResult> = attachment.previous.clone();
-    let mut ifindex = 0;
+    let mut made = None;
     for (step, resolved) in attachment.steps.iter().zip(resolved) {
-        let result = match (&step.how, resolved) {
-            (How::Native(native), Some(resolved)) => {
+        let result = match &step.how {
+            How::Native(native) => {
+                let resolved = match resolved {
+                    Some(resolved) => resolved,
+                    None => resolve_after(native, previous.as_ref(), kernel)?,
+                };
                 let built = build(plan, attachment, step, native, &resolved, previous.take(), kernel, done)?;
-                ifindex = built.1;
+                made = built.1;
                 built.0
             }
-            _ => {
+            How::Executed(_) => {
                 done.push(Done::Delegate { attachment, step });
                 execute(plan, attachment, step, previous.as_ref())?
             }
         };
         previous = Some(result);
     }
-    previous.map(|result| (result, ifindex)).ok_or_else(|| CniError::new(Code::InvalidConfig, "no plugins in list"))
+    previous.map(|result| (result, made)).ok_or_else(|| CniError::new(Code::InvalidConfig, "no plugins in list"))
+}
+
+/// A step whose lower device the plugin before it names.
+fn resolve_after(native: &Native, previous: Option<&CniResult>, kernel: &mut Kernel) -> Result<Resolved, CniError> {
+    let names = previous.map(CniResult::interface_names).unwrap_or_default();
+    let spec = native.spec.clone().after(&names).map_err(from_backend)?;
+    spec.resolve(&mut kernel.host, Some(&mut kernel.pod)).map_err(from_backend)
 }
 
 fn execute(
@@ -252,7 +263,7 @@ fn build<'a>(
     previous: Option<CniResult>,
     kernel: &mut Kernel,
     done: &mut Vec<Done<'a>>,
-) -> Result<(CniResult, u32), CniError> {
+) -> Result<(CniResult, Option<Made>), CniError> {
     if matches!(native.ipam, Ipam::Executed(_)) {
         done.push(Done::Leases { attachment, native, step }); // CNI spec: a delegate whose ADD failed gets a DEL
     }
@@ -279,8 +290,8 @@ fn build<'a>(
         done.push(Done::Rules { attachment, rules: native.rules });
         rules::add(native.rules, &owner(plan, attachment), &built.interfaces, &built.layer3.addresses)?;
     }
-    let ifindex = built.ifindex;
-    Ok((result_of(plan, native, leased, built, previous), ifindex))
+    let made = built.made;
+    Ok((result_of(plan, native, leased, built, previous), made))
 }
 
 /// Whose the rules of an attachment are.

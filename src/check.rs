@@ -1,29 +1,26 @@
-//! CHECK and STATUS: what is there against what should be, without changing anything.
+//! CHECK: what is there against what should be, without changing anything.
 //!
 //! The meta-plugin compares its record with the kernel; a directly executed kind compares `prevResult`, as the reference
-//! plugins do.
+//! plugins do, and what the record says beyond it where there is one.
 
 use backends::nft::Owner as RulesOwner;
-use backends::{Expected, Kind};
+use backends::{Before, Expected, Kind, Made, NetNs};
 use ipam::Owner;
-use ipam::host_local::Pool;
 use ipam::static_::Static;
 use serde_json::Map;
 
 use crate::attach::{Kernel, from_journal};
-use crate::chain::{Caller, DELEGATE_DEADLINE};
+use crate::chain::Caller;
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
-use crate::cni::list::Injection;
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
-use crate::config::Config;
 use crate::convert;
 use crate::default_route;
-use crate::gather;
-use crate::job::{Job, warn};
-use crate::journal::{Attachment, Step};
+use crate::detach;
+use crate::job::Job;
+use crate::journal::{self, Attachment, Record, Step};
 use crate::native::{self, Around, Ipam, Native, Verdict};
 use crate::plan::{How, Plan};
 use crate::rules;
@@ -38,32 +35,33 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
     let native = match &step.how {
         How::Native(native) => native,
         How::Executed(_) => {
-            let caller = caller(job, &attachment.ifname, &plan.path, attachment.version);
+            let caller = job.caller(&attachment.ifname, &plan.path, attachment.version);
             return caller.execute(Command::Check, &step.plugin, &step.conf, None).map(|_| ());
         }
     };
     let Some(previous) = &attachment.previous else {
         if native.kind == Kind::Loopback {
-            return kernel_check(job, native, &attachment.cni_name, "lo", &CniResult::default());
+            let subject = Subject { network: &attachment.cni_name, ifname: "lo", made: None };
+            return kernel_check(job, native, &subject, &CniResult::default());
         }
         let named = matches!(native.kind, Kind::Vlan | Kind::Dummy);
         let prefix = if named { format!("{}: ", native.kind.name()) } else { String::new() };
         return Err(CniError::generic(format!("{prefix}Required prevResult missing")));
     };
     lease_check(job, native, &attachment.ifname, &step.conf, &plan.path)?;
-    kernel_check(job, native, &attachment.cni_name, &attachment.ifname, previous)
+    // What plugins the runtime executed after this one did to the MTU nobody here knows.
+    let made = recorded(job)?.map(|made| Made { mtu: 0, ..made });
+    let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
+    kernel_check(job, native, &subject, previous)
 }
 
-fn caller<'a>(job: &'a Job, ifname: &'a str, path: &'a [std::path::PathBuf], version: Version) -> Caller<'a> {
-    Caller {
-        sandbox: &job.request.container_id,
-        netns: job.request.netns.as_deref().and_then(std::path::Path::to_str).unwrap_or_default(),
-        ifname,
-        args: &job.request.args,
-        path,
-        version,
-        deadline: DELEGATE_DEADLINE,
-    }
+/// The interface that a directly executed kind made, where plexus attached it, in this boot.
+fn recorded(job: &Job) -> Result<Option<Made>, CniError> {
+    let held = job.journal().hold(&job.key(), false).map_err(|e| from_journal(&e))?;
+    let records = held.map_or_else(|| Ok(Vec::new()), |held| held.records()).map_err(|e| from_journal(&e))?;
+    let record = records.into_iter().next_back().filter(|record| record.intent.boot_id == journal::boot_id());
+    let outcome = record.and_then(|record| record.commitment).and_then(|done| done.outcomes.into_iter().next());
+    Ok(outcome.and_then(|outcome| outcome.made))
 }
 
 fn lease_check(
@@ -77,19 +75,27 @@ fn lease_check(
     match &native.ipam {
         Ipam::HostLocal(pool) => pool.check(&owner).map_err(native::from_ipam),
         Ipam::Executed(plugin) => {
-            let caller = caller(job, ifname, path, job.request.version);
+            let caller = job.caller(ifname, path, job.request.version);
             caller.execute_ipam(Command::Check, plugin, conf).map(|_| ())
         }
         Ipam::Static(_) | Ipam::None | Ipam::Previous => Ok(()),
     }
 }
 
-fn kernel_check(job: &Job, native: &Native, network: &str, ifname: &str, expected: &CniResult) -> Result<(), CniError> {
+/// What a kind's CHECK is about.
+struct Subject<'a> {
+    network: &'a str,
+    ifname: &'a str,
+    made: Option<Made>,
+}
+
+fn kernel_check(job: &Job, native: &Native, subject: &Subject, expected: &CniResult) -> Result<(), CniError> {
+    let Subject { network, ifname, made } = *subject;
     let netns = job.request.netns.clone().unwrap_or_default();
     let mut kernel = Kernel::open(&netns, job.request.netns_override)?;
     let layer3 = convert::layer3(expected);
-    let expected =
-        Expected { interfaces: convert::interfaces(expected), addresses: layer3.addresses, routes: layer3.routes };
+    let interfaces = convert::interfaces(expected);
+    let expected = Expected { interfaces, addresses: layer3.addresses, routes: layer3.routes, made };
     backends::check(&mut kernel.host, &mut kernel.pod, &native.spec, ifname, &expected)
         .map_err(native::from_backend)?;
     let owner = RulesOwner { network, sandbox: &job.request.container_id, ifname };
@@ -108,20 +114,48 @@ pub fn record(job: &Job) -> Result<(), CniError> {
         let msg = format!("no attachment of sandbox {} to network {:?} is recorded", key.sandbox, key.network);
         return Err(CniError::new(Code::UnknownContainer, msg));
     };
+    for (attachment, outcome) in record.intent.attachments.iter().zip(attachments(job, &record)?) {
+        let named = |e: CniError| {
+            let msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, e.msg);
+            CniError { msg, ..e }
+        };
+        outcome.map_err(named)?;
+    }
+    default_routes(job, &record.intent.attachments)
+}
+
+/// CHECK of each attachment of a record, in order. What disabled it is not looked at.
+///
+/// # Errors
+/// The ADD did not finish, what it recorded is no result, or another namespace is in the place of the one that was attached.
+pub fn attachments(job: &Job, record: &Record) -> Result<Vec<Result<(), CniError>>, CniError> {
     let Some(done) = &record.commitment else {
         return Err(CniError::generic("the ADD of this attachment did not finish: DEL it"));
     };
-    let attachments = record.intent.attachments.iter().zip(&done.outcomes);
-    for (attachment, outcome) in attachments.filter(|(attachment, _)| !attachment.disable_check) {
-        let (result, _) = CniResult::parse(&outcome.result, Version::V1_1_0)?;
-        for (index, step) in attachment.steps.iter().enumerate() {
-            check_step(job, attachment, index, step, &result, &record.intent.path).map_err(|mut e| {
-                e.msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, e.msg);
-                e
-            })?;
+    let of_this_boot = record.intent.boot_id == journal::boot_id();
+    if of_this_boot && record.intent.netns_id != detach::UNKNOWN {
+        let path = job.request.netns.clone().unwrap_or_default();
+        let netns = NetNs::open(&path).map_err(native::from_backend)?;
+        if netns.id() != record.intent.netns_id {
+            let msg = format!("the network namespace at {} is not the one that was attached", path.display());
+            return Err(CniError::generic(msg));
         }
     }
-    default_routes(job, &record.intent.attachments)
+    let mut checked = Vec::with_capacity(done.outcomes.len());
+    for (attachment, outcome) in record.intent.attachments.iter().zip(&done.outcomes) {
+        let (result, _) = CniResult::parse(&outcome.result, Version::V1_1_0)?;
+        let found = Found { result: &result, made: outcome.made.filter(|_| of_this_boot), path: &record.intent.path };
+        let mut steps = attachment.steps.iter().enumerate().filter(|_| !attachment.disable_check);
+        checked.push(steps.try_for_each(|(index, step)| check_step(job, attachment, index, step, &found)));
+    }
+    Ok(checked)
+}
+
+/// What an attachment's ADD had found at its end.
+struct Found<'a> {
+    result: &'a CniResult,
+    made: Option<Made>,
+    path: &'a [std::path::PathBuf],
 }
 
 /// Who was asked to hold the pod's default route still does.
@@ -136,20 +170,14 @@ fn default_routes(job: &Job, attachments: &[Attachment]) -> Result<(), CniError>
     Ok(())
 }
 
-fn check_step(
-    job: &Job,
-    attachment: &Attachment,
-    index: usize,
-    step: &Step,
-    result: &CniResult,
-    path: &[std::path::PathBuf],
-) -> Result<(), CniError> {
+fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, found: &Found) -> Result<(), CniError> {
+    let Found { result, path, .. } = *found;
     let version = Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT);
     if !step.native {
         if !version.supports(Command::Check) {
             return Ok(());
         }
-        let caller = Caller { args: &attachment.args, ..caller(job, &attachment.ifname, path, version) };
+        let caller = Caller { args: &attachment.args, ..job.caller(&attachment.ifname, path, version) };
         return caller.execute(Command::Check, &step.plugin, &step.conf, Some(result)).map(|_| ());
     }
     let around = Around {
@@ -157,12 +185,17 @@ fn check_step(
         version,
         args: &attachment.args,
         state_dir: &job.state_dir,
-        previous: (index > 0).then_some(&[][..]),
+        before: if index > 0 { Before::Awaited } else { Before::Nothing },
     };
     match native::read(&step.plugin, &step.conf, &around)? {
         Verdict::Native(native, _) => {
             lease_check(job, &native, &attachment.ifname, &step.conf, path)?;
-            kernel_check(job, &native, &attachment.cni_name, &attachment.ifname, result)
+            // A later plugin of the chain may have changed the MTU, and one built in process replaced what is known.
+            let later = attachment.steps.get(index + 1..).unwrap_or_default();
+            let made = found.made.filter(|_| later.iter().all(|step| !step.native));
+            let made = made.map(|made| if later.is_empty() { made } else { Made { mtu: 0, ..made } });
+            let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
+            kernel_check(job, &native, &subject, result)
         }
         Verdict::Executed(_) => Ok(()),
     }
@@ -180,74 +213,4 @@ pub fn static_addresses(job: &Job, addresses: &Static) -> Result<(), CniError> {
     let held: Vec<ipam::Address> =
         previous.ips.iter().map(|ip| ipam::Address { address: ip.address, gateway: ip.gateway }).collect();
     addresses.check(&held, &job.request.ifname).map_err(native::from_ipam)
-}
-
-/// A pool that has no address left cannot serve an ADD (CNI spec, STATUS: "limited resources exhausted").
-///
-/// # Errors
-/// Code 50 where a range set is full.
-pub fn pool(pool: &Pool) -> Result<(), CniError> {
-    let usage = pool.usage().map_err(native::from_ipam)?;
-    match usage.full() {
-        None => Ok(()),
-        Some(set) => {
-            let msg = format!("no IP addresses available in range set: {}", set.ranges);
-            Err(CniError::new(Code::NotAvailable, msg))
-        }
-    }
-}
-
-/// STATUS of a directly executed kind.
-///
-/// # Errors
-/// Its pool is full, or its IPAM plugin says no.
-pub fn status_kind(job: &Job, kind: Kind) -> Result<(), CniError> {
-    let around = Around { args: "", ..job.around() };
-    let path = job.request.path.clone();
-    status_step(job, kind.name(), &job.request.config, &around, &path)
-}
-
-fn status_step(
-    job: &Job,
-    plugin: &str,
-    conf: &Map<String, serde_json::Value>,
-    around: &Around,
-    path: &[std::path::PathBuf],
-) -> Result<(), CniError> {
-    let caller = caller(job, "", path, around.version);
-    match native::read(plugin, conf, around)? {
-        Verdict::Native(native, _) => match &native.ipam {
-            Ipam::HostLocal(host_local) => pool(host_local),
-            Ipam::Executed(plugin) => caller.execute_ipam(Command::Status, plugin, conf).map(|_| ()),
-            Ipam::None | Ipam::Previous | Ipam::Static(_) => Ok(()),
-        },
-        Verdict::Executed(_) if around.version.supports(Command::Status) => {
-            caller.execute(Command::Status, plugin, conf, None).map(|_| ())
-        }
-        Verdict::Executed(_) => Ok(()),
-    }
-}
-
-/// STATUS of the meta-plugin: each default network.
-///
-/// # Errors
-/// The first that cannot serve an ADD.
-pub fn status_meta(job: &Job, config: &Config) -> Result<(), CniError> {
-    let path = config.search_path(&job.request.path);
-    for list in gather::default_lists(config)? {
-        for plugin in &list.plugins {
-            let around = Around {
-                network: &list.name,
-                version: list.cni_version,
-                args: "",
-                state_dir: &job.state_dir,
-                previous: None,
-            };
-            let conf = list.inject(plugin, &Injection::default()).object;
-            status_step(job, &plugin.plugin_type, &conf, &around, &path).inspect_err(|e| {
-                warn(&format!("network {:?} is not ready: {}", list.name, e.msg));
-            })?;
-        }
-    }
-    Ok(())
 }

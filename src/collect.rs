@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use backends::nft;
+use backends::{Before, nft};
 use ipam::Owner;
 use ipam::host_local::Pool;
 use serde_json::{Map, Value};
@@ -176,7 +176,7 @@ fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError>
                 version: list.cni_version,
                 args: "",
                 state_dir: &job.state_dir,
-                previous: None,
+                before: Before::Nothing,
             };
             let conf = list.inject(plugin, &Injection::default()).object;
             failures.extend(rules(&conf, &list.name, &owned).err());

@@ -70,7 +70,9 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
         group: intent.group,
         attachments: &intent.attachments,
         results: all.clone().map(parsed).collect(),
-        indices: all.map(|index| outcome(index).map_or(0, |outcome| outcome.ifindex)).collect(),
+        indices: all
+            .map(|index| outcome(index).and_then(|outcome| outcome.made).map_or(0, |made| made.ifindex))
+            .collect(),
         recorded: true,
         state_dir,
     })
@@ -92,7 +94,7 @@ fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, C
 }
 
 /// A record that does not say which namespace it was.
-const UNKNOWN: (u64, u64) = (0, 0);
+pub const UNKNOWN: (u64, u64) = (0, 0);
 
 /// Opens a namespace; none where the path is gone or leads to something else: a bind mount that was taken away leaves a plain
 /// file, and DEL must not fail for ever (CNI spec, DEL).

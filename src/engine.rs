@@ -21,7 +21,7 @@ use crate::journal::{self, Key, PodName};
 use crate::native;
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::sources::{Manifests, Pod};
-use crate::{attach, chain, check, collect, convert, deleter, gather};
+use crate::{attach, chain, check, collect, convert, deleter, gather, readiness};
 
 /// What a person reads who runs the program by hand.
 const ABOUT: &str = "plexus-cni attaches pods to their networks; a container runtime executes it (CNI)";
@@ -165,7 +165,7 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
         }
         Command::Check => check::record(job).map(|()| None),
         Command::Gc => collect::network(job, Some(config)).map(|()| None),
-        Command::Status => check::status_meta(job, config).map(|()| None),
+        Command::Status => readiness::meta(job, config).map(|()| None),
         Command::Version => Ok(None),
     }
 }
@@ -193,7 +193,7 @@ fn serve_kind(job: &Job, kind: Kind) -> Result<Option<Vec<u8>>, CniError> {
             check::configuration(job, &plan).map(|()| None)
         }
         Command::Gc => collect::network(job, None).map(|()| None),
-        Command::Status => check::status_kind(job, kind).map(|()| None),
+        Command::Status => readiness::kind(job, kind).map(|()| None),
         Command::Version => Ok(None),
     }
 }
@@ -227,7 +227,7 @@ fn serve_ipam(job: &Job, role: Role) -> Result<Option<Vec<u8>>, CniError> {
         Command::Del => pool.del(&owner).map(|()| None).map_err(native::from_ipam),
         Command::Check => pool.check(&owner).map(|()| None).map_err(native::from_ipam),
         Command::Gc => collect::pool(job, &pool).map(|()| None),
-        Command::Status => check::pool(&pool).map(|()| None),
+        Command::Status => readiness::pool(&pool).map(|()| None),
         Command::Version => Ok(None),
     }
 }

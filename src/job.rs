@@ -3,9 +3,12 @@
 //! It does not know the commands.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::chain;
+use backends::Before;
+
+use crate::chain::{self, Caller, DELEGATE_DEADLINE};
+use crate::cni::version::Version;
 use crate::cni::{CniError, Request};
 use crate::config::NativePolicy;
 use crate::gather::Asking;
@@ -54,7 +57,20 @@ impl Job<'_> {
             version: self.request.version,
             args: &self.request.args,
             state_dir: &self.state_dir,
-            previous: None,
+            before: Before::Nothing,
+        }
+    }
+
+    /// A plugin of this request's attachment to execute.
+    pub fn caller<'a>(&'a self, ifname: &'a str, path: &'a [PathBuf], version: Version) -> Caller<'a> {
+        Caller {
+            sandbox: &self.request.container_id,
+            netns: self.request.netns.as_deref().and_then(Path::to_str).unwrap_or_default(),
+            ifname,
+            args: &self.request.args,
+            path,
+            version,
+            deadline: DELEGATE_DEADLINE,
         }
     }
 

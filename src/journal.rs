@@ -18,6 +18,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use backends::Made;
 use backends::host_device::Device;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -153,9 +154,9 @@ pub struct Intent {
 pub struct Outcome {
     /// The attachment's result, as CNI 1.1.
     pub result: Value,
-    /// The link's index in the pod; 0 where a delegate made it.
-    #[serde(default)]
-    pub ifindex: u32,
+    /// The interface in the pod as it was made; none where a delegate made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
     /// How long it took to attach, in microseconds.
     #[serde(default)]
     pub micros: u64,

@@ -18,6 +18,7 @@ pub mod job;
 pub mod journal;
 pub mod native;
 pub mod plan;
+pub mod readiness;
 pub mod rules;
 pub mod select;
 pub mod sources;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use backends::{DnsRule, IpamRule, Kind, Mac, MacRule, Spec};
+use backends::{Before, DnsRule, IpamRule, Kind, Mac, MacRule, Spec};
 use ipam::host_local::{self, Pool};
 use ipam::static_::{self, Static, StaticRequests};
 use serde::de::DeserializeOwned;
@@ -93,9 +93,8 @@ pub struct Around<'a> {
     pub args: &'a str,
     /// Where indexes and the journal are.
     pub state_dir: &'a Path,
-    /// The interfaces of an earlier plugin's result; none where there is no such result. Inside a chain that is still to be
-    /// attached they are not known yet, and the list is empty.
-    pub previous: Option<&'a [String]>,
+    /// What ran before it.
+    pub before: Before<'a>,
 }
 
 /// Reads one plugin configuration of type `plugin`.
@@ -149,7 +148,7 @@ fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<K
         }
         Kind::Ipvlan => {
             let (own, unknown) = decode::<ipvlan::Conf>(conf)?;
-            (Spec::Ipvlan(own.validate(around.previous).map_err(from_backend)?), unknown, None)
+            (Spec::Ipvlan(own.validate(around.before).map_err(from_backend)?), unknown, None)
         }
         Kind::Vlan => {
             let (own, unknown) = decode::<vlan::Conf>(conf)?;
@@ -305,7 +304,9 @@ fn read_ipam(
         return Ok(Ipam::None);
     }
     match ipam_type(conf) {
-        "" if kind.rules().ipam == IpamRule::OptionalWithPrevResult && around.previous.is_some() => Ok(Ipam::Previous),
+        "" if kind.rules().ipam == IpamRule::OptionalWithPrevResult && around.before != Before::Nothing => {
+            Ok(Ipam::Previous)
+        }
         "" if matches!(kind.rules().ipam, IpamRule::Required | IpamRule::OptionalWithPrevResult) => {
             Err(CniError::new(Code::Generic, NO_PLUGIN))
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use backends::Before;
 use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
@@ -204,8 +205,8 @@ fn attachment(want: Wanted, node: &Node, warnings: &mut Vec<String>) -> Result<A
     // What has the interface in the pod already is its own result (CHECK), and not that of a plugin before.
     let is_own = |result: &&CniResult| result.interfaces.iter().any(|i| i.name == ifname && !i.sandbox.is_empty());
     let before = previous.as_ref().filter(|result| !is_own(result));
-    let names: Option<Vec<String>> =
-        before.map(|result| result.interfaces.iter().map(|interface| interface.name.clone()).collect());
+    let names: Option<Vec<String>> = before.map(CniResult::interface_names);
+    let before = names.as_deref().map_or(Before::Nothing, Before::Result);
     let mut steps = Vec::with_capacity(list.plugins.len());
     for (index, plugin) in list.plugins.iter().enumerate() {
         let conf = if direct {
@@ -218,7 +219,7 @@ fn attachment(want: Wanted, node: &Node, warnings: &mut Vec<String>) -> Result<A
             version: list.cni_version,
             args: &args,
             state_dir: node.state_dir,
-            previous: if index > 0 { Some(&[]) } else { names.as_deref() },
+            before: if index > 0 { Before::Awaited } else { before },
         };
         let how = decide(&plugin.plugin_type, &conf, &around, node, warnings)?;
         steps.push(Step { plugin: plugin.plugin_type.clone(), conf, how });

@@ -3,13 +3,13 @@
 
 use ipnetwork::IpNetwork;
 
-use crate::Interface;
 use crate::error::{Error, ErrorKind};
 use crate::layer3::{Address, Route, mask_text};
 use crate::master::routes;
 use crate::netlink::link::Link;
 use crate::netlink::route::Present;
 use crate::pod::Pod;
+use crate::{Interface, Made};
 
 /// What the previous result says about the attachment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,9 +20,16 @@ pub struct Expected {
     pub addresses: Vec<Address>,
     /// The routes of the result.
     pub routes: Vec<Route>,
+    /// The attachment's interface as it was built, where that is known.
+    pub made: Option<Made>,
 }
 
 impl Expected {
+    /// The lower device the interface was made on: whoever asks for it by no name has it by what it was then.
+    pub(crate) fn is_on_known_parent(&self) -> bool {
+        self.made.is_some_and(|made| made.parent.is_some())
+    }
+
     /// The expected interface in the pod.
     pub(crate) fn in_pod(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.in_pod && interface.name == name)
@@ -45,7 +52,33 @@ pub(crate) fn pod_interface_of_any_kind(pod: &mut Pod, ifname: &str, expected: &
     };
     let link = pod.side.link(ifname)?.ok_or_else(|| missing(ifname))?;
     mac(&link, interface)?;
+    expected.made.map_or(Ok(()), |made| as_made(&link, &made, interface.mtu))?;
     Ok(link)
+}
+
+/// The link is the one that was made, and where it was. `told`: the MTU of the result, which a later plugin may have changed.
+fn as_made(link: &Link, made: &Made, told: Option<u32>) -> Result<(), Error> {
+    let name = &link.name;
+    let differs = |text: String| Err(Error::mismatch(text));
+    if link.index != made.ifindex {
+        return differs(format!(
+            "interface {name} is not the one that was attached: its index is {}, and was {}",
+            link.index, made.ifindex
+        ));
+    }
+    if link.parent != made.parent {
+        let number = |index: Option<u32>| index.map_or_else(|| "none".to_owned(), |index| index.to_string());
+        let (found, wanted) = (number(link.parent), number(made.parent));
+        return differs(format!("interface {name} is on another lower device: its index is {found}, and was {wanted}"));
+    }
+    let mtu = told.filter(|mtu| *mtu > 0).unwrap_or(made.mtu);
+    if mtu > 0 && link.mtu != mtu {
+        return differs(format!("interface {name} has MTU {}, expected {mtu}", link.mtu));
+    }
+    if made.up && !link.up {
+        return differs(format!("interface {name} is down"));
+    }
+    Ok(())
 }
 
 fn missing(ifname: &str) -> Error {

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::layer3::{self, Detection, Layer3, Manners};
 use crate::netlink::{NewLink, Shape};
 use crate::pod::Pod;
-use crate::{Built, Interface, Target};
+use crate::{Built, Interface, Made, Target};
 
 /// The configuration as it arrives: nothing of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,7 +27,7 @@ pub(crate) fn build(pod: &mut Pod, target: &Target<'_>, l3: Layer3) -> Result<Bu
     Ok(Built {
         interfaces: vec![Interface::in_pod(&link)],
         address_interface: Some(0),
-        ifindex: link.index,
+        made: Some(Made::of(&link, true)),
         host_ifindex: None,
         layer3: l3,
     })

@@ -6,7 +6,7 @@ use crate::check::{self, Expected};
 use crate::error::Error;
 use crate::layer3::Layer3;
 use crate::macvlan::build_on_master;
-use crate::master;
+use crate::master::{self, Before};
 use crate::netlink::{NewLink, Shape};
 use crate::pod::{Host, Pod};
 use crate::{Built, Target};
@@ -47,10 +47,21 @@ impl Mode {
     }
 }
 
+/// The lower device, as far as the configuration and the plugins before it say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Master {
+    /// The one the default route leaves by.
+    OfDefaultRoute,
+    /// The only interface of a result that is not there yet.
+    OfResult,
+    /// The one of this name.
+    Named(String),
+}
+
 /// A configuration that can be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    master: Option<String>,
+    master: Master,
     mode: Mode,
     mtu: Option<u32>,
     link_in_container: bool,
@@ -63,28 +74,34 @@ impl Conf {
         None
     }
 
-    /// Parses the configuration. `previous`: the names of the previous result's interfaces, if there is a previous result.
+    /// Parses the configuration.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] with the reference plugin's texts.
-    pub fn validate(self, previous: Option<&[String]>) -> Result<Spec, Error> {
+    pub fn validate(self, before: Before<'_>) -> Result<Spec, Error> {
         let mode = match self.mode.as_deref().unwrap_or_default() {
             "" | "l2" => Mode::L2,
             "l3" => Mode::L3,
             "l3s" => Mode::L3s,
             other => return Err(Error::invalid(format!("unknown ipvlan mode: \"{other}\""))),
         };
-        let master = match (self.master.filter(|master| !master.is_empty()), previous) {
-            (Some(master), _) => Some(master),
-            (None, None) => None,
-            (None, Some([only])) if !only.is_empty() => Some(only.clone()),
-            (None, Some(_)) => {
-                return Err(Error::invalid("chained master failure. PrevResult lacks a single named interface"));
-            }
+        let master = match (self.master.filter(|master| !master.is_empty()), before) {
+            (Some(master), _) => Master::Named(master),
+            (None, Before::Nothing) => Master::OfDefaultRoute,
+            (None, Before::Awaited) => Master::OfResult,
+            (None, Before::Result(names)) => only(names)?,
         };
         let mtu = u32::try_from(self.mtu.max(0))
             .map_err(|_| Error::invalid(format!("invalid MTU {}: more than any link has", self.mtu)))?;
         Ok(Spec { master, mode, mtu: Some(mtu).filter(|mtu| *mtu > 0), link_in_container: self.link_in_container })
+    }
+}
+
+/// The lower device that a previous result means.
+fn only(names: &[String]) -> Result<Master, Error> {
+    match names {
+        [only] if !only.is_empty() => Ok(Master::Named(only.clone())),
+        _ => Err(Error::invalid("chained master failure. PrevResult lacks a single named interface")),
     }
 }
 
@@ -102,9 +119,30 @@ impl Spec {
         self.link_in_container
     }
 
+    /// Nothing where a result names it.
+    pub(crate) fn master(&self) -> Option<Option<&str>> {
+        match &self.master {
+            Master::Named(name) => Some(Some(name)),
+            Master::OfDefaultRoute => Some(None),
+            Master::OfResult => None,
+        }
+    }
+
+    /// Whether its lower device is in a result that is not there yet.
+    pub(crate) fn awaits_result(&self) -> bool {
+        self.master == Master::OfResult
+    }
+
+    /// The result is there, with interfaces of these names.
+    pub(crate) fn after(self, names: &[String]) -> Result<Self, Error> {
+        let master = if self.awaits_result() { only(names)? } else { self.master };
+        Ok(Self { master, ..self })
+    }
+
     pub(crate) fn resolve(self, host: &mut Host, pod: Option<&mut Pod>) -> Result<Resolved, Error> {
         let side = crate::side_of_master(self.link_in_container, host, pod)?;
-        let parent = master::find(side, self.master.as_deref())?.index;
+        let early = || Error::invalid("the result that names the master of this ipvlan is not there yet");
+        let parent = master::find(side, self.master().ok_or_else(early)?)?.index;
         Ok(Resolved { spec: self, parent })
     }
 }
@@ -140,8 +178,8 @@ pub(crate) fn check(
 ) -> Result<(), Error> {
     let in_container = spec.link_in_container;
     let link = check::pod_interface(pod, ifname, "ipvlan", expected)?;
-    // Without a name it was whatever had the default route, which may be another link by now.
-    if let Some(master) = spec.master.as_deref() {
+    // Without a name it was whatever had the default route or was in a result, which may be another link by now.
+    if let Master::Named(master) = &spec.master {
         let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, Some(master))?;
         check::on_master(&link, &master, in_container)?;
     }
@@ -163,20 +201,25 @@ mod tests {
     #[test]
     fn the_master_is_its_own_or_the_only_previous_interface() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let master = |text: &str, previous: Option<&[String]>| conf(text).validate(previous).map(|spec| spec.master);
-        assert_eq!(master("{}", None).unwrap(), None);
-        assert_eq!(master("{}", Some(&names(&["bond0"]))).unwrap(), Some("bond0".to_owned()));
-        assert_eq!(master(r#"{"master":"eth1"}"#, Some(&names(&[]))).unwrap(), Some("eth1".to_owned()));
+        let master = |text: &str, before: Before<'_>| conf(text).validate(before).map(|spec| spec.master);
+        assert_eq!(master("{}", Before::Nothing).unwrap(), Master::OfDefaultRoute);
+        assert_eq!(master("{}", Before::Result(&names(&["bond0"]))).unwrap(), Master::Named("bond0".to_owned()));
+        assert_eq!(master(r#"{"master":"eth1"}"#, Before::Result(&[])).unwrap(), Master::Named("eth1".to_owned()));
+        let awaiting = conf("{}").validate(Before::Awaited).unwrap();
+        assert!(awaiting.awaits_result());
+        assert_eq!(awaiting.clone().after(&names(&["bond0"])).unwrap().master, Master::Named("bond0".to_owned()));
         for previous in [names(&[]), names(&[""]), names(&["a", "b"])] {
-            let error = master("{}", Some(&previous)).unwrap_err();
+            let error = master("{}", Before::Result(&previous)).unwrap_err();
             assert_eq!(error.chain(), "chained master failure. PrevResult lacks a single named interface");
+            assert_eq!(awaiting.clone().after(&previous).unwrap_err().chain(), error.chain());
         }
-        assert_eq!(conf(r#"{"mode":"x"}"#).validate(None).unwrap_err().chain(), "unknown ipvlan mode: \"x\"");
+        let error = conf(r#"{"mode":"x"}"#).validate(Before::Nothing).unwrap_err();
+        assert_eq!(error.chain(), "unknown ipvlan mode: \"x\"");
     }
 
     #[test]
     fn one_message_carries_everything_but_a_hardware_address() {
-        let spec = conf(r#"{"mode":"l3s","mtu":1400}"#).validate(None).unwrap();
+        let spec = conf(r#"{"mode":"l3s","mtu":1400}"#).validate(Before::Nothing).unwrap();
         let resolved = Resolved { spec, parent: 4 };
         let target = Target { ifname: "net1", group: Some(9), mac: Some(Mac::new([2, 0, 0, 0, 0, 1])) };
         let bytes = crate::netlink::link::created_bytes(&resolved.link(&target));

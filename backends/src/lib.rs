@@ -20,6 +20,7 @@ mod netlink;
 mod netns;
 pub mod nft;
 mod pod;
+mod probe;
 pub mod ptp;
 mod removal;
 mod sysctl;
@@ -32,13 +33,16 @@ pub use default_route::{DefaultRoute, Family, Via, default_route_move, default_r
 pub use error::{Error, ErrorKind};
 pub use layer3::{Address, Layer3, Route};
 pub use mac::{Mac, MacParseError};
+pub use master::Before;
 pub use netlink::{Failure, Refusal};
 pub use netns::NetNs;
 pub use pod::{Entering, Host, Pod};
+pub use probe::{ready, supports};
 pub use removal::{Deleter, Deletion, Doomed, Removed, Spawn, remove, remove_now};
 
 use netlink::link::Link;
 use pod::Side;
+use serde::{Deserialize, Serialize};
 
 /// A kind of interface this crate builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -210,6 +214,27 @@ pub struct Target<'a> {
     pub mac: Option<Mac>,
 }
 
+/// The pod's interface as it was when it was built: what a result does not say of it, and CHECK compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Its index in the pod.
+    pub ifindex: u32,
+    /// The index of its lower device, or of a veth's other end, in the namespace that is in. `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u32>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it was set up.
+    pub up: bool,
+}
+
+impl Made {
+    /// What becomes of a link that was just created or moved.
+    const fn of(link: &Link, up: bool) -> Self {
+        Self { ifindex: link.index, parent: link.parent, mtu: link.mtu, up }
+    }
+}
+
 /// What was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
@@ -217,8 +242,8 @@ pub struct Built {
     pub interfaces: Vec<Interface>,
     /// Which of them has the addresses.
     pub address_interface: Option<usize>,
-    /// The pod's interface.
-    pub ifindex: u32,
+    /// The pod's interface. `None`: a device that the kernel knows no interface of.
+    pub made: Option<Made>,
     /// The host's end of a pair.
     pub host_ifindex: Option<u32>,
     /// Addresses and routes with what the kind filled in.
@@ -329,6 +354,33 @@ impl Spec {
             Self::Dummy => Kind::Dummy,
             Self::HostDevice(_) => Kind::HostDevice,
             Self::Tap(_) => Kind::Tap,
+        }
+    }
+
+    /// The lower device that must be on the host: `Some(None)` is that of the default route. A bridge is made where it is missing.
+    fn master(&self) -> Option<Option<&str>> {
+        match self {
+            Self::Macvlan(spec) if !spec.link_in_container() => Some(spec.master()),
+            Self::Ipvlan(spec) if !spec.link_in_container() => spec.master(),
+            Self::Vlan(spec) if !spec.link_in_container() => Some(Some(spec.master())),
+            _ => None,
+        }
+    }
+
+    /// Whether it can be resolved only after a plugin before it in the chain: the result of that names its lower device.
+    #[must_use]
+    pub fn awaits_result(&self) -> bool {
+        matches!(self, Self::Ipvlan(spec) if spec.awaits_result())
+    }
+
+    /// The result is there, with interfaces of these names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if they do not say what the spec awaits.
+    pub fn after(self, names: &[String]) -> Result<Self, Error> {
+        match self {
+            Self::Ipvlan(spec) => spec.after(names).map(Self::Ipvlan),
+            other => Ok(other),
         }
     }
 

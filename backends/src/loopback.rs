@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 use crate::layer3::{Address, Layer3};
 use crate::netlink::link::{self, Link};
 use crate::pod::Pod;
-use crate::{Built, Interface};
+use crate::{Built, Interface, Made};
 
 /// The interface, whatever name is asked for.
 pub(crate) const NAME: &str = "lo";
@@ -29,7 +29,7 @@ pub(crate) fn build(pod: &mut Pod) -> Result<Built, Error> {
         Ok(addresses) => Ok(Built {
             interfaces: vec![Interface::in_pod(&link)],
             address_interface: Some(0),
-            ifindex: link.index,
+            made: Some(Made::of(&link, true)),
             host_ifindex: None,
             layer3: Layer3 { addresses, routes: Vec::new() },
         }),

@@ -9,7 +9,7 @@ use crate::mac::Mac;
 use crate::master;
 use crate::netlink::{NewLink, Shape};
 use crate::pod::{Host, Pod};
-use crate::{Built, Interface, Target};
+use crate::{Built, Interface, Made, Target};
 
 /// The configuration as it arrives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -133,6 +133,10 @@ impl Spec {
         self.link_in_container
     }
 
+    pub(crate) fn master(&self) -> Option<&str> {
+        self.master.as_deref()
+    }
+
     pub(crate) fn resolve(self, host: &mut Host, pod: Option<&mut Pod>) -> Result<Resolved, Error> {
         let side = crate::side_of_master(self.link_in_container, host, pod)?;
         let master = master::find(side, self.master.as_deref())?;
@@ -189,7 +193,7 @@ pub(crate) fn build_on_master(
     Ok(Built {
         interfaces: vec![Interface::in_pod(&link)],
         address_interface: Some(0),
-        ifindex: link.index,
+        made: Some(Made::of(&link, true)),
         host_ifindex: None,
         layer3: l3,
     })
@@ -204,9 +208,12 @@ pub(crate) fn check(
     expected: &Expected,
 ) -> Result<(), Error> {
     let in_container = spec.link_in_container;
-    let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, spec.master.as_deref())?;
     let link = check::pod_interface(pod, ifname, "macvlan", expected)?;
-    check::on_master(&link, &master, in_container)?;
+    // Without a name it was whatever had the default route, which may be another link by now.
+    if spec.master.is_some() || !expected.is_on_known_parent() {
+        let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, spec.master.as_deref())?;
+        check::on_master(&link, &master, in_container)?;
+    }
     let mode = Mode::named(link.mode.unwrap_or_default());
     if mode != spec.mode.name() {
         let wanted = spec.mode.name();

@@ -5,6 +5,17 @@ use crate::netlink::link::Link;
 use crate::netlink::route::{self, MAIN_TABLE, Present};
 use crate::pod::Side;
 
+/// What ran before a plugin in its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before<'a> {
+    /// Nothing.
+    Nothing,
+    /// Plugins whose result is not there yet.
+    Awaited,
+    /// Plugins whose result has interfaces of these names.
+    Result(&'a [String]),
+}
+
 /// Finds the lower device on `side`.
 ///
 /// # Errors

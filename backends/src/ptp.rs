@@ -18,7 +18,7 @@ use crate::nft;
 use crate::pod::{Host, Pod};
 use crate::sysctl::Tree;
 use crate::veth::{Ends, Pair};
-use crate::{Built, Interface, Target};
+use crate::{Built, Interface, Made, Target};
 
 /// `RT_SCOPE_LINK`: reached without a gateway.
 const SCOPE_LINK: u8 = 253;
@@ -140,7 +140,7 @@ impl Spec {
         Ok(Built {
             interfaces: vec![ends.host_interface(), Interface::in_pod(&ends.pod)],
             address_interface: Some(1),
-            ifindex: ends.pod.index,
+            made: Some(Made::of(&ends.pod, true)),
             host_ifindex: Some(ends.host_index),
             layer3: l3,
         })

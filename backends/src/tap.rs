@@ -23,7 +23,7 @@ use crate::layer3::{self, Detection, Layer3, Manners};
 use crate::mac::Mac;
 use crate::netlink::link::{self, Link};
 use crate::pod::Pod;
-use crate::{Built, Interface, Target};
+use crate::{Built, Interface, Made, Target};
 
 /// Makes and deletes such links.
 const IP: &str = "ip";
@@ -153,7 +153,7 @@ impl Resolved {
             Ok(link) => Ok(Built {
                 interfaces: vec![Interface::in_pod(&link)],
                 address_interface: Some(0),
-                ifindex: link.index,
+                made: Some(Made::of(&link, true)),
                 host_ifindex: None,
                 layer3: l3,
             }),
@@ -264,7 +264,8 @@ fn listen(child: &mut Child) -> Result<String, String> {
 pub(crate) fn check(pod: &mut Pod, ifname: &str, expected: &Expected) -> Result<(), Error> {
     let nameless = |interface: &Interface| Interface { mac: String::new(), ..interface.clone() };
     let interfaces = expected.interfaces.iter().map(nameless).collect();
-    let link = check::pod_interface(pod, ifname, "tun", &Expected { interfaces, ..Expected::default() })?;
+    let link =
+        check::pod_interface(pod, ifname, "tun", &Expected { interfaces, made: expected.made, ..Expected::default() })?;
     check::layer3(pod, &link, expected)
 }
 

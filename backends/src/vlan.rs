@@ -64,6 +64,14 @@ pub struct Resolved {
 }
 
 impl Spec {
+    pub(crate) fn link_in_container(&self) -> bool {
+        self.link_in_container
+    }
+
+    pub(crate) fn master(&self) -> &str {
+        &self.master
+    }
+
     pub(crate) fn resolve(self, host: &mut Host, pod: Option<&mut Pod>) -> Result<Resolved, Error> {
         let side = crate::side_of_master(self.link_in_container, host, pod)?;
         let master = master::find(side, Some(&self.master))?;

@@ -162,8 +162,12 @@ fn with_enabledad_a_duplicate_is_found_by_check(world: &mut World) {
     let built = built(world, &mut second, text, &target("eth0"), l3).unwrap();
     events.until(|line| line.contains("fd00::2/64") && line.contains("dadfailed"));
     assert_eq!(pod_sysctl(&second, "ipv6/conf/eth0/enhanced_dad"), "1");
-    let expected =
-        Expected { interfaces: built.interfaces, addresses: built.layer3.addresses, routes: built.layer3.routes };
+    let expected = Expected {
+        interfaces: built.interfaces,
+        addresses: built.layer3.addresses,
+        routes: built.layer3.routes,
+        ..Expected::default()
+    };
     let error = check(&mut world.host, &mut second, &spec(text), "eth0", &expected).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Duplicate, "{}", error.chain());
 }
@@ -288,8 +292,12 @@ fn check_sees_what_differs(world: &mut World) {
     let l3 = layer3(&["10.0.0.2/24", "fd00::2/64"], &["192.0.2.0/24"]);
     let built = built(world, &mut pod, text, &target("eth0"), l3).unwrap();
     let port = built.interfaces[1].name.clone();
-    let good =
-        Expected { interfaces: built.interfaces, addresses: built.layer3.addresses, routes: built.layer3.routes };
+    let good = Expected {
+        interfaces: built.interfaces,
+        addresses: built.layer3.addresses,
+        routes: built.layer3.routes,
+        ..Expected::default()
+    };
     check(&mut world.host, &mut pod, &spec(text), "eth0", &good).unwrap();
 
     let mut chain = |text: &str, expected: &Expected| {

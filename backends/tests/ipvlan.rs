@@ -1,6 +1,6 @@
 //! ipvlan on a lower device of the host, and of the pod, where the kernel has it.
 
-use backends::{Built, Error, ErrorKind, Expected, Layer3, Mac, Pod, Spec, Target, build, check, ipvlan};
+use backends::{Before, Built, Error, ErrorKind, Expected, Layer3, Mac, Pod, Spec, Target, build, check, ipvlan};
 
 use crate::Case;
 use crate::world::{
@@ -27,8 +27,9 @@ fn spec(text: &str) -> Spec {
 
 /// As a plugin that gets a previous result with these interfaces.
 fn after(text: &str, previous: Option<&[&str]>) -> Spec {
-    let previous: Option<Vec<String>> = previous.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
-    Spec::Ipvlan(conf::<ipvlan::Conf>(text).validate(previous.as_deref()).unwrap())
+    let names: Option<Vec<String>> = previous.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+    let before = names.as_deref().map_or(Before::Nothing, Before::Result);
+    Spec::Ipvlan(conf::<ipvlan::Conf>(text).validate(before).unwrap())
 }
 
 fn built(world: &mut World, pod: &mut Pod, spec: Spec, target: &Target<'_>, l3: Layer3) -> Result<Built, Error> {
@@ -37,7 +38,12 @@ fn built(world: &mut World, pod: &mut Pod, spec: Spec, target: &Target<'_>, l3: 
 }
 
 fn expected(built: Built) -> Expected {
-    Expected { interfaces: built.interfaces, addresses: built.layer3.addresses, routes: built.layer3.routes }
+    Expected {
+        interfaces: built.interfaces,
+        addresses: built.layer3.addresses,
+        routes: built.layer3.routes,
+        ..Expected::default()
+    }
 }
 
 fn one_message_gives_the_final_link(world: &mut World) {
@@ -53,7 +59,7 @@ fn one_message_gives_the_final_link(world: &mut World) {
     assert_eq!((link["mtu"].as_u64(), link["group"].as_str()), (Some(1400), Some("77")));
     assert_eq!(link["linkinfo"]["info_kind"], "ipvlan");
     assert_eq!(link["linkinfo"]["info_data"]["mode"], "l3s");
-    assert_eq!(link["ifindex"].as_u64(), Some(built.ifindex.into()));
+    assert_eq!(link["ifindex"].as_u64(), Some(built.made.unwrap().ifindex.into()));
     assert_eq!(pod_addresses(&pod, "net1"), ["10.0.0.2/24", "fd00::2/64"]);
     assert_eq!(
         pod_routes(&pod, "-4"),

@@ -59,7 +59,7 @@ fn one_message_gives_the_final_link(world: &mut World) {
     assert_eq!(link["linkinfo"]["info_kind"], "macvlan");
     assert_eq!(link["linkinfo"]["info_data"]["mode"], "private");
     assert_eq!(link["linkinfo"]["info_data"]["bcqueuelen"], 2000);
-    assert_eq!(link["ifindex"].as_u64(), Some(built.ifindex.into()));
+    assert_eq!(link["ifindex"].as_u64(), Some(built.made.unwrap().ifindex.into()));
     assert_eq!(link["operstate"], "UP");
     assert_eq!(pod_addresses(&pod, "net1"), ["10.0.0.2/24", "fd00::2/64"]);
     assert_eq!(
@@ -129,7 +129,8 @@ fn a_duplicate_ipv6_address_is_found_by_check(world: &mut World) {
     events.until(|line| line.contains("fd00::2/64") && !line.contains("tentative") && !line.contains("optimistic"));
     let events = Events::of_addresses(&second);
     let built = built(world, &mut second, text, &target("net1"), l3.clone()).unwrap();
-    let expected = Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: vec![] };
+    let expected =
+        Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: vec![], ..Expected::default() };
     events.until(|line| line.contains("fd00::2/64") && line.contains("dadfailed"));
     let error = check(&mut world.host, &mut second, &spec(text), "net1", &expected).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Duplicate);
@@ -162,7 +163,8 @@ fn a_master_in_the_pod_is_not_the_hosts(world: &mut World) {
     let built = built(world, &mut pod, text, &target("net1"), l3.clone()).unwrap();
     let link = pod_link(&pod, "net1");
     assert_eq!((link["link"].as_str(), link["mtu"].as_u64()), (Some("ext0"), Some(1300)));
-    let expected = Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: vec![] };
+    let expected =
+        Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: vec![], ..Expected::default() };
     check(&mut world.host, &mut pod, &spec(text), "net1", &expected).unwrap();
     let error = check(&mut world.host, &mut pod, &spec(r#"{"master":"ext0"}"#), "net1", &expected).unwrap_err();
     assert_eq!(error.chain(), "container interface net1 is not on master ext0");
@@ -278,7 +280,8 @@ fn several_gateways_of_one_destination(world: &mut World) {
     let v6: Value = serde_json::from_str(&in_pod(&pod, "-j -6 route show fd01::/64")).unwrap();
     assert_eq!(v6.as_array().unwrap().len(), 1);
     assert_eq!(v6[0]["nexthops"].as_array().unwrap().len(), 2, "{v6}");
-    let expected = Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: l3.routes };
+    let expected =
+        Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: l3.routes, ..Expected::default() };
     check(&mut world.host, &mut pod, &spec(r#"{"master":"ext0"}"#), "net1", &expected).unwrap();
 }
 
@@ -288,7 +291,8 @@ fn check_survives_routes_moved_to_another_table(world: &mut World) {
     let text = r#"{"master":"ext0"}"#;
     let l3 = layer3(&["10.0.0.2/24 10.0.0.1"], &["192.0.2.0/24"]);
     let built = built(world, &mut pod, text, &target("net1"), l3.clone()).unwrap();
-    let mut expected = Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: l3.routes };
+    let mut expected =
+        Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: l3.routes, ..Expected::default() };
     expected.routes[0].gw = Some("10.0.0.1".parse().unwrap());
     check(&mut world.host, &mut pod, &spec(text), "net1", &expected).unwrap();
     in_pod(&pod, "route add 10.0.0.0/24 dev net1 table 100");
@@ -307,7 +311,8 @@ fn check_sees_what_differs(world: &mut World) {
     let text = r#"{"master":"ext0"}"#;
     let l3 = layer3(&["10.0.0.2/24 10.0.0.1"], &["192.0.2.0/24"]);
     let built = built(world, &mut pod, text, &target("net1"), l3.clone()).unwrap();
-    let good = Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: l3.routes };
+    let good =
+        Expected { interfaces: built.interfaces, addresses: l3.addresses, routes: l3.routes, ..Expected::default() };
     let mut chain = |text: &str, expected: &Expected| {
         check(&mut world.host, &mut pod, &spec(text), "net1", expected).unwrap_err().chain()
     };

@@ -86,7 +86,12 @@ fn addresses_that_the_go_plugin_cannot_do(world: &mut World) {
     let l3 = layer3(&["10.0.0.2/32 10.0.0.1", "fd00::2/128 fd00::1"], &["0.0.0.0/0"]);
     let alone = built(world, &mut pod, "{}", &target("eth0"), l3).unwrap();
     assert_eq!(pod_routes(&pod, "-4"), ["default via 10.0.0.1 dev eth0", "10.0.0.1 dev eth0 scope link src 10.0.0.2"]);
-    let expected = Expected { interfaces: alone.interfaces, addresses: alone.layer3.addresses, routes: vec![] };
+    let expected = Expected {
+        interfaces: alone.interfaces,
+        addresses: alone.layer3.addresses,
+        routes: vec![],
+        ..Expected::default()
+    };
     check(&mut world.host, &mut pod, &spec("{}"), "eth0", &expected).unwrap();
 
     let mut pod = world.pod();
@@ -137,8 +142,12 @@ fn check_sees_what_differs(world: &mut World) {
     let mut pod = world.pod();
     let l3 = layer3(&["10.0.0.2/24 10.0.0.1", "fd00::2/64 fd00::1"], &["0.0.0.0/0"]);
     let built = built(world, &mut pod, "{}", &target("eth0"), l3).unwrap();
-    let good =
-        Expected { interfaces: built.interfaces, addresses: built.layer3.addresses, routes: built.layer3.routes };
+    let good = Expected {
+        interfaces: built.interfaces,
+        addresses: built.layer3.addresses,
+        routes: built.layer3.routes,
+        ..Expected::default()
+    };
     check(&mut world.host, &mut pod, &spec("{}"), "eth0", &good).unwrap();
     in_pod(&pod, "route del default");
     let error = check(&mut world.host, &mut pod, &spec("{}"), "eth0", &good).unwrap_err();

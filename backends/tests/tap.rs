@@ -84,8 +84,12 @@ fn a_removal_waits_for_who_makes_one(world: &mut World) {
 fn check_sees_what_differs(world: &mut World) {
     let mut pod = world.pod();
     let built = built(world, &mut pod, "{}", &target("net1"), layer3(&["10.0.0.2/24"], &[])).unwrap();
-    let expected =
-        Expected { interfaces: built.interfaces, addresses: built.layer3.addresses, routes: built.layer3.routes };
+    let expected = Expected {
+        interfaces: built.interfaces,
+        addresses: built.layer3.addresses,
+        routes: built.layer3.routes,
+        ..Expected::default()
+    };
     let spec = Spec::Tap(conf::<tap::Conf>("{}").validate().unwrap());
     check(&mut world.host, &mut pod, &spec, "net1", &expected).unwrap();
     in_pod(&pod, "link set net1 address 02:00:00:00:00:55");

@@ -37,7 +37,7 @@ fn built(world: &mut World, pod: &mut Pod, spec: Spec, target: &Target<'_>, l3: 
     let resolved = spec.resolve(&mut world.host, Some(pod))?;
     let built = build(&mut world.host, pod, &resolved, target, l3)?;
     let backends::Built { interfaces, layer3, .. } = built;
-    Ok(Expected { interfaces, addresses: layer3.addresses, routes: layer3.routes })
+    Ok(Expected { interfaces, addresses: layer3.addresses, routes: layer3.routes, ..Expected::default() })
 }
 
 fn one_message_gives_the_final_link(world: &mut World) {

@@ -162,7 +162,7 @@ mod tests {
         let first = json!({"result": {
             "interfaces": [{"name": "br0", "mac": "02::b"}, {"name": "eth0", "mac": "02::1", "sandbox": "/run/netns/a"}],
             "ips": [{"address": "10.0.0.2/24", "interface": 1}, {"address": "fd00::2/64", "interface": 1}]
-        }, "ifindex": 2});
+        }, "made": {"ifindex": 2, "mtu": 1500, "up": true}});
         json!({"outcomes": [first, {"result": {}}], "status": "[{}]"})
     }
 

@@ -111,6 +111,11 @@ impl Dns {
 }
 
 impl CniResult {
+    /// The names of its interfaces, in order.
+    pub fn interface_names(&self) -> Vec<String> {
+        self.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    }
+
     /// Reads what a delegate printed; `config` is the version it was given, used where the result names none.
     ///
     /// # Errors

@@ -36,7 +36,14 @@ fn held(journal: &Journal, key: &Key) -> Held {
 }
 
 fn done(result: Value) -> Commitment {
-    Commitment { outcomes: vec![Outcome { result, ifindex: 7, micros: 900 }], status: Some("[]".into()) }
+    Commitment {
+        outcomes: vec![Outcome {
+            result,
+            made: Some(Made { ifindex: 7, parent: Some(3), mtu: 1500, up: true }),
+            micros: 900,
+        }],
+        status: Some("[]".into()),
+    }
 }
 
 #[test]

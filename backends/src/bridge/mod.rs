@@ -1,6 +1,7 @@
 //! bridge: a veth pair whose host end is a port of a bridge, which is created where it is missing and may be the pods' gateway.
 //! Masquerade and the check of hardware addresses are `nft`'s.
 
+mod compare;
 mod conf;
 mod gateway;
 mod vlan;
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+pub(crate) use compare::check;
 pub use conf::{Conf, Spec, Trunk};
 
-use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};
 use crate::layer3::{self, Detection, Layer3, Manners};
 use crate::mac::Mac;
@@ -21,7 +22,7 @@ use crate::netlink::{NewLink, Shape, Socket};
 use crate::pod::{Host, Pod};
 use crate::sysctl::Tree;
 use crate::veth::{Ends, Pair};
-use crate::{Built, Interface, Target};
+use crate::{Built, Interface, Made, Target};
 
 /// How long a port may take to come up. Its carrier is there with the pod's end; this is for a very busy kernel.
 const PORT_UP_TIMEOUT_MS: u64 = 2_000;
@@ -81,7 +82,7 @@ impl Resolved {
                 .chain(gateway)
                 .collect(),
                 address_interface: Some(2),
-                ifindex: ends.pod.index,
+                made: Some(Made::of(&ends.pod, !self.spec.leave_down)),
                 host_ifindex: Some(ends.host_index),
                 layer3: l3,
             }),
@@ -260,46 +261,4 @@ fn state_name(state: u8) -> &'static str {
         6 => "up",
         _ => "unknown",
     }
-}
-
-/// CHECK of one bridge attachment.
-pub(crate) fn check(
-    host: &mut Host,
-    pod: &mut Pod,
-    spec: &Spec,
-    ifname: &str,
-    expected: &Expected,
-) -> Result<(), Error> {
-    let name = spec.name.as_str();
-    let missing = || Error::mismatch(format!("bridge {name} is not in the host's namespace"));
-    let bridge = host.side.link(name)?.ok_or_else(missing)?;
-    if bridge.kind != "bridge" {
-        return Err(Error::mismatch(format!("interface {name} is of kind \"{}\", not bridge", bridge.kind)));
-    }
-    let result = |name: &str| expected.interfaces.iter().find(|i| !i.in_pod && i.name == name);
-    let interface =
-        result(name).ok_or_else(|| Error::mismatch(format!("bridge {name} is not part of the previous result")))?;
-    check::mac(&bridge, interface)?;
-    let promiscuous = bridge.promiscuity != 0;
-    if promiscuous != spec.promiscuous {
-        return Err(Error::mismatch(format!(
-            "Bridge interface {name} configured Promisc Mode {} doesn't match current state: {promiscuous} ",
-            spec.promiscuous
-        )));
-    }
-    let link = check::pod_interface(pod, ifname, "veth", expected)?;
-    let port = match link.parent {
-        Some(index) if link.parent_elsewhere => host.side.link_at(index)?,
-        _ => None,
-    };
-    let port = port
-        .filter(|port| port.kind == "veth" && port.parent == Some(link.index))
-        .ok_or_else(|| Error::mismatch(format!("interface {ifname} has no other end in the host's namespace")))?;
-    if port.controller != Some(bridge.index) {
-        return Err(Error::mismatch(format!("interface {} is not a port of bridge {name}", port.name)));
-    }
-    let interface = result(&port.name)
-        .ok_or_else(|| Error::mismatch(format!("interface {} is not part of the previous result", port.name)))?;
-    check::mac(&port, interface)?;
-    check::layer3(pod, &link, expected)
 }

@@ -1,6 +1,8 @@
 //! The VLANs of a bridge's ports, and the gateway of a VLAN: a pair of the host whose one end is a port in that VLAN and whose
 //! other end, `<bridge>.<vlan>`, has the gateway addresses. Knows no pod.
 
+use std::collections::BTreeMap;
+
 use nix::errno::Errno;
 
 use super::{Bridge, Spec};
@@ -28,6 +30,22 @@ pub(super) struct Membership {
 }
 
 impl Membership {
+    /// The VLANs of a complete port of `bridge`, each with whether it is native; `None` there where either is right. No answer
+    /// where the configuration speaks of no VLAN.
+    pub(super) fn expected(&self, bridge: &Link) -> Option<BTreeMap<u16, Option<bool>>> {
+        if self.vlan.is_none() && self.trunk.is_empty() {
+            return None;
+        }
+        let mut vlans = BTreeMap::new();
+        let default = bridge.default_vlan.unwrap_or(DEFAULT_VLAN);
+        vlans.extend((self.keep_default && default != 0).then_some((default, None)));
+        vlans.insert(self.vlan.unwrap_or(DEFAULT_VLAN), Some(true));
+        // As in the requests the trunk comes last.
+        let tagged = self.trunk.iter().flat_map(|(first, last)| *first..=*last).map(|id| (id, Some(false)));
+        vlans.extend(tagged.filter(|(id, _)| self.vlan.is_some() || *id != DEFAULT_VLAN));
+        Some(vlans)
+    }
+
     /// What makes a new port of `bridge` a member: nothing where the configuration speaks of no VLAN.
     pub(super) fn requests(&self, bridge: &Link, port: u32) -> Vec<Request> {
         let native = |vlan| Vlans { first: vlan, last: vlan, native: true };

@@ -15,7 +15,7 @@ use crate::layer3::{self, Detection, Layer3, Manners};
 use crate::mac::Mac;
 use crate::netlink::link::{self, Link};
 use crate::pod::{Host, Pod};
-use crate::{Built, Interface, Target};
+use crate::{Built, Interface, Made, Target};
 
 /// What is known of a device before it moves: enough to find it again wherever it went, and to make it what it was. For the
 /// record of whoever moves it.
@@ -93,16 +93,16 @@ impl Resolved {
         l3: Layer3,
     ) -> Result<Built, Error> {
         let entries = l3.entries()?;
-        let built = |interface, ifindex, layer3| Built {
+        let built = |interface, made, layer3| Built {
             interfaces: vec![interface],
             address_interface: Some(0),
-            ifindex,
+            made,
             host_ifindex: None,
             layer3,
         };
         let Some(Found { device, link }) = &self.found else {
             let interface = Interface { name: target.ifname.to_owned(), in_pod: true, ..Interface::default() };
-            return Ok(built(interface, 0, l3));
+            return Ok(built(interface, None, l3));
         };
         // It never joins a device group: a group is deleted as a whole.
         let moved = moves::into_pod(host, pod, link, device, target.ifname)?;
@@ -115,7 +115,7 @@ impl Resolved {
         if let Err(error) = layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries) {
             return Err(error.after_undo(self.undo(host, pod, target.ifname)));
         }
-        Ok(built(Interface::in_pod(&moved), moved.index, l3))
+        Ok(built(Interface::in_pod(&moved), Some(Made::of(&moved, true)), l3))
     }
 
     /// Brings the device back as it was before [`crate::build`]: under its name, and up if it was. Nothing moved, nothing done.

@@ -1,8 +1,13 @@
 //! Messages about the VLANs of a bridge's port. Knows no configuration.
 
-use netlink_packet_route::link::{AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage};
+use netlink_packet_core::NlasIterator;
+use netlink_packet_route::link::{
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkExtentMask, LinkHeader, LinkMessage,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::error::Failure;
+use super::link::HEADER_LEN;
 use super::socket::Request;
 
 /// VLANs of a port, from the first id to the last.
@@ -22,6 +27,48 @@ pub(crate) fn add(port: u32, vlans: &[Vlans]) -> Request {
 /// Removes VLANs from a port. The kernel passes over what is not there (net/bridge/br_netlink.c, br_vlan_info).
 pub(crate) fn remove(port: u32, vlans: &[Vlans]) -> Request {
     Request::new(RouteNetlinkMessage::DelLink(message(port, vlans)), 0)
+}
+
+/// Asks for the VLANs of all ports: the kernel does not answer for one alone (net/core/rtnetlink.c, rtnl_bridge_getlink).
+pub(crate) fn all() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.interface_family = AddressFamily::Bridge;
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// A VLAN that a port is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) id: u16,
+    /// Frames without a tag belong to it.
+    pub(crate) native: bool,
+}
+
+/// `IFLA_AF_SPEC` of a link, and in it `IFLA_BRIDGE_VLAN_INFO` { flags, id } (include/uapi/linux/if_bridge.h).
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+const BRIDGE_VLAN_INFO_PVID: u16 = 1 << 1;
+
+/// One port and its VLANs.
+pub(crate) fn parse(payload: &[u8]) -> Result<Option<(u32, Vec<Member>)>, Failure> {
+    let malformed = |e: &dyn std::fmt::Display| Failure::Malformed(e.to_string());
+    let header = LinkHeader::parse(payload).map_err(|e| malformed(&e))?;
+    let mut members = Vec::new();
+    for attribute in NlasIterator::new(payload.get(HEADER_LEN..).unwrap_or_default()) {
+        let attribute = attribute.map_err(|e| malformed(&e))?;
+        if attribute.kind() != IFLA_AF_SPEC {
+            continue;
+        }
+        for entry in NlasIterator::new(attribute.value()) {
+            let entry = entry.map_err(|e| malformed(&e))?;
+            if let (IFLA_BRIDGE_VLAN_INFO, &[a, b, c, d]) = (entry.kind(), entry.value()) {
+                let flags = u16::from_ne_bytes([a, b]);
+                members.push(Member { id: u16::from_ne_bytes([c, d]), native: flags & BRIDGE_VLAN_INFO_PVID != 0 });
+            }
+        }
+    }
+    Ok(Some((header.index, members)))
 }
 
 fn message(port: u32, vlans: &[Vlans]) -> LinkMessage {
@@ -67,5 +114,12 @@ mod tests {
             &[8, 0, 2, 0, 16, 0, 46, 1],
         ];
         assert_eq!(bytes, expected.concat());
+        // The kernel lists a port's VLANs in the same form, unless it is asked for ranges.
+        let member = |id, native| Member { id, native };
+        let listed = [member(100, true), member(300, false), member(302, false)];
+        assert_eq!(parse(&bytes).unwrap(), Some((7, listed.to_vec())));
+        for length in 0..bytes.len() {
+            drop(parse(&bytes[..length]));
+        }
     }
 }

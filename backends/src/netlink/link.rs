@@ -34,6 +34,12 @@ const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_PERM_ADDRESS: u16 = 54;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+/// The kind of its controller, which comes before the data of the link as that one's port.
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+/// Of a bridge's port: hairpin mode, isolation (8 bits).
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 /// The mode is attribute 1 of both macvlan's (32 bits) and ipvlan's (16 bits) data, the id that of vlan's (16 bits).
 const IFLA_KIND_NUMBER: u16 = 1;
 /// In a bridge's data.
@@ -45,7 +51,7 @@ const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 const AF_INET: u16 = 2;
 const NLA_F_NESTED: u16 = 1 << 15;
 /// The header of a link message (`struct ifinfomsg`), in bytes.
-const HEADER_LEN: usize = 16;
+pub(super) const HEADER_LEN: usize = 16;
 
 /// What is created, beyond what all links have.
 #[derive(Debug, Clone)]
@@ -174,6 +180,10 @@ pub(crate) struct Link {
     pub(crate) parent_elsewhere: bool,
     /// The bridge it is a port of.
     pub(crate) controller: Option<u32>,
+    /// As a port it sends frames back where they came from.
+    pub(crate) hairpin: bool,
+    /// As a port it reaches no other isolated one.
+    pub(crate) isolated: bool,
 }
 
 impl Link {
@@ -220,6 +230,7 @@ impl Link {
     }
 
     fn parse_info(&mut self, info: &[u8]) -> Result<(), Failure> {
+        let mut is_bridge_port = false;
         for attribute in NlasIterator::new(info) {
             let attribute = attribute.map_err(|e| Failure::Malformed(e.to_string()))?;
             match attribute.kind() {
@@ -230,6 +241,12 @@ impl Link {
                 IFLA_INFO_DATA if self.kind == "bridge" => {
                     let vlan = small_number(attribute.value(), IFLA_BR_VLAN_DEFAULT_PVID);
                     self.default_vlan = vlan.and_then(|vlan| vlan.try_into().ok());
+                }
+                IFLA_INFO_SLAVE_KIND => is_bridge_port = text(attribute.value()) == "bridge",
+                IFLA_INFO_SLAVE_DATA if is_bridge_port => {
+                    let is_set = |kind| flag(attribute.value(), kind);
+                    self.hairpin = is_set(IFLA_BRPORT_MODE);
+                    self.isolated = is_set(IFLA_BRPORT_ISOLATED);
                 }
                 _ => {}
             }
@@ -246,6 +263,12 @@ fn small_number(attributes: &[u8], kind: u16) -> Option<u32> {
         [a, b, c, d] => Some(u32::from_ne_bytes([a, b, c, d])),
         _ => None,
     }
+}
+
+/// An attribute of 8 bits that is there and not zero.
+fn flag(attributes: &[u8], kind: u16) -> bool {
+    let attribute = NlasIterator::new(attributes).map_while(Result::ok).find(|attribute| attribute.kind() == kind);
+    attribute.is_some_and(|attribute| attribute.value().first().is_some_and(|value| *value != 0))
 }
 
 fn text(value: &[u8]) -> String {

@@ -97,6 +97,16 @@ pub fn add(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(),
     Socket::open().map_err(failed)?.commit(batch).map_err(failed)
 }
 
+/// Whether the kernel has nftables.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] if it cannot be asked.
+pub fn supported() -> Result<bool, Error> {
+    let failed = |e| Error::kernel("ask the kernel for", "nftables", e);
+    let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(false) };
+    socket.knows_tables().map_err(failed)
+}
+
 /// Removes the rules of an owner, and those that the reference plugins made for it with iptables' nft backend. Rules that are not
 /// there are no error.
 ///

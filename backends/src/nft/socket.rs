@@ -106,6 +106,17 @@ impl Socket {
         Ok(told)
     }
 
+    /// Whether anybody answers who knows tables and chains (net/netfilter/nfnetlink.c, nfnetlink_rcv_msg: EINVAL where not).
+    pub(super) fn knows_tables(&mut self) -> Result<bool, Failure> {
+        self.sequence += 1;
+        self.netfilter.send(&chain_of(self.sequence, Family::Inet, "plexus", "plexus"))?;
+        match self.listing(|_| Ok(())) {
+            Err(failure) if matches!(failure.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => Ok(false),
+            Err(failure) if says_absent(&failure) => Ok(true),
+            other => other.map(|_| true),
+        }
+    }
+
     /// Whether there is a chain of this name.
     pub(super) fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool, Failure> {
         self.sequence += 1;
