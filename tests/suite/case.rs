@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
-use crate::{capability, crash, interop, meta, nft, odd, oracle, plugins, process, program, status, world};
+use crate::{capability, check, crash, interop, meta, nft, odd, oracle, plugins, process, program, status, world};
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
 pub(crate) struct Case {
@@ -32,6 +32,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(meta::cases());
     cases.extend(capability::cases());
     cases.extend(status::cases());
+    cases.extend(check::cases());
     cases.extend(odd::cases());
     cases.extend(program::cases());
     cases

@@ -16,6 +16,7 @@
 mod call;
 mod capability;
 mod case;
+mod check;
 mod compare;
 mod crash;
 mod interop;

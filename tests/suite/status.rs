@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::call::{Call, Side};
 use crate::case::Case;
 use crate::meta::{Node, node};
+use crate::need::Need;
 use crate::testbed::Testbed;
 
 /// CNI spec 1.1, STATUS: "the plugin is not available (i.e. cannot service ADD requests)".
@@ -19,6 +20,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("status::host_local_is_ready_until_it_is_full", &[], || directly("host-local")),
         Case::new("status::bridge_is_as_ready_as_its_pool", &[], || directly("bridge")),
         Case::new("status::each_family_counts", &[], each_family),
+        Case::new("status::a_missing_lower_device_is_told", &[Need::Macvlan], missing_master),
+        Case::new("status::what_cannot_be_written_is_told", &[], read_only),
+        Case::new("status::a_kind_that_the_kernel_lacks_is_told", &[], lacking),
     ]
 }
 
@@ -121,4 +125,49 @@ fn each_family() {
     call("STATUS").run().fails(NOT_AVAILABLE, "fd00:6::a-fd00:6::a");
     call("DEL").run().ok();
     call("STATUS").run().ok();
+}
+
+/// Who is attached to it already has lost it too: CNI spec 1.1, code 51.
+fn missing_master() {
+    let mut node = small_node();
+    let macvlan = |master: Option<&str>| json!([{"cniVersion": "1.1.0", "name": "lan", "type": "macvlan", "master": master, "ipam": two_addresses()}]);
+    node.conf["delegates"] = macvlan(Some("up0"));
+    status(&node).run().ok();
+    node.conf["delegates"] = macvlan(Some("up7"));
+    status(&node).run().fails(51, "failed to lookup master \"up7\"");
+    node.conf["delegates"] = macvlan(None);
+    status(&node).run().fails(51, "no default route interface found");
+    node.bed.ip("addr add 192.0.2.1/24 dev up0");
+    node.bed.ip("route add default via 192.0.2.254");
+    status(&node).run().ok();
+    assert_eq!(node.bed.links(""), ["lo", "up0"], "nothing was made to find out");
+}
+
+fn read_only() {
+    let node = small_node();
+    let mount = |words: &str| {
+        let done = std::process::Command::new("mount").args(words.split(' ')).status().unwrap();
+        assert!(done.success(), "mount {words}");
+    };
+    for dir in ["/var/lib/cni/plexus", "/var/lib/cni/networks"] {
+        std::fs::create_dir_all(dir).unwrap();
+        status(&node).run().ok();
+        mount(&format!("--bind {dir} {dir}"));
+        mount(&format!("-o remount,bind,ro {dir}"));
+        status(&node).run().fails(NOT_AVAILABLE, "cannot be written: read-only file system");
+        assert!(std::process::Command::new("umount").arg(dir).status().unwrap().success());
+        status(&node).run().ok();
+    }
+}
+
+fn lacking() {
+    let mut node = small_node();
+    node.conf["delegates"] =
+        json!([{"cniVersion": "1.1.0", "name": "lan", "type": "ipvlan", "master": "up0", "ipam": two_addresses()}]);
+    let run = status(&node).run();
+    match Need::Ipvlan.missing() {
+        None => drop(run.ok()),
+        Some(_) => run.fails(NOT_AVAILABLE, "this kernel builds no ipvlan: its module is missing"),
+    }
+    assert_eq!(node.bed.links(""), ["lo", "up0"], "nothing was made to find out");
 }
