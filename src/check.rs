@@ -121,7 +121,7 @@ pub fn record(job: &Job) -> Result<(), CniError> {
         };
         outcome.map_err(named)?;
     }
-    default_routes(job, &record.intent.attachments)
+    Ok(())
 }
 
 /// CHECK of each attachment of a record, in order. What disabled it is not looked at.
@@ -146,7 +146,8 @@ pub fn attachments(job: &Job, record: &Record) -> Result<Vec<Result<(), CniError
         let (result, _) = CniResult::parse(&outcome.result, Version::V1_1_0)?;
         let found = Found { result: &result, made: outcome.made.filter(|_| of_this_boot), path: &record.intent.path };
         let mut steps = attachment.steps.iter().enumerate().filter(|_| !attachment.disable_check);
-        checked.push(steps.try_for_each(|(index, step)| check_step(job, attachment, index, step, &found)));
+        let done = steps.try_for_each(|(index, step)| check_step(job, attachment, index, step, &found));
+        checked.push(done.and_then(|()| default_route_of(job, attachment)));
     }
     Ok(checked)
 }
@@ -159,15 +160,12 @@ struct Found<'a> {
 }
 
 /// Who was asked to hold the pod's default route still does.
-fn default_routes(job: &Job, attachments: &[Attachment]) -> Result<(), CniError> {
-    if attachments.iter().all(|attachment| attachment.default_route.is_empty()) {
+fn default_route_of(job: &Job, attachment: &Attachment) -> Result<(), CniError> {
+    if attachment.default_route.is_empty() {
         return Ok(());
     }
     let mut kernel = Kernel::open(&job.request.netns.clone().unwrap_or_default(), job.request.netns_override)?;
-    for attachment in attachments {
-        default_route::check(&mut kernel.pod, &attachment.ifname, &attachment.default_route)?;
-    }
-    Ok(())
+    default_route::check(&mut kernel.pod, &attachment.ifname, &attachment.default_route)
 }
 
 fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, found: &Found) -> Result<(), CniError> {

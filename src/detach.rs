@@ -80,7 +80,10 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
 
 /// The namespace that was attached, where a path still leads to it: the one of this DEL, or the one of the ADD. What else is
 /// at a path by now is another pod's, and nothing of an older boot is anywhere.
-fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
+///
+/// # Errors
+/// A namespace that is there and cannot be opened.
+pub fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
     if intent.boot_id != journal::boot_id() {
         return Ok(None);
     }

@@ -2,6 +2,7 @@
 //!
 //! In reading order: what arrives, what was asked for, what will be done, what is written down, and what does it.
 
+pub mod alive;
 pub mod attach;
 pub mod chain;
 pub mod check;
@@ -23,4 +24,5 @@ pub mod rules;
 pub mod select;
 pub mod sources;
 pub mod status;
+pub mod survey;
 pub mod yaml;

@@ -37,7 +37,7 @@ pub use master::Before;
 pub use netlink::{Failure, Refusal};
 pub use netns::NetNs;
 pub use pod::{Entering, Host, Pod};
-pub use probe::{ready, supports};
+pub use probe::{filters_vlans, ready, supports};
 pub use removal::{Deleter, Deletion, Doomed, Removed, Spawn, remove, remove_now};
 
 use netlink::link::Link;
@@ -284,6 +284,16 @@ pub fn links(pod: &mut Pod) -> Result<Vec<LinkSummary>, Error> {
         up: link.up,
     };
     Ok(pod.side.links()?.into_iter().map(summary).collect())
+}
+
+/// The ports of a bridge that are one end of a pair whose other end is in another namespace; none where there is no such bridge.
+///
+/// # Errors
+/// As [`links`].
+pub fn ports_into_pods(host: &mut Host, bridge: &str) -> Result<Vec<String>, Error> {
+    let Some(bridge) = host.side.link(bridge)? else { return Ok(Vec::new()) };
+    let is_port = |link: &Link| link.controller == Some(bridge.index) && link.kind == "veth" && link.parent_elsewhere;
+    Ok(host.side.links()?.into_iter().filter(is_port).map(|link| link.name).collect())
 }
 
 /// Whether a name is taken in the pod.

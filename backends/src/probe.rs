@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 
 use crate::error::{Error, ErrorKind};
 use crate::mac::Mac;
@@ -52,6 +53,21 @@ fn knows(host: &mut Host, shape: Shape<'_>) -> Result<bool, Error> {
             None => Ok(true),
         },
     }
+}
+
+/// Whether bridges can forward by VLAN, found out in a network namespace that ends with this call.
+///
+/// # Errors
+/// [`ErrorKind::Io`] if there may be no such namespace; [`ErrorKind::Panicked`].
+pub fn filters_vlans() -> Result<bool, Error> {
+    let work = || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::io("make", "a network namespace to try in", errno))?;
+        let mut host = Host::open()?;
+        let bridge = NewLink::new("plexus-try", Shape::Bridge { vlan_filtering: true });
+        Ok(host.side.apply(bridge.request()).is_ok())
+    };
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|_| Err(Error::at(ErrorKind::Panicked, "try", "a bridge with VLANs")))
 }
 
 /// Whether what a spec needs is there: its kind, its lower device where that is the host's, nftables where it has rules.

@@ -252,10 +252,7 @@ impl Pool {
     /// # Errors
     /// A failure of the file system; what could be released is released.
     pub fn retain(&self, valid: &dyn Fn(&Owner<'_>) -> bool) -> Result<Vec<IpAddr>, Error> {
-        let Some(mut leases) = Leases::open(&self.place, Absent::Leave)? else { return Ok(Vec::new()) };
-        let released = leases.retain(valid);
-        leases.finish();
-        released.map(addresses)
+        retain_in(&self.place, valid)
     }
 
     fn refused(&self, kind: ErrorKind, text: String) -> Error {
@@ -265,6 +262,51 @@ impl Pool {
     fn vanished(&self) -> Error {
         self.refused(ErrorKind::Unstable, format!("the directory {} vanished", self.place.path.display()))
     }
+}
+
+/// A lease as its file tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The address.
+    pub address: IpAddr,
+    /// The container id; empty in a file that nothing was written to.
+    pub sandbox: String,
+    /// The interface; empty in the old form of the file.
+    pub ifname: String,
+}
+
+/// Everything that is held in a pool, by directory alone. Reads every lease.
+///
+/// # Errors
+/// A network name that is no name, or a failure of the file system.
+pub fn held(data_dir: &Path, network: &str, state_dir: &Path) -> Result<Vec<Held>, Error> {
+    validate_network(network)?;
+    let place = Place::new(data_dir, network, state_dir);
+    let Some(mut leases) = Leases::open(&place, Absent::Leave)? else { return Ok(Vec::new()) };
+    let all = leases.all();
+    leases.finish();
+    all
+}
+
+/// As [`Pool::retain`], by directory alone.
+///
+/// # Errors
+/// As [`held`]; what could be released is released.
+pub fn retain(
+    data_dir: &Path,
+    network: &str,
+    state_dir: &Path,
+    valid: &dyn Fn(&Owner<'_>) -> bool,
+) -> Result<Vec<IpAddr>, Error> {
+    validate_network(network)?;
+    retain_in(&Place::new(data_dir, network, state_dir), valid)
+}
+
+fn retain_in(place: &Place, valid: &dyn Fn(&Owner<'_>) -> bool) -> Result<Vec<IpAddr>, Error> {
+    let Some(mut leases) = Leases::open(place, Absent::Leave)? else { return Ok(Vec::new()) };
+    let released = leases.retain(valid);
+    leases.finish();
+    released.map(addresses)
 }
 
 /// Releases what the owner holds in a pool, by directory alone: DEL knows no ranges. Says which addresses those were.

@@ -47,6 +47,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("readiness", &["cni", "config", "native", "gather", "job"]),
     ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job"]),
+    ("alive", &["cni", "journal", "detach"]),
+    ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),
     (
         "engine",
         &[

@@ -8,9 +8,9 @@ use super::socket::Socket;
 use super::{Owner, hash};
 use crate::netlink::Failure;
 
-const TABLE: &str = "cni_plugins_masquerade";
+pub(super) const TABLE: &str = "cni_plugins_masquerade";
 const TABLE_COMMENT: &str = "Masquerading for plugins from github.com/containernetworking/plugins";
-const CHECKS: &str = "masq_checks";
+pub(super) const CHECKS: &str = "masq_checks";
 const CHECKS_COMMENT: &str = "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet";
 const POSTROUTING: &str = "postrouting";
 /// `NF_INET_POST_ROUTING`, and `NF_IP_PRI_NAT_SRC`.
@@ -107,6 +107,16 @@ pub(super) fn remove_others(
         batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
     }
     Ok(())
+}
+
+/// The comments of all rules.
+pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Failure> {
+    Ok(socket.rules(Family::Inet, TABLE, CHECKS)?.into_iter().map(|rule| rule.comment).collect())
+}
+
+/// Whether a comment is as long as one can be: what is missing nobody knows.
+pub(super) fn is_cut(comment: &str) -> bool {
+    comment.len() >= COMMENT_BYTES_MAX
 }
 
 /// How many rules of the owner there are.

@@ -10,6 +10,7 @@ mod message;
 mod rule;
 mod socket;
 mod spoof;
+mod survey;
 
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha512};
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha512};
 use crate::error::Error;
 use crate::mac::Mac;
 use socket::Socket;
+pub use survey::{Noted, noted, remove_noted};
 
 /// Which rules belong to an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -16,10 +16,13 @@ const ACCEPT: u32 = 1;
 /// Where the rules are, for a person.
 pub(super) const PLACE: &str = "table bridge nat";
 
+/// How the comment of every rule begins.
+pub(super) const COMMENT: &str = "macspoofchk-";
+
 /// The chain that a port's frames jump to, the one that looks at the address, and the comment of every rule.
 fn names(owner: &Owner<'_>) -> (String, String, String) {
     let whose = format!("{}-{}", owner.sandbox, owner.ifname);
-    (format!("cni-br-iface-{whose}"), format!("cni-br-iface-{whose}-mac"), format!("macspoofchk-{whose}"))
+    (format!("cni-br-iface-{whose}"), format!("cni-br-iface-{whose}-mac"), format!("{COMMENT}{whose}"))
 }
 
 pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, port: &str, mac: Mac) {
@@ -60,6 +63,11 @@ pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) 
         batch.delete_chain(Family::Bridge, TABLE, chain);
     }
     Ok(())
+}
+
+/// The comments of the rules that lead frames to a check.
+pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Failure> {
+    Ok(socket.rules(Family::Bridge, TABLE, PREROUTING)?.into_iter().map(|rule| rule.comment).collect())
 }
 
 /// Whether the port's frames are looked at, for the pod's hardware address.

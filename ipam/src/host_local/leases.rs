@@ -1,6 +1,7 @@
 //! The leases of one pool, under its lock, found through the index where it is right and through one listing where it
 //! is not. Knows owners and addresses, not ranges.
 
+use super::Held;
 use super::directory::{Absent, Directory, Hint, Lease, MAX_LEASE_BYTES};
 use crate::index::{Broken, Index, Tables, content_hash};
 use crate::number::{Number, address, file_name};
@@ -247,6 +248,18 @@ impl Leases {
             }
         }
         failure.map_or(Ok(released), Err)
+    }
+
+    /// Every lease with its owner.
+    pub(super) fn all(&mut self) -> Result<Vec<Held>, Error> {
+        let mut all = Vec::new();
+        self.list(|at, content| {
+            let text = String::from_utf8_lossy(content.unwrap_or_default());
+            let (sandbox, ifname) = text.split_once('\n').unwrap_or((&text, ""));
+            let (sandbox, ifname) = (sandbox.trim().to_owned(), ifname.trim().to_owned());
+            all.push(Held { address: address(at), sandbox, ifname });
+        })?;
+        Ok(all)
     }
 
     /// Releases every lease whose owner is not valid. Reads every lease: which owners there are is not in the index.

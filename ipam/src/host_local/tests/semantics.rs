@@ -354,6 +354,11 @@ fn gc_releases_whose_owner_is_not_valid() {
     ground.put("10.0.0.51", "stale");
     ground.put("10.0.0.52", "");
     ground.put("notes.txt", "a\r\neth0");
+    let all = held(&ground.data(), "net", &ground.state()).unwrap();
+    let of = |address: &str| all.iter().find(|held| held.address.to_string() == address).unwrap();
+    assert_eq!((of("10.0.0.3").sandbox.as_str(), of("10.0.0.3").ifname.as_str()), ("b", "eth0"));
+    assert_eq!((of("10.0.0.50").sandbox.as_str(), of("10.0.0.50").ifname.as_str()), ("old", ""));
+    assert_eq!((all.len(), of("10.0.0.52").sandbox.as_str()), (6, ""));
     let valid = |owner: &Owner<'_>| {
         *owner == Owner { sandbox: "b", ifname: "eth0" } || *owner == Owner { sandbox: "old", ifname: "" }
     };
