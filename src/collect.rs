@@ -28,16 +28,15 @@ use crate::native::{self, Around};
 
 type Valids = BTreeSet<Valid>;
 
-/// The runtime's list. Without one nothing is known to be invalid, so nothing is collected.
-fn valid_attachments(job: &Job) -> Result<Valids, CniError> {
-    let missing = || CniError::new(Code::InvalidConfig, "GC without the list cni.dev/valid-attachments");
+/// The runtime's list. `None`: there is none, as in cnitool's GC, so nothing is known to be invalid and nothing is collected.
+fn valid_attachments(job: &Job) -> Result<Option<Valids>, CniError> {
     let parsed = attachments::parse(&job.request.config).map_err(|e| CniError::new(Code::Decode, e.to_string()))?;
-    let valid = parsed.ok_or_else(missing)?;
+    let Some(valid) = parsed else { return Ok(None) };
     if valid.iter().any(|attachment| attachment.container_id.is_empty() || attachment.ifname.is_empty()) {
         let msg = "cni.dev/valid-attachments has an entry without containerID or ifname: nothing is collected";
         return Err(CniError::new(Code::InvalidConfig, msg));
     }
-    Ok(valid)
+    Ok(Some(valid))
 }
 
 /// GC of one network: its records, its pools, and its delegates.
@@ -45,7 +44,7 @@ fn valid_attachments(job: &Job) -> Result<Valids, CniError> {
 /// # Errors
 /// Everything that could not be removed.
 pub fn network(job: &Job, config: Option<&Config>) -> Result<(), CniError> {
-    let valid = valid_attachments(job)?;
+    let Some(valid) = valid_attachments(job)? else { return Ok(()) };
     let mut failures = Vec::new();
     failures.extend(records(job, &valid).err());
     let valid = with_recorded(job, valid)?;
@@ -94,7 +93,8 @@ fn rules(conf: &Map<String, Value>, network: &str, owned: &Owned) -> Result<(), 
 /// # Errors
 /// What its directory says.
 pub fn pool(job: &Job, pool: &Pool) -> Result<(), CniError> {
-    retain(pool, &valid_attachments(job)?, true)
+    let Some(valid) = valid_attachments(job)? else { return Ok(()) };
+    retain(pool, &valid, true)
 }
 
 /// Releases the leases that no valid attachment owns. A meta-plugin's pod holds leases under the names of all its

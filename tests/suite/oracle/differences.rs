@@ -291,7 +291,6 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         &["*"],
     ),
     always("D-one-address-each", &["oracle::host-local::asked_again_by_owner@*"], &["*"]),
-    sometimes("D-gc-needs-list", &["*::protocol_gc_and_status@1.1.0"], &["*.gc.*"]),
 ];
 
 /// The page has a row for each difference in the list above, and for no other.
