@@ -90,7 +90,23 @@ pub fn serve_as(name: &str) -> ExitCode {
         }));
     }
     let served = panic::catch_unwind(AssertUnwindSafe(|| serve(name, &request)));
-    answer(served.unwrap_or_else(|_| Err(panicked())), version)
+    let served = served.unwrap_or_else(|_| Err(panicked()));
+    let attached = request.command == Command::Add && served.is_ok();
+    tell(served, version).unwrap_or_else(|_| {
+        if attached {
+            undo_unheard(name, *request);
+        }
+        ExitCode::FAILURE
+    })
+}
+
+/// What ADD attached and nobody heard of is deleted again. The runtime was killed meanwhile, and containerd 1.7 sends no DEL
+/// for a sandbox whose result it never got. Where DEL does come, it finds nothing and succeeds.
+fn undo_unheard(name: &str, mut request: Request) {
+    request.command = Command::Del;
+    if let Err(error) = serve(name, &request) {
+        warn(&format!("nobody heard the result of ADD, and it could not be undone: {}", error.msg));
+    }
 }
 
 /// A defect of plexus: the caller gets an error like any other, and the journal has what a DEL needs.
@@ -98,16 +114,18 @@ fn panicked() -> CniError {
     CniError::generic("plexus failed in a way it should not; the place is on standard error: please report it")
 }
 
+/// Answers a call that leaves nothing to undo when the caller has gone.
 fn answer(served: Result<Option<Vec<u8>>, CniError>, version: Version) -> ExitCode {
+    tell(served, version).unwrap_or(ExitCode::FAILURE)
+}
+
+fn tell(served: Result<Option<Vec<u8>>, CniError>, version: Version) -> io::Result<ExitCode> {
     let (bytes, code) = match served {
         Ok(bytes) => (bytes.unwrap_or_default(), ExitCode::SUCCESS),
         Err(error) => (error.to_json(version), ExitCode::FAILURE),
     };
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => code,
-        Err(_) => ExitCode::FAILURE, // the caller has gone: it will send DEL
-    }
+    stdout.write_all(&bytes).and_then(|()| stdout.flush()).map(|()| code)
 }
 
 /// Serves one request.

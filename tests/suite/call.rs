@@ -145,6 +145,17 @@ impl<'bed> Call<'bed> {
         answer
     }
 
+    /// Executes the plugin for a caller that has gone: nobody reads its standard output. The exit code.
+    pub(crate) fn run_unheard(self) -> Option<i32> {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        self.bed.note(&format!("{} {:?}, unheard\n", self.program.display(), self.env));
+        let input = self.bed.file("stdin/unheard", &self.stdin);
+        let mut command = self.prepared();
+        command.stdin(std::fs::File::open(input).unwrap()).stdout(writer).stderr(Stdio::null());
+        command.status().unwrap().code()
+    }
+
     /// Starts the plugin and leaves it running. Its input goes through a file: nobody needs to write while it runs.
     pub(crate) fn start(self) -> Child {
         self.bed.note(&format!("{} {:?} started\n", self.program.display(), self.env));

@@ -1,4 +1,5 @@
-//! kill -9 at any instant: afterwards a runtime's DEL and GC leave nothing, whatever the plugin was doing.
+//! kill -9 at any instant: afterwards a runtime's DEL and GC leave nothing, whatever the plugin was doing. And of the runtime:
+//! an ADD whose result nobody can read leaves nothing by itself.
 
 use std::process::Child;
 use std::sync::mpsc;
@@ -35,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let tap = json!({"cniVersion": "1.1.0", "name": "net1", "type": "tap", "ipam": ipam});
     let device = json!({"cniVersion": "1.1.0", "name": "net1", "type": "host-device", "device": "up0", "ipam": ipam});
     macvlan["mode"] = json!("bridge");
-    vec![
+    let kinds = vec![
         case("bridge", &[], "bridge", bridge),
         case("packet_filter", &[Need::Nft], "bridge", nft::conf("bridge")),
         case("ptp", &[], "ptp", ptp),
@@ -46,11 +47,32 @@ pub(crate) fn cases() -> Vec<Case> {
         case("tap", &[Need::Tap], "tap", tap),
         case("host_device", &[], "host-device", device),
         case("meta_plugin", &[], "plexus-cni", delegates),
+    ];
+    kinds.into_iter().flatten().collect()
+}
+
+fn case(name: &str, needs: &[Need], program: &'static str, conf: Value) -> [Case; 2] {
+    let unheard = conf.clone();
+    [
+        Case::new(format!("crash::{name}"), needs, move || cycles(program, &conf)),
+        Case::new(format!("crash::{name}_unheard"), needs, move || nobody_hears(program, &unheard)),
     ]
 }
 
-fn case(name: &str, needs: &[Need], program: &'static str, conf: Value) -> Case {
-    Case::new(format!("crash::{name}"), needs, move || cycles(program, &conf))
+/// The runtime was killed while ADD worked, and no DEL ever comes.
+fn nobody_hears(program: &str, conf: &Value) {
+    let bed = Testbed::new();
+    bed.parent("up0");
+    bed.pod("a");
+    assert_eq!(call(&bed, program, conf, 0, "ADD").run_unheard(), Some(1));
+    assert_eq!(left_over(&bed), Vec::<String>::new(), "left over after an ADD that nobody heard of");
+    assert!(bed.links("").iter().any(|link| link == "up0"), "the host has its device back");
+}
+
+/// What stays for good. The kernel takes a lost namespace apart on its own time: looked at until it has, a bounded number of times.
+fn left_over(bed: &Testbed) -> Vec<String> {
+    let look = || -> Vec<String> { bed.leftovers().into_iter().filter(|left| left != "link br0").collect() };
+    (0..LOOKS_MAX).map(|_| look()).find(Vec::is_empty).unwrap_or_else(look)
 }
 
 /// What is killed in a cycle, and what the runtime does then.
@@ -93,9 +115,7 @@ fn cycles(program: &str, conf: &Value) {
         bed.note(&format!("cycle {number}: {cycle:?}, killed after {delay:?} ({SEED_VARIABLE}={seed})\n"));
         one(&bed, program, conf, number, cycle, delay);
         keep_parent(&bed, cycle);
-        // The kernel takes a lost namespace apart on its own time: looked at until it has, a bounded number of times.
-        let look = || -> Vec<String> { bed.leftovers().into_iter().filter(|left| left != "link br0").collect() };
-        let left = (0..LOOKS_MAX).map(|_| look()).find(Vec::is_empty).unwrap_or_else(look);
+        let left = left_over(&bed);
         assert_eq!(left, Vec::<String>::new(), "left over after cycle {number}, {cycle:?}, {SEED_VARIABLE}={seed}");
     }
 }

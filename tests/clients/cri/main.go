@@ -30,6 +30,9 @@ const readyLimit = 60 * time.Second
 // Between two questions whether it has one: the runtime tells nobody by itself.
 const readyPause = 50 * time.Millisecond
 
+// Where a pod's processes are accounted for: whoever starts this knows what to remove.
+const cgroupParent = "/plexus-clients"
+
 func main() {
 	if len(os.Args) < 3 {
 		fmt.Fprintln(os.Stderr, "usage: cri SOCKET ready|run|addresses|stop|remove|list [ARGUMENT]")
@@ -60,8 +63,11 @@ func call(socket, act, argument string) error {
 		return ready(ctx, runtime)
 	case "run":
 		pod := &cri.PodSandboxConfig{
-			Metadata:     &cri.PodSandboxMetadata{Name: argument, Namespace: "default", Uid: argument},
-			Linux:        &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{}},
+			Metadata: &cri.PodSandboxMetadata{Name: argument, Namespace: "default", Uid: argument},
+			Linux: &cri.LinuxPodSandboxConfig{
+				CgroupParent:    cgroupParent,
+				SecurityContext: &cri.LinuxSandboxSecurityContext{},
+			},
 			LogDirectory: os.TempDir(),
 		}
 		reply, err := runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod})
