@@ -8,6 +8,7 @@ pub mod chain;
 pub mod check;
 pub mod cni;
 pub mod collect;
+pub mod confdir;
 pub mod config;
 pub mod convert;
 pub mod default_route;

@@ -36,7 +36,10 @@ pub fn pool(pool: &Pool) -> Result<(), CniError> {
 }
 
 /// Whether a directory could be written, or made where it is missing.
-fn writable(what: &str, dir: &Path) -> Result<(), CniError> {
+///
+/// # Errors
+/// Code 50 with the reason.
+pub fn writable(what: &str, dir: &Path) -> Result<(), CniError> {
     let refuse = |why: &str| {
         let msg = format!("{what} {} cannot be written: {why}", dir.display());
         Err(CniError::new(Code::NotAvailable, msg))

@@ -12,7 +12,8 @@ Exit codes:
   1  failed; the reason is on standard error
   2  wrong usage
   3  demo: this machine forbids what the demo needs (user namespaces); nothing was done
-  4  demo: it ran, but a ping was not answered or something was left";
+  4  demo: it ran, but a ping was not answered or something was left
+  5  check: an attachment is not as it was attached; doctor: something is wrong";
 
 /// How `plexus` ends. `oneshot` alone differs: it ends as a CNI plugin does, 0 or 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) enum Exit {
     Refused = 3,
     /// The demo ran to its end and did not show what it should.
     Unproven = 4,
+    /// The node is not as it should be, and what was printed says how.
+    Wrong = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -78,6 +81,20 @@ pub(super) enum Failure {
         /// How many things were left.
         left: usize,
     },
+    /// `check`'s verdict.
+    #[error("{differing} of {of} attachments are not as they were attached")]
+    Differs {
+        /// How many.
+        differing: usize,
+        /// Of how many.
+        of: usize,
+    },
+    /// `doctor`'s verdict.
+    #[error("{wrong} thing(s) are wrong")]
+    Unwell {
+        /// How many.
+        wrong: usize,
+    },
 }
 
 impl Failure {
@@ -92,6 +109,7 @@ impl Failure {
         match self {
             Failure::Refused(_) => Exit::Refused,
             Failure::Unproven { .. } => Exit::Unproven,
+            Failure::Differs { .. } | Failure::Unwell { .. } => Exit::Wrong,
             Failure::System { .. } | Failure::Json(_) | Failure::Plugin { .. } | Failure::Input { .. } => Exit::Failed,
         }
     }

@@ -12,7 +12,7 @@ use super::output::{Format, Out};
 use super::table::{Table, or_none};
 
 /// Characters of a sandbox id in the table, as container tools shorten them.
-const SANDBOX_CHARS: usize = 12;
+pub(super) const SANDBOX_CHARS: usize = 12;
 
 /// One interface in one pod.
 #[derive(Debug, PartialEq, Serialize)]

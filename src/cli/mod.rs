@@ -1,24 +1,34 @@
 //! The commands of `plexus`: their arguments, and which function serves each. It knows neither CNI nor the kernel.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+mod check;
 mod completions;
 mod demo;
+mod doctor;
 mod explain;
 mod failure;
+mod gc;
 mod list;
 mod oneshot;
 mod output;
 mod table;
 
 use output::{Format, Out};
+use plexus::survey::Places;
+use plexus::{alive, confdir};
 
 /// Where the journal and the indexes are where no configuration says otherwise.
 const STATE_DIR: &str = "/var/lib/cni/plexus";
+/// Where host-local's leases are where no configuration says otherwise.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+/// Where the runtimes look for plugins unless they are told otherwise.
+const BIN_DIR: &str = "/opt/cni/bin";
 
 /// Attaches Kubernetes pods to their networks, in process, over netlink.
 #[derive(Debug, Parser)]
@@ -45,6 +55,42 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Whether what is attached is still as it was attached; nothing is touched
+    Check {
+        /// namespace/name, a name, or the beginning of a sandbox's id; all where none is given
+        pod: Option<String>,
+        /// The directory that holds the journal
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+        /// How the rows are written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Removes attachments, leases and rules of pods that have ended without a DEL
+    Gc {
+        /// Only say what would be removed
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+        #[command(flatten)]
+        places: PlaceArgs,
+        /// How the rows are written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// What this kernel and node can do, and what is wrong; nothing is touched
+    Doctor {
+        /// The directory of the runtime's network configurations
+        #[arg(long, value_name = "DIR", default_value = confdir::DIRECTORY)]
+        conf_dir: PathBuf,
+        /// The directory of the runtime's plugins
+        #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
+        bin_dir: PathBuf,
+        #[command(flatten)]
+        places: PlaceArgs,
+        /// How the rows are written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// What an ADD would do for a pod; nothing is touched
     Explain {
         /// The pod's manifest, YAML or JSON
@@ -66,6 +112,27 @@ enum Command {
     },
 }
 
+/// Where what is held is looked for.
+#[derive(Debug, clap::Args)]
+struct PlaceArgs {
+    /// The directory that holds the journal
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    /// Where the runtimes note what they attached (libcni's cache)
+    #[arg(long, value_name = "DIR", default_value = alive::CACHE_DIR)]
+    cache_dir: PathBuf,
+    /// host-local's directory; others are known from the journal
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    data_dir: PathBuf,
+}
+
+impl From<PlaceArgs> for Places {
+    fn from(args: PlaceArgs) -> Places {
+        let PlaceArgs { state_dir, cache_dir, data_dir } = args;
+        Places { state_dir, cache_dir, data_dirs: [data_dir].into(), bridges: BTreeSet::new() }
+    }
+}
+
 impl Cli {
     /// Runs the command; a failure is printed here, once, as one line.
     pub(crate) fn run(self) -> ExitCode {
@@ -73,6 +140,11 @@ impl Cli {
         let done = match self.command {
             Command::Demo { output } => demo::run(output, &mut out),
             Command::List { state_dir, output } => list::run(&state_dir, output, &mut out),
+            Command::Check { pod, state_dir, output } => check::run(&state_dir, pod.as_deref(), output, &mut out),
+            Command::Gc { dry_run, places, output } => gc::run(&places.into(), dry_run, output, &mut out),
+            Command::Doctor { conf_dir, bin_dir, places, output } => {
+                doctor::run(doctor::Surroundings { places: places.into(), conf_dir, bin_dir }, output, &mut out)
+            }
             Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),
             Command::Oneshot => return oneshot::run(),
             Command::Completions { shell } => completions::run(shell, &mut out),

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("select", &["cni"]),
     ("yaml", &[]),
     ("sources", &["yaml"]),
+    ("confdir", &["cni", "sources"]),
     ("journal", &[]),
     ("native", &["cni"]),
     ("plan", &["cni", "config", "select", "journal", "native"]),

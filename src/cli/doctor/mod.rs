@@ -1,0 +1,158 @@
+//! `plexus doctor`: what this kernel and this node can do, what the runtime will do with its configurations, and what is wrong. One
+//! row a finding; nothing is changed.
+
+mod networks;
+mod node;
+
+use std::path::PathBuf;
+
+use plexus::survey::{self, Places};
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::gc;
+use super::output::{Format, Out};
+use super::table::Table;
+
+/// Where to look.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// Journal, cache, leases, bridges.
+    pub(super) places: Places,
+    /// The runtime's network configurations.
+    pub(super) conf_dir: PathBuf,
+    /// Where the runtime finds plugins.
+    pub(super) bin_dir: PathBuf,
+}
+
+/// How good or bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// As it should be.
+    Ok,
+    /// To be known; nothing has to be done.
+    Note,
+    /// Pods will suffer, or something is held by nobody.
+    Wrong,
+}
+
+impl State {
+    const fn word(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Note => "note",
+            State::Wrong => "WRONG",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    /// `node`, `kind`, `net.d`, `plugin`, `pool`, `leak`.
+    area: &'static str,
+    what: String,
+    state: State,
+    detail: String,
+    /// What mends it; empty where nothing has to be, or nobody can say what.
+    remedy: String,
+}
+
+impl Finding {
+    fn new(area: &'static str, what: impl Into<String>, state: State, detail: impl Into<String>) -> Finding {
+        Finding { area, what: what.into(), state, detail: detail.into(), remedy: String::new() }
+    }
+
+    fn mended_by(self, remedy: impl Into<String>) -> Finding {
+        Finding { remedy: remedy.into(), ..self }
+    }
+}
+
+/// Looks at everything and prints it.
+///
+/// # Errors
+/// Something is wrong, and was printed.
+pub(super) fn run(mut around: Surroundings, output: Format, out: &mut Out) -> Result<(), Failure> {
+    let mut findings = node::findings(&around);
+    findings.extend(networks::findings(&mut around));
+    findings.extend(held(&around));
+    let wrong = findings.iter().filter(|finding| finding.state == State::Wrong).count();
+    match output {
+        Format::Json => out.json(&findings)?,
+        Format::Table => out.text(&render(&findings))?,
+    }
+    if wrong > 0 { Err(Failure::Unwell { wrong }) } else { Ok(()) }
+}
+
+/// The journal, and what is held by nobody who lives.
+fn held(around: &Surroundings) -> Vec<Finding> {
+    let journal = around.places.state_dir.join("journal").display().to_string();
+    let survey = match survey::survey(&around.places) {
+        Ok(survey) => survey,
+        Err(e) => return vec![Finding::new("leak", journal, State::Note, format!("not looked at: {}", e.msg))],
+    };
+    let mut findings = vec![match survey.unreadable {
+        0 => {
+            Finding::new("node", &journal, State::Ok, format!("{} pods and attachments are recorded", survey.recorded))
+        }
+        some => Finding::new("node", &journal, State::Wrong, format!("{some} files are no records"))
+            .mended_by("look at them, and remove them: pods attached by them are detached by their configuration"),
+    }];
+    findings.extend(survey.failures.iter().map(|text| Finding::new("leak", "survey", State::Note, text)));
+    if !survey.is_certain {
+        let cache = around.places.cache_dir.display().to_string();
+        let text = "is not there: who holds what is not in the journal nobody can say";
+        findings.push(Finding::new("leak", cache, State::Note, text));
+    }
+    let leaks = gc::leaks(&survey);
+    let state = |remedy: &str| if remedy.is_empty() { State::Note } else { State::Wrong };
+    findings.extend(leaks.into_iter().map(|leak| {
+        let (what, why) = (format!("{} {}", leak.what, leak.place), leak.why);
+        Finding::new("leak", what, state(&leak.remedy), why).mended_by(leak.remedy)
+    }));
+    findings
+}
+
+/// The table, and below it what mends what is wrong.
+fn render(findings: &[Finding]) -> String {
+    let mut table = Table::new(["AREA", "WHAT", "STATE", "DETAIL"]);
+    for finding in findings {
+        table.row([finding.area, &finding.what, finding.state.word(), &finding.detail]);
+    }
+    let mut text = table.render();
+    let mut remedies: Vec<&str> = Vec::new();
+    for finding in findings.iter().filter(|finding| finding.state == State::Wrong && !finding.remedy.is_empty()) {
+        if !remedies.contains(&finding.remedy.as_str()) {
+            remedies.push(&finding.remedy);
+        }
+    }
+    if !remedies.is_empty() {
+        text.push_str("\nTo mend what is wrong:\n");
+        remedies.iter().for_each(|remedy| text.push_str(&format!("  {remedy}\n")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mends_several_things_is_said_once() {
+        let leak = |what: &str| Finding::new("leak", what, State::Wrong, "nobody's").mended_by("plexus gc");
+        let fine = Finding::new("node", "kernel", State::Ok, "6.1").mended_by("not needed");
+        let text = render(&[fine, leak("a"), leak("b")]);
+        let expected = "\
+AREA   WHAT     STATE   DETAIL
+node   kernel   ok      6.1
+leak   a        WRONG   nobody's
+leak   b        WRONG   nobody's
+
+To mend what is wrong:
+  plexus gc
+";
+        assert_eq!(text, expected);
+    }
+}

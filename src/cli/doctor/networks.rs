@@ -1,0 +1,162 @@
+//! The runtime's configurations, which of them it takes, and how full the pools of all of them are.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use backends::Before;
+use plexus::cni::list::{Injection, List};
+use plexus::confdir::{self, Fate, File};
+use plexus::config::Config;
+use plexus::native::{self, Around};
+use plexus::{chain, gather, survey};
+
+use super::{Finding, State, Surroundings};
+
+/// A pool that is this full will soon be: parts of a hundred.
+const NEARLY_FULL_PERCENT: u128 = 90;
+
+/// Also notes in `around` where these networks keep leases and which bridges they use.
+pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
+    let what = around.conf_dir.display().to_string();
+    let files = match confdir::read(&around.conf_dir) {
+        Ok(files) => files,
+        Err(why) => {
+            let text = format!("cannot be listed: {why}; the runtime attaches no pod");
+            return vec![Finding::new("net.d", what, State::Wrong, text)];
+        }
+    };
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut lists: Vec<List> = Vec::new();
+    let chosen = files.iter().position(|file| matches!(file.fate, Fate::Chosen(_)));
+    for (index, file) in files.iter().enumerate() {
+        findings.push(file_finding(file, chosen.is_none_or(|chosen| index < chosen), &around.bin_dir));
+        if let Fate::Chosen(list) | Fate::Ignored(list) = &file.fate {
+            lists.push((**list).clone());
+        }
+    }
+    if chosen.is_none() {
+        let text = "no network configuration loads: the runtime attaches no pod, and the node is not ready";
+        findings.push(Finding::new("net.d", what, State::Wrong, text));
+    }
+    let metas: Vec<Config> = lists.iter().flat_map(|list| &list.plugins).filter_map(meta).collect();
+    for config in &metas {
+        match gather::default_lists(config) {
+            Ok(more) => lists.extend(more),
+            Err(e) => findings.push(Finding::new("net.d", "default networks", State::Wrong, e.msg)),
+        }
+        findings.extend(
+            config
+                .unknown
+                .iter()
+                .map(|key| Finding::new("net.d", format!("key {key}"), State::Note, "nobody knows it: it is ignored")),
+        );
+    }
+    let mut seen = BTreeSet::new();
+    for list in &lists {
+        for plugin in &list.plugins {
+            around.places.bridges.extend(survey::bridge_of(&plugin.plugin_type, &plugin.object));
+            findings.extend(pool(list, plugin, around, &mut seen));
+        }
+    }
+    findings
+}
+
+/// The meta-plugin's own configuration, where a plugin is that.
+fn meta(plugin: &plexus::cni::list::PluginConf) -> Option<Config> {
+    let is_meta = plugin.object.contains_key("delegates") || plugin.object.contains_key("clusterNetwork");
+    is_meta.then(|| Config::parse(&plugin.object).ok()).flatten()
+}
+
+fn file_finding(file: &File, before_chosen: bool, bin_dir: &Path) -> Finding {
+    let what = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let named = |list: &List| {
+        let types: Vec<&str> = list.plugins.iter().map(|plugin| plugin.plugin_type.as_str()).collect();
+        format!("network {}: {}", list.name, types.join(", "))
+    };
+    match &file.fate {
+        Fate::Chosen(list) => {
+            let missing: Vec<&str> = list.plugins.iter().map(|plugin| plugin.plugin_type.as_str()).collect();
+            let is_missing =
+                |plugin: &&&str| chain::find(plugin, &[bin_dir.to_owned()]).is_err() && !bin_dir.join(plugin).exists();
+            match missing.iter().find(is_missing) {
+                None => Finding::new("net.d", what, State::Ok, format!("used; {}", named(list))),
+                Some(plugin) => {
+                    let text = format!("used, but there is no plugin {plugin} in {}", bin_dir.display());
+                    Finding::new("net.d", what, State::Wrong, text)
+                        .mended_by(format!("install {plugin}, or name it otherwise"))
+                }
+            }
+        }
+        Fate::Ignored(list) => {
+            Finding::new("net.d", what, State::Note, format!("ignored, one before it is used; {}", named(list)))
+        }
+        Fate::NotRead => Finding::new("net.d", what, State::Ok, "not read: it ends in none of .conf .conflist .json"),
+        Fate::Broken(why) if before_chosen => {
+            let text = format!("does not load: {why}; containerd uses nothing after it, CRI-O passes over it");
+            Finding::new("net.d", what, State::Wrong, text).mended_by(format!("mend or remove {}", file.path.display()))
+        }
+        Fate::Broken(why) => Finding::new("net.d", what, State::Note, format!("does not load, and is not used: {why}")),
+    }
+}
+
+/// How full the pool of a plugin's configuration is, once for each directory.
+fn pool(
+    list: &List,
+    plugin: &plexus::cni::list::PluginConf,
+    around: &mut Surroundings,
+    seen: &mut BTreeSet<std::path::PathBuf>,
+) -> Vec<Finding> {
+    let conf = list.inject(plugin, &Injection::default()).object;
+    if native::ipam_type(&conf) != "host-local" {
+        return Vec::new();
+    }
+    let state_dir = around.places.state_dir.clone();
+    let surroundings = Around {
+        network: &list.name,
+        version: list.cni_version,
+        args: "",
+        state_dir: &state_dir,
+        before: Before::Nothing,
+    };
+    let pool = match native::host_local(&conf, &surroundings) {
+        Ok((pool, _)) => pool,
+        Err(e) => return vec![Finding::new("pool", &list.name, State::Wrong, e.msg)],
+    };
+    if !seen.insert(pool.directory().to_owned()) {
+        return Vec::new();
+    }
+    around.places.data_dirs.extend(pool.directory().parent().map(Path::to_owned));
+    match pool.usage() {
+        Err(e) => vec![Finding::new("pool", &list.name, State::Note, native::from_ipam(e).msg)],
+        Ok(usage) => usage.sets.iter().map(|set| fullness(&list.name, &set.ranges, set.used, set.total)).collect(),
+    }
+}
+
+fn fullness(network: &str, ranges: &str, used: u128, total: u128) -> Finding {
+    let state = if used >= total {
+        State::Wrong
+    } else if used.saturating_mul(100) >= total.saturating_mul(NEARLY_FULL_PERCENT) {
+        State::Note
+    } else {
+        State::Ok
+    };
+    let text = format!("{used} of {total} addresses are held");
+    let finding = Finding::new("pool", format!("{network} {ranges}"), state, text);
+    let remedy = format!("give network {network} more addresses, or release what is held by nobody");
+    if state == State::Wrong { finding.mended_by(remedy) } else { finding }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_pool_is_wrong_and_a_nearly_full_one_is_to_be_known() {
+        let state = |used, total| fullness("n", "10.0.0.2-10.0.0.11", used, total).state;
+        assert_eq!(
+            [state(0, 10), state(8, 10), state(9, 10), state(10, 10)],
+            [State::Ok, State::Ok, State::Note, State::Wrong]
+        );
+        assert_eq!(state(1, u128::MAX), State::Ok);
+    }
+}
