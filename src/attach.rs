@@ -83,6 +83,9 @@ pub fn attach(
     let mut kernel = Kernel::opened(pod, allow_own)?;
     check_names_free(plan, &mut kernel)?;
     let resolved = resolve(plan, &mut kernel)?;
+    if plan.ends_with_its_namespace() {
+        return unrecorded(plan, &mut kernel, resolved);
+    }
     let held = journal.hold(&plan.key, true).map_err(|e| from_journal(&e))?;
     let Some(mut held) = held else { return Err(CniError::generic("the journal did not make its record")) };
     let mut intent = plan.intent(boot_id, kernel.pod.netns().id());
@@ -106,6 +109,15 @@ pub fn attach(
         Ok(()) => failure,
         Err(e) => CniError { msg: format!("{}; {}", failure.msg, native::chain(&e)), ..failure },
     })
+}
+
+/// As [`attach`], where a record would say nothing that a DEL needs: a runtime that never sends one would leave it for ever.
+fn unrecorded(plan: &Plan, kernel: &mut Kernel, resolved: ResolvedSteps) -> Result<Attached, CniError> {
+    let mut done = Vec::new();
+    match run(plan, kernel, resolved, &mut done) {
+        Ok((results, _)) => Ok(Attached { status: status_of(plan, &results), results }),
+        Err(failure) => Err(undo(plan, kernel, done, failure)?),
+    }
 }
 
 /// A failure of the journal in the protocol's words: another command at work is one to try again.

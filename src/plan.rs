@@ -354,6 +354,14 @@ fn check_distinct(wanted: &[Wanted]) -> Result<(), CniError> {
 }
 
 impl Plan {
+    /// Nothing of it outlives the pod's namespace, and nothing in there is made: `lo` is set up, and that is all.
+    pub fn ends_with_its_namespace(&self) -> bool {
+        self.attachments
+            .iter()
+            .flat_map(|attachment| &attachment.steps)
+            .all(|step| matches!(&step.how, How::Native(native) if native.kind == backends::Kind::Loopback))
+    }
+
     /// What goes to disk before anything is done.
     pub fn intent(&self, boot_id: String, netns_id: (u64, u64)) -> journal::Intent {
         journal::Intent {

@@ -1,5 +1,6 @@
 //! `plexus check`: what was attached against what is there, an attachment a row. Nothing is changed.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use plexus::cni::error::CniError;
@@ -77,6 +78,7 @@ pub(super) fn run(state_dir: &Path, pod: Option<&str>, output: Format, out: &mut
     let differing = rows.iter().filter(|row| !matches!(row.state, State::Ok | State::Unchecked)).count();
     match output {
         Format::Json => out.json(&rows)?,
+        Format::Table if rows.is_empty() => drop(writeln!(io::stderr(), "Nothing is attached.")), // as `plexus list`
         Format::Table => out.text(&table(&rows))?,
     }
     if differing > 0 { Err(Failure::Differs { differing, of: rows.len() }) } else { Ok(()) }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
-use crate::{capability, check, crash, interop, meta, nft, odd, oracle, plugins, process, program, status, world};
+use crate::{
+    capability, check, crash, interop, meta, nft, odd, oracle, plugins, process, program, status, tools, world,
+};
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
 pub(crate) struct Case {
@@ -35,6 +37,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(check::cases());
     cases.extend(odd::cases());
     cases.extend(program::cases());
+    cases.extend(tools::cases());
     cases
 }
 

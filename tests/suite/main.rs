@@ -33,6 +33,7 @@ mod redact;
 mod snapshot;
 mod status;
 mod testbed;
+mod tools;
 mod world;
 
 use std::process::ExitCode;

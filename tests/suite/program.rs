@@ -20,11 +20,11 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-fn plexus(words: &[&str]) -> Output {
+pub(crate) fn plexus(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_plexus")).args(words).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 

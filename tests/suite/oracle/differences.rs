@@ -201,7 +201,20 @@ pub(crate) const ACCEPTED: &[Difference] = &[
     ),
     always("D-tap-name", &["oracle::tap::refused_name_taken_in_pod@*"], &["*"]),
     always("D-dummy-routes", &["oracle::dummy::routes_looked_for@*"], &["*.check.*"]),
-    always("D-netns-not-given", &["*::netns_not_given@*"], &["*.del.state.*", "end.leftovers"]),
+    always(
+        "D-netns-not-given",
+        &[
+            "oracle::bridge::netns_not_given@*",
+            "oracle::ptp::netns_not_given@*",
+            "oracle::macvlan::netns_not_given@*",
+            "oracle::ipvlan::netns_not_given@*",
+            "oracle::vlan::netns_not_given@*",
+            "oracle::dummy::netns_not_given@*",
+            "oracle::host-device::netns_not_given@*",
+            "oracle::tap::netns_not_given@*",
+        ],
+        &["*.del.state.*", "end.leftovers"],
+    ),
     always("D-own-namespace", &["*::protocol_own_namespace@*"], &["*"]),
     always("D-loopback-version", &["oracle::loopback::plain@0.*"], &["*.add.stdout"]),
     always(

@@ -1,0 +1,222 @@
+//! `plexus check`, `plexus gc` and `plexus doctor` on a node with pods: what they tell, what they remove, their exit codes.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::call::Side;
+use crate::case::Case;
+use crate::meta::node;
+use crate::need::Need;
+use crate::program::{plexus, text};
+use crate::testbed::{LEASES, RECORDS, Testbed};
+
+/// Where runtimes note what they attached.
+const CACHE: &str = "/var/lib/cni/results";
+
+/// The cases.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("tools::check_tells_each_attachment", &[Need::Macvlan], check),
+        Case::new("tools::gc_removes_what_a_lost_pod_held", &[Need::Macvlan], lost_pod),
+        Case::new("tools::gc_asks_the_runtimes_for_what_has_no_record", &[Need::Peers], without_record),
+        Case::new("tools::gc_removes_rules_without_a_record", &[Need::Nft], rules),
+        Case::new("tools::doctor_tells_which_file_is_used", &[], files),
+        Case::new("tools::doctor_tells_full_pools_and_leaks", &[], leaks),
+        Case::new("tools::doctor_changes_nothing", &[], nothing_changed),
+    ]
+}
+
+/// Runs it with `-o json`: the exit code and what it printed.
+fn told(words: &[&str]) -> (i32, Value) {
+    let all: Vec<&str> = words.iter().chain(&["-o", "json"]).copied().collect();
+    let output = plexus(&all);
+    let shown = serde_json::from_slice(&output.stdout);
+    (output.status.code().unwrap(), shown.unwrap_or_else(|e| panic!("{e}: {}", text(&output.stderr))))
+}
+
+fn rows<'a>(shown: &'a Value, key: &str, value: &str) -> Vec<&'a Value> {
+    shown.as_array().unwrap().iter().filter(|row| row[key] == value).collect()
+}
+
+fn check() {
+    let node = node();
+    let (code, shown) = told(&["check"]);
+    assert_eq!((code, shown), (0, json!([])));
+    node.add("a", "blue");
+    node.add("b", "");
+    let (code, shown) = told(&["check"]);
+    assert_eq!((code, rows(&shown, "state", "ok").len()), (0, 3), "{shown}");
+    node.bed.ip("-n a link set net1 mtu 1400");
+    let (code, shown) = told(&["check", "default/a"]);
+    assert_eq!((code, shown.as_array().unwrap().len()), (5, 2), "{shown}");
+    let differs = rows(&shown, "state", "differs");
+    assert_eq!((&differs[0]["interface"], differs.len()), (&json!("net1"), 1));
+    assert_eq!(differs[0]["detail"], "interface net1 has MTU 1400, expected 1500");
+    assert_eq!((told(&["check", "b"]).0, told(&["check", "id-b"]).0), (0, 0), "by name, and by id");
+    assert_eq!(plexus(&["check", "nobody"]).status.code(), Some(1));
+    node.bed.lose_pod("b");
+    let (code, shown) = told(&["check", "b"]);
+    assert_eq!((code, &shown[0]["state"]), (5, &json!("gone")));
+    let table = plexus(&["check"]);
+    assert!(text(&table.stdout).contains("differs   interface net1"), "{}", text(&table.stdout));
+    assert!(text(&table.stderr).contains("2 of 3 attachments"), "{}", text(&table.stderr));
+    node.call("DEL", "a").run().ok();
+    node.call("DEL", "b").run().ok();
+}
+
+/// A runtime that was killed may never send the DEL.
+fn lost_pod() {
+    let node = node();
+    node.add("a", "blue");
+    node.add("b", "blue");
+    node.bed.lose_pod("a");
+    let before = node.bed.leftovers();
+    let (code, shown) = told(&["gc", "--dry-run"]);
+    assert_eq!((code, rows(&shown, "what", "attachment").len(), shown.as_array().unwrap().len()), (0, 2, 2), "{shown}");
+    assert_eq!(node.bed.leftovers(), before, "nothing was removed");
+    assert_eq!(told(&["gc"]), (code, shown));
+    assert!(node.bed.leftovers().iter().all(|left| !left.contains("id-a")), "{:?}", node.bed.leftovers());
+    assert_eq!(node.bed.leftovers().iter().filter(|left| left.starts_with("lease")).count(), 3, "b's are left");
+    assert_eq!(told(&["gc"]).1, json!([]));
+    node.call("CHECK", "b").run().ok();
+    node.call("DEL", "a").run().ok();
+    node.call("DEL", "b").run().ok();
+    node.assert_clean();
+}
+
+fn lease(bed: &Testbed, side: Side, id: &str) {
+    let conf = json!({"cniVersion": "1.0.0", "name": "n", "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}});
+    bed.call(side, "host-local")
+        .command("ADD")
+        .container(id)
+        .env("CNI_NETNS", "/run/netns/none")
+        .conf(&conf)
+        .run()
+        .ok();
+}
+
+/// A lease of the Go plugin has no record: who holds it, the runtimes' cache says.
+fn without_record() {
+    let bed = Testbed::new();
+    for id in ["kept", "noted", "gone", "ended"] {
+        lease(&bed, Side::Go, id);
+    }
+    let count = || bed.leftovers().len();
+    assert_eq!((told(&["gc"]).1, count()), (json!([]), 4), "without a cache nobody knows");
+    fs::create_dir_all(CACHE).unwrap();
+    let entry = |id: &str, netns: &str| json!({"kind": "cniCacheV1", "containerId": id, "netns": netns}).to_string();
+    fs::write(format!("{CACHE}/n-kept-eth0"), entry("kept", "")).unwrap();
+    fs::write(format!("{CACHE}/n-noted-eth0"), "an older form").unwrap();
+    fs::write(format!("{CACHE}/n-ended-eth0"), entry("ended", "/run/netns/ended")).unwrap();
+    let (code, shown) = told(&["gc", "-n"]);
+    let holders: Vec<&str> = rows(&shown, "what", "lease").iter().map(|row| row["sandbox"].as_str().unwrap()).collect();
+    assert_eq!((code, count()), (0, 4));
+    assert!(holders.len() == 2 && holders.contains(&"gone") && holders.contains(&"ended"), "{shown}");
+    told(&["gc"]);
+    let text = |address: &str| fs::read_to_string(format!("{LEASES}/n/{address}")).unwrap_or_default();
+    assert_eq!(count(), 2);
+    assert!(text("10.6.0.2").starts_with("kept") && text("10.6.0.3").starts_with("noted"));
+}
+
+/// The record is lost, and the pod with it: what is left says whose it was.
+fn rules() {
+    let bed = Testbed::new();
+    let conf = json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "cni0", "ipMasq": true, "macspoofchk": true,
+        "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}});
+    for id in ["one", "two"] {
+        bed.pod(id);
+        bed.call(Side::Plexus, "bridge").command("ADD").container(id).pod(id).conf(&conf).run().ok();
+    }
+    fs::remove_dir_all(format!("{RECORDS}/journal")).unwrap();
+    fs::create_dir_all(CACHE).unwrap();
+    let entry = json!({"kind": "cniCacheV1", "containerId": "two", "netns": ""});
+    fs::write(format!("{CACHE}/n-two-eth0"), entry.to_string()).unwrap();
+    bed.lose_pod("one");
+    let (_, shown) = told(&["gc", "-n"]);
+    assert_eq!((rows(&shown, "what", "lease").len(), rows(&shown, "what", "rules").len()), (1, 2), "{shown}");
+    told(&["gc"]);
+    let left = bed.leftovers();
+    assert!(left.iter().all(|left| !left.contains("one")), "{left:?}");
+    assert!(left.iter().any(|left| left.contains("two")), "{left:?}");
+    assert_eq!(told(&["gc"]).1, json!([]));
+    bed.call(Side::Plexus, "bridge").command("DEL").container("two").pod("two").conf(&conf).run().ok();
+    assert_eq!(bed.leftovers(), ["link cni0"]);
+}
+
+/// With a directory of configurations of this case.
+fn doctor() -> (i32, Value) {
+    told(&["doctor", "--conf-dir", "/run/scratch/net.d", "--bin-dir", "/run/cni/plexus"])
+}
+
+fn files() {
+    let bed = Testbed::new();
+    let (code, shown) = doctor();
+    assert_eq!((code, &rows(&shown, "area", "net.d")[0]["state"]), (5, &json!("wrong")), "there is no such directory");
+    bed.file("net.d/10-first.conflist", r#"{"cniVersion": "1.0.0", "name": "first", "plugins": [{"type": "bridge"}]}"#);
+    bed.file("net.d/20-second.conf", r#"{"cniVersion": "1.0.0", "name": "second", "type": "ptp"}"#);
+    bed.file("net.d/30-broken.conf", "{");
+    let (code, shown) = doctor();
+    let states = |shown: &Value| -> Vec<String> {
+        rows(shown, "area", "net.d")
+            .iter()
+            .map(|row| format!("{} {}", row["what"], row["state"]).replace('"', ""))
+            .collect()
+    };
+    assert_eq!(states(&shown), ["10-first.conflist ok", "20-second.conf note", "30-broken.conf note"]);
+    assert_eq!(code, 0, "{shown}");
+    // containerd gives up at the first that does not load.
+    bed.file("net.d/05-broken.conf", "{");
+    let (code, shown) = doctor();
+    assert_eq!((code, states(&shown)[0].as_str()), (5, "05-broken.conf wrong"));
+    let mends = rows(&shown, "state", "wrong")[0]["remedy"].as_str().unwrap();
+    assert!(mends.ends_with("/net.d/05-broken.conf"), "{mends}");
+    fs::remove_file("/run/scratch/net.d/05-broken.conf").unwrap();
+    bed.file("net.d/00-other.conf", r#"{"cniVersion": "1.0.0", "name": "other", "type": "nowhere"}"#);
+    let (code, shown) = doctor();
+    assert_eq!((code, states(&shown)[0].as_str()), (5, "00-other.conf wrong"), "its plugin is missing");
+}
+
+fn leaks() {
+    let mut node = node();
+    node.conf["cniVersion"] = json!("1.1.0");
+    node.conf["delegates"][0]["ipam"] = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.5", "rangeEnd": "10.1.0.6"}]]});
+    node.bed.file("net.d/00-plexus.conf", &node.conf.to_string());
+    fs::create_dir_all(CACHE).unwrap();
+    node.add("a", "");
+    let pool = |shown: &Value| {
+        let all = rows(shown, "area", "pool");
+        assert_eq!(all.len(), 1, "{shown}");
+        (all[0]["state"].as_str().unwrap().to_owned(), all[0]["detail"].as_str().unwrap().to_owned())
+    };
+    let (code, shown) = doctor();
+    assert_eq!((code, pool(&shown)), (0, ("ok".into(), "1 of 2 addresses are held".into())), "{shown}");
+    node.add("b", "");
+    let (code, shown) = doctor();
+    assert_eq!((code, pool(&shown).0.as_str()), (5, "wrong"));
+    node.call("DEL", "b").run().ok();
+    // A record that is lost: the lease is nobody's, and so is the port.
+    fs::remove_dir_all(format!("{RECORDS}/journal")).unwrap();
+    let (code, shown) = doctor();
+    let all = rows(&shown, "area", "leak");
+    let remedies: Vec<&str> = all.iter().map(|row| row["remedy"].as_str().unwrap()).collect();
+    assert_eq!((code, all.len(), remedies[0]), (5, 2, "plexus gc"), "{shown}");
+    let remove = remedies[1].strip_prefix("ip ").unwrap();
+    node.bed.ip(remove);
+    told(&["gc"]);
+    let (code, shown) = doctor();
+    assert_eq!((code, rows(&shown, "area", "leak").len()), (0, 0), "{shown}");
+    assert_eq!(node.bed.leftovers(), ["link cni0"]);
+}
+
+/// Not even a directory; and the table says the same as JSON.
+fn nothing_changed() {
+    let bed = Testbed::new();
+    bed.file("net.d/10-first.conflist", r#"{"cniVersion": "1.0.0", "name": "first", "plugins": [{"type": "bridge"}]}"#);
+    let (_, shown) = doctor();
+    assert_eq!(bed.links(""), ["lo"]);
+    assert!(!fs::exists(RECORDS).unwrap() && !fs::exists(LEASES).unwrap());
+    let table = text(&plexus(&["doctor", "--conf-dir", "/run/scratch/net.d", "--bin-dir", "/run/cni/plexus"]).stdout);
+    assert_eq!(table.lines().count(), shown.as_array().unwrap().len() + 1, "{table}");
+    assert!(table.lines().all(|line| line.chars().count() < 200), "{table}");
+}
