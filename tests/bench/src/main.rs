@@ -132,6 +132,9 @@ fn progress(row: &Row, round: usize, rounds: usize) {
 fn progress_end(measured: &Measured) {
     let line_start = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
     eprintln!("{line_start}{:<16} {} rounds", measured.row.name, measured.rounds);
+    if let Some(reason) = &measured.not_run {
+        eprintln!("  not run: {reason}");
+    }
     for (side, error) in &measured.failures {
         eprintln!("  {} failed: {error}", side.name());
     }

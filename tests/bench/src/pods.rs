@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::figures::median;
 use crate::rows::{Kind, Stage, Times, milliseconds};
 use crate::side::{Call, Outcome, Side, Watch, settle};
-use crate::world::{PARENT, POOLS, Pod, Subnet, World, make_bridge, remove_link};
+use crate::world::{PARENT, POOLS, Pod, Subnet, World, make_bridge, make_device, remove_link};
 
 /// The name of the pod in its manifest.
 const POD_NAME: &str = "p";
@@ -19,11 +19,13 @@ const POD_NAME: &str = "p";
 struct Attachment {
     kind: Kind,
     ifname: String,
-    /// The network's name: also the name of its pool, and of its bridge.
+    /// The network's name: also the name of its pool, and of its bridge or device.
     network: String,
     subnet: Subnet,
     v6: bool,
     default_route: bool,
+    /// What its configuration has besides.
+    keys: Map<String, Value>,
 }
 
 /// One side's pods of one row.
@@ -54,7 +56,9 @@ impl Pods {
         kinds: &[Kind],
         v6: bool,
         parallel: usize,
+        keys: &str,
     ) -> Outcome<Self> {
+        let keys: Map<String, Value> = serde_json::from_str(keys)?;
         let mut attachments = Vec::new();
         for (position, &kind) in kinds.iter().enumerate() {
             let subnet = stage.world.subnet()?;
@@ -63,7 +67,11 @@ impl Pods {
             if side == Side::Floor && kind == Kind::Bridge {
                 make_bridge(&network, subnet)?;
             }
-            attachments.push(Attachment { kind, ifname, network, subnet, v6, default_route: position == 0 });
+            if kind == Kind::HostDevice {
+                make_device(&network)?;
+            }
+            let (default_route, keys) = (position == 0, keys.clone());
+            attachments.push(Attachment { kind, ifname, network, subnet, v6, default_route, keys });
         }
         let programs = stage.programs.directory(side).unwrap_or_else(|| stage.programs.floor()).to_owned();
         let manifests = (side == Side::Plexus && attachments.len() > 1)
@@ -172,7 +180,7 @@ impl Pods {
     /// No address may be left in a pool.
     pub(crate) fn finish(self) -> Outcome<()> {
         for attachment in &self.attachments {
-            if attachment.kind == Kind::Bridge {
+            if matches!(attachment.kind, Kind::Bridge | Kind::HostDevice) {
                 remove_link(&attachment.network)?;
             }
             if self.side == Side::Floor {
@@ -196,6 +204,10 @@ impl Attachment {
             Kind::Bridge => "bridge",
             Kind::Macvlan => "macvlan",
             Kind::Ptp => "ptp",
+            Kind::Vlan => "vlan",
+            Kind::Dummy => "dummy",
+            Kind::HostDevice => "host-device",
+            Kind::Tap => "tap",
         }
     }
 
@@ -221,8 +233,12 @@ impl Attachment {
                     own.extend([("bridge".to_owned(), json!(self.network)), ("isGateway".to_owned(), json!(true))])
                 }
                 Kind::Macvlan => own.extend([("master".to_owned(), json!(PARENT))]),
-                Kind::Ptp => {}
+                Kind::Vlan => own
+                    .extend([("master".to_owned(), json!(PARENT)), ("vlanId".to_owned(), json!(self.subnet.number()))]),
+                Kind::HostDevice => own.extend([("device".to_owned(), json!(self.network))]),
+                Kind::Ptp | Kind::Dummy | Kind::Tap => {}
             }
+            own.extend(self.keys.clone());
         }
         configuration
     }

@@ -42,6 +42,9 @@ impl Report {
         text += "\nmedians; p95 in brackets; a ratio's brackets hold 90 % of 2000 resamples of the rounds;\n\
             \"all at rest\": until no process that the call left behind runs any more\n";
         for measured in &self.rows {
+            if let Some(reason) = &measured.not_run {
+                text += &format!("{}: not run: {reason}\n", measured.row.name);
+            }
             for (side, error) in &measured.failures {
                 text += &format!("{}: {} failed: {error}\n", measured.row.name, side.name());
             }
@@ -77,7 +80,7 @@ fn row_json(measured: &Measured) -> Value {
         measured.failures.iter().map(|(side, error)| (side.name().to_owned(), error.as_str().into())).collect();
     let calls: Vec<Value> = measured.metrics.iter().map(metric_json).collect();
     json!({"row": measured.row.name, "what": measured.row.what, "rounds": measured.rounds, "failures": failures,
-        "calls": calls})
+        "not_run": measured.not_run, "calls": calls})
 }
 
 fn metric_json(metric: &Metric) -> Value {

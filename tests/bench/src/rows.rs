@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::leases::Leases;
 use crate::pods::Pods;
 use crate::side::{Outcome, Programs, Side, Watch, settle};
-use crate::world::World;
+use crate::world::{World, lacks};
 
 /// Rounds before those that count: caches, bridges and indexes are then as they stay.
 pub(crate) const WARM_UP_ROUNDS: usize = 3;
@@ -16,13 +16,17 @@ pub(crate) enum Kind {
     Bridge,
     Macvlan,
     Ptp,
+    Vlan,
+    Dummy,
+    HostDevice,
+    Tap,
 }
 
 /// What one call of a row is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
-    /// Pods with these interfaces; `parallel` of them at once.
-    Pods { kinds: &'static [Kind], v6: bool, parallel: usize },
+    /// Pods with these interfaces; `parallel` of them at once. `keys`: a JSON object of what each configuration has besides.
+    Pods { kinds: &'static [Kind], v6: bool, parallel: usize, keys: &'static str },
     /// host-local alone, on a pool with this many addresses held.
     Lease { held: u16 },
 }
@@ -35,17 +39,45 @@ pub(crate) struct Row {
     pub(crate) shape: Shape,
     /// Slow rows get the asked number of rounds divided by this.
     pub(crate) rounds_divisor: usize,
+    /// Arguments of an `ip` that makes `probe0` and that fails where the kernel cannot do this row.
+    pub(crate) needs: Option<&'static str>,
 }
 
+/// No further keys.
+const PLAIN: &str = "{}";
+
 const fn pods(name: &'static str, what: &'static str, kinds: &'static [Kind], v6: bool, rounds_divisor: usize) -> Row {
-    Row { name, what, shape: Shape::Pods { kinds, v6, parallel: 1 }, rounds_divisor }
+    Row { name, what, shape: Shape::Pods { kinds, v6, parallel: 1, keys: PLAIN }, rounds_divisor, needs: None }
 }
 
 const fn lease(name: &'static str, what: &'static str, held: u16, rounds_divisor: usize) -> Row {
-    Row { name, what, shape: Shape::Lease { held }, rounds_divisor }
+    Row { name, what, shape: Shape::Lease { held }, rounds_divisor, needs: None }
 }
 
-use Kind::{Bridge, Macvlan, Ptp};
+const fn one(
+    name: &'static str,
+    what: &'static str,
+    kind: &'static [Kind; 1],
+    v6: bool,
+    keys: &'static str,
+    needs: Option<&'static str>,
+) -> Row {
+    Row { name, what, shape: Shape::Pods { kinds: kind, v6, parallel: 1, keys }, rounds_divisor: 1, needs }
+}
+
+impl Row {
+    /// The floor knows three kinds, without further keys.
+    pub(crate) fn has_floor(&self) -> bool {
+        match self.shape {
+            Shape::Pods { kinds, keys, .. } => {
+                keys == PLAIN && kinds.iter().all(|kind| matches!(kind, Bridge | Macvlan | Ptp))
+            }
+            Shape::Lease { .. } => true,
+        }
+    }
+}
+
+use Kind::{Bridge, Dummy, HostDevice, Macvlan, Ptp, Tap, Vlan};
 
 /// All rows, in the order in which they run and are shown.
 pub(crate) const ROWS: &[Row] = &[
@@ -62,11 +94,25 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "parallel-20",
         what: "20 pods at once, bridge + host-local",
-        shape: Shape::Pods { kinds: &[Bridge], v6: false, parallel: 20 },
+        shape: Shape::Pods { kinds: &[Bridge], v6: false, parallel: 20, keys: PLAIN },
         rounds_divisor: 3,
+        needs: None,
     },
     pods("pod-4", "one pod with 2 bridge and 2 macvlan attachments", &[Bridge, Bridge, Macvlan, Macvlan], false, 1),
+    // Without `ipMasqBackend`, as most people have it: Go executes iptables, where that works.
+    one("bridge-masq-dual", "bridge with ipMasq, IPv4 and IPv6", &[Bridge], true, r#"{"ipMasq": true}"#, None),
+    one("bridge-masq-nft", "the same, Go with its nftables backend", &[Bridge], true, MASQUERADE_NFT, None),
+    one("ptp-masq", "ptp with ipMasq", &[Ptp], false, r#"{"ipMasq": true}"#, None),
+    one("bridge-macspoof", "bridge with macspoofchk", &[Bridge], false, r#"{"macspoofchk": true}"#, None),
+    one("host-device", "one end of a veth pair, moved into the pod and back", &[HostDevice], false, PLAIN, None),
+    one("tap", "tap + host-local", &[Tap], false, PLAIN, Some("tuntap add probe0 mode tap")),
+    one("vlan", "vlan + host-local", &[Vlan], false, PLAIN, Some("link add link m0 name probe0 type vlan id 4000")),
+    one("dummy", "dummy + host-local", &[Dummy], false, PLAIN, Some("link add probe0 type dummy")),
+    one("bridge-vlan", "bridge with a VLAN", &[Bridge], false, r#"{"vlan": 100}"#, VLAN_FILTERING),
 ];
+
+const MASQUERADE_NFT: &str = r#"{"ipMasq": true, "ipMasqBackend": "nftables"}"#;
+const VLAN_FILTERING: Option<&str> = Some("link add probe0 type bridge vlan_filtering 1");
 
 /// Times of one kind of call, in milliseconds: one a round for each side, `[plexus, go, floor]`.
 #[derive(Clone, Debug)]
@@ -83,6 +129,8 @@ pub(crate) struct Measured {
     pub(crate) metrics: Vec<Metric>,
     /// Sides that failed, and how; their times do not count.
     pub(crate) failures: Vec<(Side, String)>,
+    /// Why it was not run, where it was not.
+    pub(crate) not_run: Option<String>,
 }
 
 /// What every row needs.
@@ -105,7 +153,9 @@ enum Case {
 impl Case {
     fn prepare(stage: &mut Stage<'_>, row: &Row, side: Side) -> Outcome<Self> {
         Ok(match row.shape {
-            Shape::Pods { kinds, v6, parallel } => Self::Pods(Pods::prepare(stage, side, kinds, v6, parallel)?),
+            Shape::Pods { kinds, v6, parallel, keys } => {
+                Self::Pods(Pods::prepare(stage, side, kinds, v6, parallel, keys)?)
+            }
             Shape::Lease { held } => Self::Leases(Leases::prepare(stage, side, held)?),
         })
     }
@@ -135,9 +185,15 @@ pub(crate) fn milliseconds(start: Instant) -> f64 {
 /// is, when `stop` says so.
 pub(crate) fn measure(stage: &mut Stage<'_>, row: Row, rounds: usize, stop: &mut dyn FnMut(usize) -> bool) -> Measured {
     let rounds = (rounds / row.rounds_divisor).max(1);
-    let mut measured = Measured { row, rounds: 0, metrics: Vec::new(), failures: Vec::new() };
+    let mut measured = Measured::new(row);
+    measured.not_run = row.needs.and_then(lacks);
+    if measured.not_run.is_some() {
+        return measured;
+    }
     let mut cases = Vec::new();
-    for side in Side::ALL.into_iter().filter(|side| stage.programs.has(*side)) {
+    let takes_part = |side: &Side| stage.programs.has(*side) && (*side != Side::Floor || row.has_floor());
+    let sides: Vec<Side> = Side::ALL.into_iter().filter(takes_part).collect();
+    for side in sides {
         match Case::prepare(stage, &row, side) {
             Ok(case) => cases.push((side, case)),
             Err(error) => measured.failures.push((side, error.to_string())),
@@ -174,6 +230,10 @@ pub(crate) fn measure(stage: &mut Stage<'_>, row: Row, rounds: usize, stop: &mut
 }
 
 impl Measured {
+    pub(crate) fn new(row: Row) -> Self {
+        Self { row, rounds: 0, metrics: Vec::new(), failures: Vec::new(), not_run: None }
+    }
+
     fn record(&mut self, side: Side, times: Times) {
         for (name, time) in times {
             let known = self.metrics.iter().position(|metric| metric.name == name);
@@ -250,10 +310,18 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_every_row_are_an_object() {
+        for row in ROWS {
+            if let Shape::Pods { keys, .. } = row.shape {
+                let keys: serde_json::Value = serde_json::from_str(keys).unwrap();
+                assert!(keys.is_object(), "{}: {keys}", row.name);
+            }
+        }
+    }
+
+    #[test]
     fn a_failed_side_keeps_no_time() {
-        let shape = Shape::Lease { held: 0 };
-        let row = Row { name: "r", what: "", shape, rounds_divisor: 1 };
-        let mut measured = Measured { row, rounds: 0, metrics: Vec::new(), failures: Vec::new() };
+        let mut measured = Measured::new(lease("r", "", 0, 1));
         measured.record(Side::Go, vec![("ADD", 2.0)]);
         measured.record(Side::Floor, vec![("ADD", 1.0)]);
         measured.fail(Side::Go, "status 1".into());

@@ -58,7 +58,8 @@ pub(crate) struct Programs {
 }
 
 /// The names under which plexus-cni is executed: a native kind, or its own for the meta-plugin.
-const PLUGINS: [&str; 5] = ["bridge", "macvlan", "ptp", "host-local", "plexus-cni"];
+const PLUGINS: [&str; 9] =
+    ["bridge", "macvlan", "ptp", "vlan", "dummy", "host-device", "tap", "host-local", "plexus-cni"];
 
 impl Programs {
     /// `links` is a directory for the symlinks. A side whose programs do not answer VERSION is absent.

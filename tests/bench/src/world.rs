@@ -75,6 +75,23 @@ pub(crate) fn make_bridge(name: &str, subnet: Subnet) -> Outcome<()> {
     ip(&format!("link set {name} up"))
 }
 
+/// Makes a device that the host can lend to a pod: one end of a veth pair.
+pub(crate) fn make_device(name: &str) -> Outcome<()> {
+    ip(&format!("link add {name} type veth peer name {name}p"))?;
+    ip(&format!("link set {name}p up"))
+}
+
+/// Why this kernel cannot make what these arguments of `ip` make under the name `probe0`; none where it can.
+pub(crate) fn lacks(probe: &str) -> Option<String> {
+    let Err(error) = ip(probe) else {
+        // What cannot be removed again ends with this process.
+        let _ = remove_link("probe0");
+        return None;
+    };
+    let failure = error.to_string();
+    Some(failure.lines().next().unwrap_or_default().to_owned())
+}
+
 fn ip(arguments: &str) -> Outcome<()> {
     let output = Command::new("ip").args(arguments.split(' ')).output()?;
     if output.status.success() {
