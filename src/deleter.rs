@@ -17,11 +17,12 @@ pub const NAME: &str = "plexus-deleter";
 /// One message with a few attributes; anything longer was not written by [`spawn`].
 const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// Starts the child that sends `message` on `socket` and waits for the kernel's answer.
+/// Starts the child that sends `message` on `socket` and waits for the kernel's answer. It has `kept` for its standard output,
+/// which it never writes to, so that what closes with it closes late.
 ///
 /// # Errors
 /// What fork and exec say, such as EAGAIN at the limit of processes: the caller then waits itself.
-pub fn spawn(socket: OwnedFd, message: &[u8]) -> io::Result<Child> {
+pub fn spawn(socket: OwnedFd, message: &[u8], kept: Option<OwnedFd>) -> io::Result<Child> {
     use std::fmt::Write as _;
     let mut hex = String::with_capacity(message.len() * 2);
     for byte in message {
@@ -32,7 +33,7 @@ pub fn spawn(socket: OwnedFd, message: &[u8]) -> io::Result<Child> {
         .arg(hex)
         .env_clear()
         .stdin(Stdio::from(socket))
-        .stdout(Stdio::null())
+        .stdout(kept.map_or_else(Stdio::null, Stdio::from))
         .stderr(Stdio::null())
         .process_group(0) // a runtime that kills the plugin's group at a deadline must not stop a deletion under way
         .spawn()

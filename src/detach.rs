@@ -177,13 +177,18 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
             keep(departure.execute(attachment, &step.plugin, step, result.as_ref()));
         }
     }
-    let removed = departure.empty_pod(inside);
+    // Opened first: closing it takes the kernel as long as the links' removal, for which a child waits anyway.
+    let mut filter = departure.filter().unwrap_or_else(|failure| {
+        keep(Err(failure));
+        nft::Filter::default()
+    });
+    let removed = departure.empty_pod(inside, &filter);
     let is_empty = removed.is_ok();
     keep(removed);
     if is_empty {
         for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
             for step in attachment.steps.iter().rev().filter(|step| step.native) {
-                keep(departure.lift(attachment, step));
+                keep(departure.lift(&mut filter, attachment, step));
                 keep(departure.release(attachment, step, result.as_ref()));
             }
         }
@@ -238,10 +243,16 @@ impl Departure<'_> {
     }
 
     /// The rules of a step leave the packet filter. They are found by their owner: neither link nor address is needed.
-    fn lift(&self, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
-        let Some(kind) = Kind::of(&step.plugin) else { return Ok(()) };
+    fn lift(&self, filter: &mut nft::Filter, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
         let owner = nft::Owner { network: &attachment.cni_name, sandbox: self.sandbox, ifname: &attachment.ifname };
-        rules::remove(native::rules(kind, &step.conf), &owner)
+        rules::remove_by(filter, rules_of(step), &owner)
+    }
+
+    /// A way to the packet filter; where no step has rules, none is opened.
+    fn filter(&self) -> Result<nft::Filter, CniError> {
+        let mut steps = self.attachments.iter().flat_map(|attachment| &attachment.steps);
+        let any = steps.any(|step| step.native && !rules_of(step).is_empty());
+        if any { rules::open() } else { Ok(nft::Filter::default()) }
     }
 
     fn release(&self, attachment: &Attachment, step: &Step, result: Option<&CniResult>) -> Result<(), CniError> {
@@ -255,7 +266,7 @@ impl Departure<'_> {
     }
 
     /// Everything of ours leaves the pod: devices of the host go back to it, links are removed.
-    fn empty_pod(&self, inside: Option<NetNs>) -> Result<(), CniError> {
+    fn empty_pod(&self, inside: Option<NetNs>, filter: &nft::Filter) -> Result<(), CniError> {
         let (doomed, devices) = (self.doomed(), self.devices());
         if doomed.is_empty() && devices.is_empty() {
             return Ok(());
@@ -270,12 +281,12 @@ impl Departure<'_> {
         };
         // First: whatever removes links must find no device of the host among them.
         let given_back = Self::give_back(pod.as_mut(), devices);
-        let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed));
+        let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed, filter));
         join(given_back.err().into_iter().chain(removed.err()).collect())
     }
 
     /// Every native link of the pod, by one message where there are several.
-    fn remove_links(&self, mut pod: Pod, doomed: &[Doomed]) -> Result<(), CniError> {
+    fn remove_links(&self, mut pod: Pod, doomed: &[Doomed], filter: &nft::Filter) -> Result<(), CniError> {
         if doomed.is_empty() {
             return Ok(());
         }
@@ -283,7 +294,7 @@ impl Departure<'_> {
             tap::await_makers(&pod).map_err(native::from_backend)?;
         }
         let spawn = |deletion: Deletion| -> io::Result<Box<dyn Deleter>> {
-            Ok(Box::new(deleter::spawn(deletion.socket, &deletion.message)?))
+            Ok(Box::new(deleter::spawn(deletion.socket, &deletion.message, filter.duplicate())?))
         };
         backends::remove(&mut pod, doomed, &spawn).map(|_| ()).map_err(native::from_backend)
     }
@@ -331,6 +342,10 @@ impl Departure<'_> {
         }
         doomed
     }
+}
+
+fn rules_of(step: &Step) -> nft::Rules {
+    Kind::of(&step.plugin).map(|kind| native::rules(kind, &step.conf)).unwrap_or_default()
 }
 
 /// A device of the host in a pod: its attachment, its step, and the result where ADD had come that far.

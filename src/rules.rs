@@ -1,7 +1,7 @@
 //! A native step's rules in the kernel's packet filter: whose they are and what they say, from an attachment's own values.
 //! Knows no nftables.
 
-use backends::nft::{self, Owner, Rules, Subject};
+use backends::nft::{self, Filter, Owner, Rules, Subject};
 use backends::{Address, Interface};
 
 use crate::cni::error::CniError;
@@ -22,6 +22,22 @@ pub fn add(rules: Rules, owner: &Owner, interfaces: &[Interface], addresses: &[A
 /// What the kernel says.
 pub fn remove(rules: Rules, owner: &Owner) -> Result<(), CniError> {
     nft::remove(rules, owner).map_err(from_backend)
+}
+
+/// The same with a way to the packet filter that is open already.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove_by(filter: &mut Filter, rules: Rules, owner: &Owner) -> Result<(), CniError> {
+    filter.remove(rules, owner).map_err(from_backend)
+}
+
+/// Opens it, for several removals.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open() -> Result<Filter, CniError> {
+    Filter::open().map_err(from_backend)
 }
 
 /// CHECK: whether they are there.

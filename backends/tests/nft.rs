@@ -12,6 +12,7 @@ use crate::world::World;
 pub(crate) const CASES: &[Case] = &[
     ("nft::rules_are_added_found_and_removed", rules_are_added_found_and_removed),
     ("nft::only_the_owners_rules_go", only_the_owners_rules_go),
+    ("nft::what_all_share_is_written_only_where_it_differs", what_all_share_is_written_only_where_it_differs),
     ("nft::without_rules_nothing_is_made", without_rules_nothing_is_made),
     ("nft::what_is_removed_underneath_is_missed", what_is_removed_underneath_is_missed),
     ("nft::a_table_of_somebody_else_is_named", a_table_of_somebody_else_is_named),
@@ -103,7 +104,43 @@ fn only_the_owners_rules_go(_: &mut World) {
     for owner in &others {
         check(BOTH, owner, &subject(&addresses)).unwrap();
     }
-    assert_eq!(lines("goto").len(), 1, "the base chain is written anew by each, not added to");
+    assert_eq!(lines("goto").len(), 1, "the base chain is not added to");
+}
+
+fn what_all_share_is_written_only_where_it_differs(_: &mut World) {
+    // As `nft` writes it for the reference plugins.
+    let shared = "inet cni_plugins_masquerade postrouting";
+    nft("add table inet cni_plugins_masquerade");
+    nft("add chain inet cni_plugins_masquerade masq_checks");
+    nft(&format!("add chain {shared} {{ type nat hook postrouting priority 100 ; }}"));
+    for rule in ["ip daddr 224.0.0.0/4 return", "ip6 daddr ff00::/8 return", "goto masq_checks"] {
+        nft(&format!("add rule {shared} {rule}"));
+    }
+    let addresses = addresses(&["10.1.0.2/24", "fd00:1::2/64"]);
+    let subject = subject(&addresses);
+    let [with_handles, text] = ["-a list chain", "list chain"].map(|list| nft(&format!("{list} {shared}")));
+    add(BOTH, &ONE, &subject).unwrap();
+    add(BOTH, &Owner { sandbox: "c2", ..ONE }, &subject).unwrap();
+    assert_eq!(nft(&format!("-a list chain {shared}")), with_handles, "the same rules, not new ones");
+
+    for (number, change) in [
+        format!("flush chain {shared}"),
+        format!("insert rule {shared} ip daddr 10.0.0.0/8 return"),
+        format!("add rule {shared} counter"),
+        format!("insert rule {shared} ip daddr 224.0.0.0/4 drop"),
+        "delete table inet cni_plugins_masquerade".to_owned(),
+        "flush ruleset".to_owned(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        nft(&change);
+        let sandbox = format!("d{number}");
+        let owner = Owner { sandbox: &sandbox, ..ONE };
+        add(BOTH, &owner, &subject).unwrap();
+        assert_eq!(nft(&format!("list chain {shared}")), text, "after {change}");
+        check(BOTH, &owner, &subject).unwrap();
+    }
 }
 
 fn without_rules_nothing_is_made(_: &mut World) {

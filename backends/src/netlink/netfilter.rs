@@ -2,6 +2,7 @@
 //! in the receive buffer. Knows no table.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use netlink_sys::constants::NETLINK_NETFILTER;
 use netlink_sys::{Socket as RawSocket, SocketAddr};
@@ -27,6 +28,11 @@ impl Netfilter {
         raw.set_cap_ack(true)?;
         raw.bind(&SocketAddr::new(0, 0))?;
         Ok(Self { raw, buffer: Vec::new() })
+    }
+
+    /// A second descriptor of the same socket.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, Failure> {
+        Ok(self.raw.as_fd().try_clone_to_owned()?)
     }
 
     /// Sends messages; the kernel has worked on them when this returns.

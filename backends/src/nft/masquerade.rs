@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 
-use super::message::{Batch, Family};
+use super::message::{Base, Batch, Family};
 use super::rule::{Expressions, Verdict};
 use super::socket::Socket;
 use super::{Owner, hash};
@@ -14,8 +14,7 @@ pub(super) const CHECKS: &str = "masq_checks";
 const CHECKS_COMMENT: &str = "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet";
 const POSTROUTING: &str = "postrouting";
 /// `NF_INET_POST_ROUTING`, and `NF_IP_PRI_NAT_SRC`.
-const HOOK: u32 = 4;
-const PRIORITY: u32 = 100;
+const BASE: Base = Base { kind: "nat", hook: 4, priority: 100, policy: None };
 /// Longest comment (nft's limit, which the reference plugins cut at).
 const COMMENT_BYTES_MAX: usize = 128;
 /// Rules that one collection removes at most: a transaction of a hundred kilobytes. The next collection takes the others.
@@ -37,25 +36,35 @@ fn mark(owner: &Owner<'_>) -> String {
     format!("{}-{}", hash(owner.network, 16), hash(&attachment, 16))
 }
 
-pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, addresses: &[IpNetwork]) {
-    batch.table(Family::Inet, TABLE, Some(TABLE_COMMENT));
-    batch.chain(Family::Inet, TABLE, CHECKS, |chain| {
-        chain.comment(12, CHECKS_COMMENT);
-    });
-    batch.chain(Family::Inet, TABLE, POSTROUTING, |chain| {
-        chain.nest(4, |hook| {
-            hook.number(1, HOOK).number(2, PRIORITY);
-        });
-        chain.text(7, "nat");
-    });
-    batch.flush(Family::Inet, TABLE, POSTROUTING);
+/// What every packet comes by: multicast stays as it is, all else is looked at.
+fn leading() -> Vec<Expressions> {
+    let multicast = [multicast_v4(), multicast_v6()].into_iter().flatten();
+    let mut rules: Vec<_> =
+        multicast.map(|network| Expressions::default().to(network).verdict(Verdict::Return)).collect();
+    rules.push(Expressions::default().verdict(Verdict::Goto(CHECKS)));
+    rules
+}
+
+/// Whether what all attachments share is as [`add`] would leave it. The other chain is then there too: it is referred to.
+pub(super) fn is_laid_out(socket: &mut Socket) -> Result<bool, Failure> {
     let postrouting = [TABLE, POSTROUTING];
-    for multicast in [multicast_v4(), multicast_v6()].into_iter().flatten() {
-        let stays = Expressions::default().to(multicast).verdict(Verdict::Return);
-        batch.rule(Family::Inet, postrouting, &stays, None);
+    Ok(socket.has_base_chain(Family::Inet, postrouting, &BASE)?
+        && socket.has_rules(Family::Inet, postrouting, &leading())?)
+}
+
+/// `laid_out`: what all attachments share is there.
+pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, addresses: &[IpNetwork], laid_out: bool) {
+    batch.table(Family::Inet, TABLE, Some(TABLE_COMMENT));
+    if !laid_out {
+        batch.chain(Family::Inet, TABLE, CHECKS, |chain| {
+            chain.comment(12, CHECKS_COMMENT);
+        });
+        batch.base_chain(Family::Inet, TABLE, POSTROUTING, &BASE);
+        batch.flush(Family::Inet, TABLE, POSTROUTING);
+        for rule in leading() {
+            batch.rule(Family::Inet, [TABLE, POSTROUTING], &rule, None);
+        }
     }
-    let goes = Expressions::default().verdict(Verdict::Goto(CHECKS));
-    batch.rule(Family::Inet, postrouting, &goes, None);
     let comment = comment(owner);
     // Outside of everything is nothing: an address with prefix length 0 needs no rule.
     for address in addresses.iter().filter(|address| address.prefix() > 0) {

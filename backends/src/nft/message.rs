@@ -10,6 +10,8 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 1 << 15;
+/// What is left of an attribute's type without its flags.
+const NLA_TYPE_MASK: u16 = 0x3fff;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 /// `NFNL_SUBSYS_NFTABLES`
@@ -92,6 +94,60 @@ impl Attributes {
     }
 }
 
+/// What makes a chain one that packets come by (`NFTA_CHAIN_TYPE`, `NFTA_CHAIN_HOOK`, `NFTA_CHAIN_POLICY`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Base {
+    pub(super) kind: &'static str,
+    pub(super) hook: u32,
+    pub(super) priority: i32,
+    /// None: not told, the kernel's own.
+    pub(super) policy: Option<u32>,
+}
+
+impl Base {
+    fn fill(&self, chain: &mut Attributes) {
+        chain.nest(4, |hook| {
+            hook.number(1, self.hook).raw(2, &self.priority.to_be_bytes());
+        });
+        if let Some(policy) = self.policy {
+            chain.number(5, policy);
+        }
+        chain.text(7, self.kind);
+    }
+
+    /// Whether a chain with these attributes is one.
+    pub(super) fn is(&self, chain: &[u8]) -> bool {
+        let mut wanted = Attributes::default();
+        self.fill(&mut wanted);
+        contains(chain, &wanted.bytes)
+    }
+}
+
+/// The attributes in these bytes, with the flags of their types; ends at the first that is cut short.
+pub(super) fn each(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk::<2>()?));
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk::<2>()?);
+        let payload = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, payload))
+    })
+}
+
+/// The payload of the first attribute of this type.
+pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    each(attributes).find(|(found, _)| found & NLA_TYPE_MASK == kind).map(|(_, payload)| payload)
+}
+
+/// Whether each wanted attribute, nested ones too, is there with its value. The kernel tells more than it was told, in an order
+/// of its own, and marks nesting or not. As deep as `wanted`, which is ours.
+pub(super) fn contains(there: &[u8], wanted: &[u8]) -> bool {
+    each(wanted).all(|(kind, value)| {
+        let Some(found) = find(there, kind & NLA_TYPE_MASK) else { return false };
+        if kind & NLA_F_NESTED == 0 { found == value } else { contains(found, value) }
+    })
+}
+
 /// A transaction under construction.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -164,6 +220,11 @@ impl Batch {
             chain.text(3, name);
             more(chain);
         });
+    }
+
+    /// A chain that packets come by, unless it is there.
+    pub(super) fn base_chain(&mut self, family: Family, table: &str, name: &str, base: &Base) {
+        self.chain(family, table, name, |chain| base.fill(chain));
     }
 
     pub(super) fn delete_chain(&mut self, family: Family, table: &str, name: &str) {

@@ -12,11 +12,15 @@ mod socket;
 mod spoof;
 mod survey;
 
+use std::os::fd::OwnedFd;
+
 use ipnetwork::IpNetwork;
+use nix::errno::Errno;
 use sha2::{Digest, Sha512};
 
 use crate::error::Error;
 use crate::mac::Mac;
+use crate::netlink::Failure;
 use socket::Socket;
 pub use survey::{Noted, noted, remove_noted};
 
@@ -88,15 +92,36 @@ pub fn add(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(),
     if rules.is_empty() {
         return Ok(());
     }
+    let add = || -> Result<(), Failure> {
+        let mut socket = Socket::open()?;
+        match add_to(&mut socket, rules, owner, subject, true) {
+            // What was there has gone since.
+            Err(failure) if failure.errno() == Some(Errno::ENOENT) => add_to(&mut socket, rules, owner, subject, false),
+            other => other,
+        }
+    };
+    add().map_err(|e| Error::kernel("add nftables rules for", owner.place(), e))
+}
+
+/// What is there already is not written again (`looking`): whoever closes a socket after a transaction replaced or removed
+/// anything waits for the kernel's grace period, 4 to 15 ms (`nft_rcv_nl_event` in net/netfilter/nf_tables_api.c).
+fn add_to(
+    socket: &mut Socket,
+    rules: Rules,
+    owner: &Owner<'_>,
+    subject: &Subject<'_>,
+    looking: bool,
+) -> Result<(), Failure> {
     let mut batch = message::Batch::new();
     if let Some(mac) = subject.mac.filter(|_| rules.spoof_check) {
-        spoof::add(&mut batch, owner, subject.port, mac);
+        let laid_out = looking && spoof::is_laid_out(socket)?;
+        spoof::add(&mut batch, owner, subject.port, mac, laid_out);
     }
     if rules.masquerade && !subject.addresses.is_empty() {
-        masquerade::add(&mut batch, owner, subject.addresses);
+        let laid_out = looking && masquerade::is_laid_out(socket)?;
+        masquerade::add(&mut batch, owner, subject.addresses, laid_out);
     }
-    let failed = |e| Error::kernel("add nftables rules for", owner.place(), e);
-    Socket::open().map_err(failed)?.commit(batch).map_err(failed)
+    socket.commit(batch)
 }
 
 /// Whether the kernel has nftables.
@@ -118,10 +143,38 @@ pub fn remove(rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
     if rules.is_empty() {
         return Ok(());
     }
-    let failed = |e| Error::kernel("remove nftables rules of", owner.place(), e);
-    let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
-    socket
-        .change(|socket, batch| {
+    Filter::open()?.remove(rules, owner)
+}
+
+/// A way to the packet filter for several removals. Whoever closes it last waits for the kernel's grace period (see [`add_to`]):
+/// a process that must wait for another one anyway can be given a [`Filter::duplicate`].
+#[derive(Default)]
+pub struct Filter(Option<Socket>);
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Filter").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Filter {
+    /// Opens it in the namespace of the calling thread. On a kernel without netfilter's netlink nothing can be there, and
+    /// removals succeed.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] if there are no descriptors left.
+    pub fn open() -> Result<Self, Error> {
+        let failed = |e| Error::kernel("open a socket to", "nftables".to_owned(), e);
+        Socket::open_if_any().map(Self).map_err(failed)
+    }
+
+    /// Removes the rules of an owner: as [`remove`].
+    ///
+    /// # Errors
+    /// As [`add`].
+    pub fn remove(&mut self, rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
+        let Some(socket) = self.0.as_mut().filter(|_| !rules.is_empty()) else { return Ok(()) };
+        let removed = socket.change(|socket, batch| {
             if rules.masquerade {
                 masquerade::remove(socket, batch, owner)?;
                 iptables::remove(socket, batch, owner)?;
@@ -130,8 +183,15 @@ pub fn remove(rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
                 spoof::remove(socket, batch, owner)?;
             }
             Ok(())
-        })
-        .map_err(failed)
+        });
+        removed.map_err(|e| Error::kernel("remove nftables rules of", owner.place(), e))
+    }
+
+    /// A second descriptor, which keeps it open after this value is gone; none where there are no descriptors left.
+    #[must_use]
+    pub fn duplicate(&self) -> Option<OwnedFd> {
+        self.0.as_ref()?.duplicate().ok()
+    }
 }
 
 /// GC: removes the masquerade rules of a network that are of none of the valid attachments: pairs of container id and interface

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::message::Attributes;
+use super::message::{Attributes, contains, each, find};
 
 /// `NFT_REG_1`
 const REGISTER: u32 = 1;
@@ -18,8 +18,6 @@ const LINK: u32 = 0;
 const NETWORK: u32 = 1;
 /// Longest interface name with its NUL (`IFNAMSIZ`).
 const IFNAMSIZ: usize = 16;
-/// What is left of an attribute's type without its flags.
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +35,12 @@ pub(super) struct Expressions(Attributes);
 impl Expressions {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0.bytes
+    }
+
+    /// Whether a rule that the kernel tells has these expressions and no others.
+    pub(super) fn are(&self, there: &[u8]) -> bool {
+        let pairs = each(there).zip(each(self.bytes()));
+        each(there).count() == each(self.bytes()).count() && pairs.into_iter().all(|(a, b)| contains(a.1, b.1))
     }
 
     fn push(mut self, name: &str, fill: impl FnOnce(&mut Attributes)) -> Self {
@@ -164,6 +168,11 @@ fn octets(ip: IpAddr, [v4, v6]: [u32; 2]) -> (Vec<u8>, u32) {
     }
 }
 
+/// A rule's expressions among its attributes, as the kernel tells them.
+pub(super) fn expressions(rule: &[u8]) -> &[u8] {
+    find(rule, 4).unwrap_or_default()
+}
+
 /// A rule that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
@@ -221,22 +230,6 @@ fn compared(list: &[u8]) -> Vec<Vec<u8>> {
     each(list).filter_map(value).collect()
 }
 
-/// The payload of the first attribute of this type.
-pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    each(attributes).find(|(found, _)| *found == kind).map(|(_, payload)| payload)
-}
-
-/// The attributes in these bytes; ends at the first that is cut short.
-fn each(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk::<2>()?));
-        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk::<2>()?) & NLA_TYPE_MASK;
-        let payload = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, payload))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +249,29 @@ mod tests {
                 compared: vec![link_name("veth0")]
             }
         );
+    }
+
+    #[test]
+    fn a_rule_is_the_same_only_with_every_expression_and_every_value() {
+        let multicast = |verdict| Expressions::default().to("224.0.0.0/4".parse().unwrap()).verdict(verdict);
+        let wanted = multicast(Verdict::Return);
+        // The kernel does not mark nesting, and tells an attribute that nobody gave.
+        let mut there = Attributes::default();
+        for (_, element) in each(wanted.bytes()) {
+            let mut told = Attributes::default();
+            for (kind, value) in each(element) {
+                let more = if kind & 0x7fff == 2 { &[8, 0, 77, 0, 0, 0, 0, 1][..] } else { &[] };
+                told.raw(kind & 0x7fff, &[more, value].concat());
+            }
+            there.raw(1, &told.bytes);
+        }
+        assert!(wanted.are(&there.bytes));
+        assert!(!multicast(Verdict::Drop).are(&there.bytes));
+        assert!(!multicast(Verdict::Goto("x")).are(&there.bytes));
+        assert!(!Expressions::default().verdict(Verdict::Return).are(&there.bytes));
+        assert!(!wanted.are(&[]));
+        there.raw(1, &[]);
+        assert!(!wanted.are(&there.bytes), "one expression more");
     }
 
     #[test]

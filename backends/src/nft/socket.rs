@@ -1,9 +1,11 @@
 //! Questions to the kernel's nftables: a transaction in one send, and listings.
 
+use std::os::fd::OwnedFd;
+
 use nix::errno::Errno;
 
-use super::message::{Batch, Family, chain_of, rules_of};
-use super::rule::Found;
+use super::message::{Base, Batch, Family, chain_of, rules_of};
+use super::rule::{Expressions, Found, expressions};
 use crate::netlink::error::verdict;
 use crate::netlink::netfilter::Netfilter;
 use crate::netlink::{Failure, Refusal};
@@ -37,6 +39,11 @@ impl Socket {
             Err(Failure::Socket(error)) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// A second descriptor of the same socket.
+    pub(super) fn duplicate(&self) -> Result<OwnedFd, Failure> {
+        self.netfilter.duplicate()
     }
 
     /// Carries out a transaction.
@@ -117,13 +124,57 @@ impl Socket {
         }
     }
 
+    /// Whether a chain has just these rules, in this order. A listing that was disturbed says no.
+    pub(super) fn has_rules(
+        &mut self,
+        family: Family,
+        [table, chain]: [&str; 2],
+        wanted: &[Expressions],
+    ) -> Result<bool, Failure> {
+        self.sequence += 1;
+        self.netfilter.send(&rules_of(self.sequence, family, table, chain))?;
+        let (mut rest, mut same) = (wanted.iter(), true);
+        let whole = self.listing(|rule| {
+            same &= rest.next().is_some_and(|wanted| wanted.are(expressions(rule)));
+            Ok(())
+        });
+        match whole {
+            Err(failure) if says_absent(&failure) => Ok(false),
+            other => other.map(|whole| whole && same && rest.next().is_none()),
+        }
+    }
+
     /// Whether there is a chain of this name.
     pub(super) fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool, Failure> {
+        self.look_at_chain(family, table, chain, |_| true)
+    }
+
+    /// Whether there is a chain of this name, and packets come by it in this way.
+    pub(super) fn has_base_chain(
+        &mut self,
+        family: Family,
+        [table, chain]: [&str; 2],
+        base: &Base,
+    ) -> Result<bool, Failure> {
+        self.look_at_chain(family, table, chain, |attributes| base.is(attributes))
+    }
+
+    fn look_at_chain(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<bool, Failure> {
         self.sequence += 1;
         self.netfilter.send(&chain_of(self.sequence, family, table, chain))?;
-        match self.listing(|_| Ok(())) {
+        let mut found = false;
+        match self.listing(|attributes| {
+            found |= wanted(attributes);
+            Ok(())
+        }) {
             Err(failure) if says_absent(&failure) => Ok(false),
-            other => other.map(|_| true),
+            other => other.map(|_| found),
         }
     }
 

@@ -1,6 +1,6 @@
 //! macspoofchk: a bridge drops frames of a port that have another source hardware address than the pod's.
 
-use super::message::{Batch, Family};
+use super::message::{Base, Batch, Family};
 use super::rule::{Expressions, Found, Verdict, link_name};
 use super::socket::Socket;
 use super::{Owner, Subject};
@@ -10,9 +10,7 @@ use crate::netlink::Failure;
 const TABLE: &str = "nat";
 const PREROUTING: &str = "PREROUTING";
 /// `NF_BR_PRE_ROUTING`, `NF_BR_PRI_NAT_DST_BRIDGED`, `NF_ACCEPT`.
-const HOOK: u32 = 0;
-const PRIORITY: i32 = -300;
-const ACCEPT: u32 = 1;
+const BASE: Base = Base { kind: "filter", hook: 0, priority: -300, policy: Some(1) };
 /// Where the rules are, for a person.
 pub(super) const PLACE: &str = "table bridge nat";
 
@@ -25,15 +23,18 @@ fn names(owner: &Owner<'_>) -> (String, String, String) {
     (format!("cni-br-iface-{whose}"), format!("cni-br-iface-{whose}-mac"), format!("{COMMENT}{whose}"))
 }
 
-pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, port: &str, mac: Mac) {
+/// Whether what all attachments share is as [`add`] would leave it.
+pub(super) fn is_laid_out(socket: &mut Socket) -> Result<bool, Failure> {
+    socket.has_base_chain(Family::Bridge, [TABLE, PREROUTING], &BASE)
+}
+
+/// `laid_out`: what all attachments share is there.
+pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, port: &str, mac: Mac, laid_out: bool) {
     let (first, second, comment) = names(owner);
     batch.table(Family::Bridge, TABLE, None);
-    batch.chain(Family::Bridge, TABLE, PREROUTING, |chain| {
-        chain.nest(4, |hook| {
-            hook.number(1, HOOK).raw(2, &PRIORITY.to_be_bytes());
-        });
-        chain.number(5, ACCEPT).text(7, "filter");
-    });
+    if !laid_out {
+        batch.base_chain(Family::Bridge, TABLE, PREROUTING, &BASE);
+    }
     for chain in [&first, &second] {
         batch.chain(Family::Bridge, TABLE, chain, |_| {});
         batch.flush(Family::Bridge, TABLE, chain);
