@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use backends::nft::{self, Noted};
 use backends::{Host, Kind};
@@ -34,6 +35,8 @@ pub struct Places {
     pub data_dirs: BTreeSet<PathBuf>,
     /// Bridges, beyond those that records name.
     pub bridges: BTreeSet<String>,
+    /// A lease that is younger may be of an ADD under way: runtimes note what they attached only after it.
+    pub min_age: Duration,
 }
 
 /// A network's directory in one of host-local's.
@@ -95,12 +98,18 @@ pub fn survey(places: &Places) -> Result<Survey, CniError> {
     for data_dir in &data_dirs {
         directories.extend(networks(data_dir, &mut found.failures));
     }
+    let mut young = Vec::new();
     for directory in directories {
-        leases(directory, &places.state_dir, &alive, &mut found);
+        young.extend(leases(directory, places, &alive, &mut found));
     }
+    // Whoever just got an address is being attached: its other addresses and its rules are let be too.
+    found.leases.retain(|(_, held)| !young.contains(&held.sandbox));
     match nft::noted() {
         Ok(noted) => {
-            let is_dead = |noted: &Noted| alive.is_exact() && !alive.any(|sandbox| noted.can_be_of(sandbox));
+            let lives = |noted: &Noted| {
+                alive.any(|sandbox| noted.can_be_of(sandbox)) || young.iter().any(|sandbox| noted.can_be_of(sandbox))
+            };
+            let is_dead = |noted: &Noted| alive.is_exact() && !lives(noted);
             found.rules = noted.into_iter().filter(is_dead).collect();
         }
         Err(e) => found.failures.push(native::chain(&e)),
@@ -134,14 +143,31 @@ fn networks(data_dir: &Path, failures: &mut Vec<String>) -> Vec<Directory> {
     names.map(|network| Directory { data_dir: data_dir.to_owned(), network }).collect()
 }
 
-fn leases(directory: Directory, state_dir: &Path, alive: &Alive, found: &mut Survey) {
-    match host_local::held(&directory.data_dir, &directory.network, state_dir) {
+/// Notes the leases of nobody who lives, and gives whose are too young to tell.
+fn leases(directory: Directory, places: &Places, alive: &Alive, found: &mut Survey) -> Vec<String> {
+    let mut young = Vec::new();
+    match host_local::held(&directory.data_dir, &directory.network, &places.state_dir) {
         Err(e) => found.failures.push(native::chain(&e)),
         Ok(held) => {
             found.held.insert(directory.clone(), held.len());
-            let dead = held.into_iter().filter(|held| !alive.has(&held.sandbox));
-            found.leases.extend(dead.map(|held| (directory.clone(), held)));
+            for held in held.into_iter().filter(|held| !alive.has(&held.sandbox)) {
+                let file = directory.data_dir.join(&directory.network).join(held.address.to_string());
+                if is_younger(&file, places.min_age) {
+                    young.push(held.sandbox);
+                } else {
+                    found.leases.push((directory.clone(), held));
+                }
+            }
         }
+    }
+    young
+}
+
+/// A file whose age nobody can tell is young, unless it is gone.
+fn is_younger(file: &Path, age: Duration) -> bool {
+    match fs::metadata(file).and_then(|meta| meta.modified()) {
+        Ok(modified) => modified.elapsed().map_or(true, |elapsed| elapsed < age),
+        Err(e) => e.kind() != ErrorKind::NotFound,
     }
 }
 

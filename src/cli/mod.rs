@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -27,6 +28,8 @@ use plexus::{alive, confdir};
 const STATE_DIR: &str = "/var/lib/cni/plexus";
 /// Where host-local's leases are where no configuration says otherwise.
 const DATA_DIR: &str = "/var/lib/cni/networks";
+/// Longer than a kubelet waits for a pod's networks.
+const MIN_AGE_S: u64 = 600;
 /// Where the runtimes look for plugins unless they are told otherwise.
 const BIN_DIR: &str = "/opt/cni/bin";
 
@@ -124,12 +127,16 @@ struct PlaceArgs {
     /// host-local's directory; others are known from the journal
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
+    /// A lease without a record that is younger may be of an ADD under way, and is let be
+    #[arg(long, value_name = "SECONDS", default_value_t = MIN_AGE_S)]
+    min_age: u64,
 }
 
 impl From<PlaceArgs> for Places {
     fn from(args: PlaceArgs) -> Places {
-        let PlaceArgs { state_dir, cache_dir, data_dir } = args;
-        Places { state_dir, cache_dir, data_dirs: [data_dir].into(), bridges: BTreeSet::new() }
+        let PlaceArgs { state_dir, cache_dir, data_dir, min_age } = args;
+        let (bridges, min_age) = (BTreeSet::new(), Duration::from_secs(min_age));
+        Places { state_dir, cache_dir, data_dirs: [data_dir].into(), bridges, min_age }
     }
 }
 
