@@ -164,7 +164,7 @@ impl Resolved {
         target: &Target<'_>,
         l3: Layer3,
     ) -> Result<Built, Error> {
-        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3, true)
+        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3)
     }
 }
 

@@ -9,6 +9,8 @@ mod check;
 mod default_route;
 pub mod dummy;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod host_device;
 pub mod ipvlan;
 mod layer3;

@@ -165,26 +165,24 @@ impl Resolved {
         target: &Target<'_>,
         l3: Layer3,
     ) -> Result<Built, Error> {
-        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3, true)
+        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3)
     }
 }
 
-/// Creates a link on a lower device and configures it: the same for macvlan, ipvlan and vlan. `announce`: the kernel tells the
-/// neighbours about its addresses.
+/// Creates a link on a lower device and configures it: the same for macvlan, ipvlan and vlan.
 pub(crate) fn build_on_master(
     host: &mut Host,
     pod: &mut Pod,
     new: &NewLink<'_>,
     in_container: bool,
     l3: Layer3,
-    announce: bool,
 ) -> Result<Built, Error> {
     let entries = l3.entries()?;
     let link = if in_container { pod.create_inside(new)? } else { pod.create_from_host(host, new)? };
     let manners = Manners {
         detection: Detection::Optimistic,
-        announce_v4: announce && !l3.is_empty(),
-        announce_v6: announce && !l3.is_empty(),
+        announce_v4: !l3.is_empty(),
+        announce_v6: !l3.is_empty(),
         connected_routes: true,
     };
     if let Err(error) = layer3::configure(&mut pod.side, &link, manners, &l3.addresses, &entries) {

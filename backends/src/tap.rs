@@ -140,7 +140,7 @@ impl Resolved {
             let manners = Manners {
                 detection: Detection::Optimistic,
                 announce_v4: !l3.is_empty(),
-                announce_v6: false,
+                announce_v6: !l3.is_empty(),
                 connected_routes: true,
             };
             layer3::configure(&mut pod.side, &link, manners, &l3.addresses, &entries)

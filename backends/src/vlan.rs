@@ -97,8 +97,7 @@ impl Resolved {
         target: &Target<'_>,
         l3: Layer3,
     ) -> Result<Built, Error> {
-        // The reference plugin does not have the addresses announced, either.
-        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3, false)
+        build_on_master(host, pod, &self.link(target), self.spec.link_in_container, l3)
     }
 }
 

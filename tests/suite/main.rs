@@ -23,6 +23,7 @@ mod interop;
 mod ip;
 mod meta;
 mod need;
+mod neighbours;
 mod nft;
 mod odd;
 mod oracle;

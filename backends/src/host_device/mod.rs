@@ -108,8 +108,8 @@ impl Resolved {
         let moved = moves::into_pod(host, pod, link, device, target.ifname)?;
         let manners = Manners {
             detection: Detection::Optimistic,
-            announce_v4: false,
-            announce_v6: false,
+            announce_v4: !l3.is_empty(),
+            announce_v6: !l3.is_empty(),
             connected_routes: true,
         };
         if let Err(error) = layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries) {

@@ -346,7 +346,7 @@ fn serialize(message: RouteNetlinkMessage, flags: u16, sequence: u32) -> Vec<u8>
 }
 
 /// Walks the messages of one datagram.
-fn messages(
+pub(super) fn messages(
     datagram: &[u8],
     mut each: impl FnMut(&NetlinkBuffer<&[u8]>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {

@@ -239,6 +239,9 @@ pub fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(
     Ok(())
 }
 
+#[cfg(fuzzing)]
+pub(crate) use socket::read_anything;
+
 impl Owner<'_> {
     fn place(&self) -> String {
         format!("{} of {} in network \"{}\"", self.ifname, self.sandbox, self.network)

@@ -243,6 +243,24 @@ impl<'a> Answer<'a> {
     }
 }
 
+/// Every reader of this module on bytes that nobody checked.
+#[cfg(fuzzing)]
+pub(crate) fn read_anything(mut bytes: &[u8]) {
+    Found::parse(bytes);
+    while let Some((answer, next)) = Answer::split(bytes) {
+        let attributes = answer.payload.get(NFGENMSG_LEN..).unwrap_or_default();
+        drop(verdict(answer.flags, answer.payload));
+        let found = Found::parse(attributes);
+        assert!(
+            found.is_none_or(|found| found.comment.len() <= attributes.len() * 3),
+            "three bytes for one that is no UTF-8"
+        );
+        let wanted = Expressions::default();
+        assert!(wanted.are(expressions(attributes)) || !expressions(attributes).is_empty());
+        bytes = next;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

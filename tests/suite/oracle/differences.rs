@@ -59,7 +59,7 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "*.pod.*.route.local.local *:* dev *",
         ],
     ),
-    sometimes("D-announced", &[BRIDGE], &["*.pod.*/ndisc_notify"]),
+    sometimes("D-announced", &[BRIDGE, VLAN, HOST_DEVICE, TAP], &["*.pod.*/ndisc_notify", "*.pod.*/arp_notify"]),
     sometimes("D-no-connected-route", &[PTP], &["*.noprefixroute"]),
     always(
         "D-masquerade-backend",
