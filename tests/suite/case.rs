@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    capability, check, crash, interop, meta, neighbours, nft, odd, oracle, plugins, process, program, status, tools,
-    world,
+    capability, check, crash, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process, program, status,
+    tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -31,6 +31,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(interop::cases());
     cases.extend(nft::cases());
     cases.extend(crash::cases());
+    cases.extend(pool::cases());
     cases.extend(plugins::cases());
     cases.extend(meta::cases());
     cases.extend(capability::cases());

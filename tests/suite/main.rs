@@ -28,6 +28,7 @@ mod nft;
 mod odd;
 mod oracle;
 mod plugins;
+mod pool;
 mod process;
 mod program;
 mod redact;
