@@ -3,6 +3,7 @@
 //! In reading order: what arrives, what was asked for, what will be done, what is written down, and what does it.
 
 pub mod alive;
+pub mod asked;
 pub mod attach;
 pub mod chain;
 pub mod check;

@@ -11,6 +11,7 @@ use ipam::static_::{self, Static, StaticRequests};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::asked;
 use crate::cni::args::Args;
 use crate::cni::conf::NetConf;
 use crate::cni::error::{CniError, Code};
@@ -105,13 +106,14 @@ pub fn read(plugin: &str, conf: &Map<String, Value>, around: &Around) -> Result<
     let Some(kind) = Kind::of(plugin) else {
         return Ok(Verdict::Executed(format!("plexus builds no `{plugin}`")));
     };
+    // Before anything is made of a section that is none.
+    let own = NetConf::from_object(conf.clone())?;
     let (spec, mut unknown, unsupported) = read_kind(kind, conf, around)?;
     if let Some(key) = unsupported {
         return Ok(Verdict::Executed(format!("plexus does not build `{key}` yet")));
     }
     let mac = requested_mac(kind, conf, around.args)?;
     let ipam = read_ipam(kind, conf, around, &mut unknown).map_err(|refusal| ipam_refusal(kind, refusal))?;
-    let own = NetConf::from_object(conf.clone())?;
     let dns = match kind.rules().dns {
         DnsRule::Conf => Some(own.dns),
         DnsRule::ConfIfSet if own.dns_given => Some(own.dns),
@@ -184,6 +186,18 @@ fn load_error(cause: &dyn std::fmt::Display) -> CniError {
     CniError::new(Code::Generic, format!("failed to load netconf: {cause}"))
 }
 
+/// The section of an address plugin, whose Go type is `go_type`.
+fn ipam_section<'a>(conf: &'a Map<String, Value>, go_type: &str) -> Result<&'a Map<String, Value>, CniError> {
+    let refused = |error: gojson::DecodeError| CniError::new(Code::Generic, error.to_string());
+    let missing = || CniError::new(Code::Generic, "IPAM config missing 'ipam' key");
+    let given = gojson::field(conf, "ipam").ok_or_else(missing)?;
+    let own = given.as_object().ok_or_else(|| refused(gojson::mismatch(given, "struct field Net.ipam", go_type)))?;
+    match gojson::field(own, "type").filter(|named| !named.is_string()) {
+        Some(other) => Err(refused(gojson::mismatch(other, "struct field IPAMConfig.ipam.type", "string"))),
+        None => Ok(own),
+    }
+}
+
 /// A section that does not decode, in the words of the whole configuration: the path of a field begins at its top.
 fn ipam_section_error(cause: &dyn std::fmt::Display) -> CniError {
     const FIELD: &str = "Go struct field ";
@@ -244,19 +258,6 @@ pub fn ipam_type(conf: &Map<String, Value>) -> &str {
     section(conf, &["ipam"]).and_then(|ipam| gojson::field(ipam, "type")).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn text(object: Option<&Map<String, Value>>, key: &str) -> Option<String> {
-    object
-        .and_then(|object| gojson::field(object, key))
-        .and_then(Value::as_str)
-        .filter(|s| !s.is_empty())
-        .map(str::to_owned)
-}
-
-fn texts(object: Option<&Map<String, Value>>, key: &str) -> Vec<String> {
-    let list = object.and_then(|object| gojson::field(object, key)).and_then(Value::as_array);
-    list.map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
-}
-
 fn parse_args(text: &str, known: &[&str]) -> Result<Args, crate::cni::args::ArgsError> {
     let args = Args::parse(text)?;
     args.only(known)?;
@@ -270,11 +271,9 @@ fn requested_mac(kind: Kind, conf: &Map<String, Value>, args: &str) -> Result<Op
         return Ok(None);
     }
     let args = parse_args(args, &["MAC"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
-    let asked = text(section(conf, &["runtimeConfig"]), "mac")
-        .or_else(|| {
-            text(section(conf, &["args", "cni"]), "mac").filter(|_| rule == MacRule::ArgsThenConfArgsThenRuntime)
-        })
-        .or_else(|| args.get("MAC").filter(|mac| !mac.is_empty()).map(str::to_owned));
+    let macs = asked::macs(conf, rule == MacRule::ArgsThenConfArgsThenRuntime).map_err(|e| load_error(&e))?;
+    let by_args = args.get("MAC").unwrap_or_default().to_owned();
+    let asked = [macs.runtime, macs.args, by_args].into_iter().find(|mac| !mac.is_empty());
     let refuse = |mac: &str| {
         let act = match kind {
             Kind::Macvlan | Kind::Tap => format!("invalid args {mac} for MAC addr"),
@@ -327,29 +326,23 @@ fn read_ipam(
 /// # Errors
 /// host-local's own texts.
 pub fn host_local(conf: &Map<String, Value>, around: &Around) -> Result<(Pool, Vec<String>), CniError> {
-    let missing = || CniError::new(Code::Generic, "IPAM config missing 'ipam' key");
-    let own = section(conf, &["ipam"]).ok_or_else(missing)?;
+    let own = ipam_section(conf, "allocator.IPAMConfig")?;
     let decoded = gojson::decode::<host_local::Section>(own).map_err(|e| ipam_section_error(&e))?;
     let args = parse_args(around.args, &["IP"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
-    let runtime = section(conf, &["runtimeConfig"]);
     let asked = args.get("IP").filter(|ip| !ip.is_empty());
     if let Some(ip) = asked.filter(|ip| ip.contains(',')) {
         let text = format!("ARGS: error parsing value of pair \"IP={ip}\": invalid IP address {ip}");
         return Err(CniError::new(Code::Generic, text));
     }
     let mut ips: Vec<String> = asked.map(str::to_owned).into_iter().collect();
-    ips.extend(texts(section(conf, &["args", "cni"]), "ips"));
-    ips.extend(texts(runtime, "ips"));
-    let requests =
-        host_local::Requests { runtime_ranges: runtime_ranges(runtime)?, ips, one_per_family: one_per_family(around) };
+    let refused = |error: gojson::DecodeError| CniError::new(Code::Generic, error.to_string());
+    let addresses = asked::host_local(conf).map_err(refused)?;
+    ips.extend(addresses.args.into_iter().chain(addresses.runtime));
+    let runtime_ranges = asked::ranges(conf).map_err(refused)?;
+    let requests = host_local::Requests { runtime_ranges, ips, one_per_family: one_per_family(around) };
     let pool = Pool::new(decoded.value, around.network, &requests, around.state_dir).map_err(from_ipam)?;
     let unknown = decoded.unknown.into_iter().filter(|key| key != "type").map(|key| format!("ipam.{key}")).collect();
     Ok((pool, unknown))
-}
-
-fn runtime_ranges(runtime: Option<&Map<String, Value>>) -> Result<Vec<Vec<ipam::RangeSection>>, CniError> {
-    let Some(ranges) = runtime.and_then(|runtime| gojson::field(runtime, "ipRanges")) else { return Ok(Vec::new()) };
-    serde_json::from_value(ranges.clone()).map_err(|e| CniError::new(Code::Generic, e.to_string()))
 }
 
 /// Before 0.3.0 a result holds one address of each family.
@@ -362,17 +355,15 @@ fn one_per_family(around: &Around) -> Option<String> {
 /// # Errors
 /// static's own texts.
 pub fn static_addresses(conf: &Map<String, Value>, around: &Around) -> Result<Static, CniError> {
-    let missing = || CniError::new(Code::Generic, "IPAM config missing 'ipam' key");
-    let own = section(conf, &["ipam"]).ok_or_else(missing)?;
-    let runtime_ips = texts(section(conf, &["runtimeConfig"]), "ips");
-    let args_ips = texts(section(conf, &["args", "cni"]), "ips");
+    let own = ipam_section(conf, "main.IPAMConfig")?;
+    let addresses = asked::r#static(conf).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
     let decoded = gojson::decode::<static_::Section>(own).map_err(|e| ipam_section_error(&e))?;
     let args = parse_args(around.args, &["IP", "GATEWAY"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
     let requests = StaticRequests {
         cni_args_ip: args.get("IP").map(str::to_owned),
         cni_args_gateway: args.get("GATEWAY").map(str::to_owned),
-        args_ips,
-        runtime_ips,
+        args_ips: addresses.args,
+        runtime_ips: addresses.runtime,
         one_per_family: one_per_family(around),
     };
     Static::new(decoded.value, &requests).map_err(from_ipam)

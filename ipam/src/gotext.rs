@@ -92,7 +92,14 @@ impl<'de> Deserialize<'de> for MaybeIp {
                 }
             }
         }
-        deserializer.deserialize_str(Text)
+        /// Go's name of the type.
+        #[derive(Deserialize)]
+        #[serde(rename = "net.IP")]
+        struct Named(#[serde(deserialize_with = "text")] MaybeIp);
+        fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MaybeIp, D::Error> {
+            deserializer.deserialize_str(Text)
+        }
+        Ok(Named::deserialize(deserializer)?.0)
     }
 }
 

@@ -36,6 +36,7 @@ pub struct Address {
 
 /// A route as the configuration gives it: this crate only hands it on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename = "_*types.Route")]
 pub struct Route {
     /// The destination; host bits are kept, the kernel refuses them.
     #[serde(deserialize_with = "gotext::network")]
@@ -67,7 +68,7 @@ fn is_unset<T: Default + PartialEq>(value: &Option<T>) -> bool {
 
 /// Name resolution for the sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename = "DNS", default)]
+#[serde(rename = "types.DNS", default)]
 pub struct Dns {
     /// Addresses of name servers, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -16,7 +16,7 @@ const MAX_RANGES: usize = 1024;
 
 /// A range as the configuration gives it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename = "Range", rename_all = "camelCase", default)]
+#[serde(rename = "allocator.Range", rename_all = "camelCase", default)]
 pub struct RangeSection {
     /// The network; the only value that must be there.
     pub subnet: Option<Cidr>,

@@ -56,6 +56,11 @@ impl NetConf {
     /// Code 6 where a key of the protocol has a wrong type, 1 where the version is unknown.
     pub fn from_object(object: Map<String, Value>) -> Result<NetConf, CniError> {
         let raw = gojson::decode::<Raw>(&object).map_err(|error| CniError::new(Code::Decode, error.to_string()))?.value;
+        let ipam_type = raw.ipam.as_ref().and_then(|ipam| gojson::field(ipam, "type"));
+        if let Some(other) = ipam_type.filter(|named| !named.is_string()) {
+            let refusal = gojson::mismatch(other, "struct field IPAM.ipam.type", "string");
+            return Err(CniError::new(Code::Decode, refusal.to_string()));
+        }
         let cni_version =
             Version::parse(&raw.cni_version).ok_or_else(|| version::incompatible(&raw.cni_version, &SUPPORTED))?;
         Ok(NetConf {
@@ -149,6 +154,8 @@ mod tests {
     #[test]
     fn wrong_types_and_versions_are_refused() {
         let error = conf(json!({"type": 3})).unwrap_err();
+        let text = conf(json!({"ipam": {"type": 5}})).unwrap_err().msg;
+        assert_eq!(text, "json: cannot unmarshal number into Go struct field IPAM.ipam.type of type string");
         let expected = "json: cannot unmarshal number into Go struct field NetConf.type of type string";
         assert_eq!((error.code, error.msg.as_str()), (Code::Decode, expected));
         let error = conf(json!({"prevResult": "x"})).unwrap_err();

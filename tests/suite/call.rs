@@ -55,7 +55,7 @@ pub(crate) struct Call<'bed> {
     bed: &'bed Testbed,
     program: PathBuf,
     env: BTreeMap<&'static str, String>,
-    stdin: String,
+    stdin: Vec<u8>,
 }
 
 impl<'bed> Call<'bed> {
@@ -66,7 +66,7 @@ impl<'bed> Call<'bed> {
             ("CNI_PATH", path.display().to_string()),
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
         ]);
-        Self { bed, program, env, stdin: String::new() }
+        Self { bed, program, env, stdin: Vec::new() }
     }
 
     /// Sets one variable.
@@ -111,12 +111,12 @@ impl<'bed> Call<'bed> {
     }
 
     pub(crate) fn conf(self, conf: &Value) -> Self {
-        self.stdin(&conf.to_string())
+        self.stdin(conf.to_string())
     }
 
     /// The configuration as bytes of its own, for what is no JSON or whose order of keys matters.
-    pub(crate) fn stdin(mut self, text: &str) -> Self {
-        self.stdin = text.to_owned();
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
         self
     }
 
@@ -128,7 +128,7 @@ impl<'bed> Call<'bed> {
 
     /// Executes the plugin and waits for its end.
     pub(crate) fn run(self) -> Answer {
-        let ended = process::run(&mut self.prepared(), self.stdin.as_bytes(), CALL_LIMIT);
+        let ended = process::run(&mut self.prepared(), &self.stdin, CALL_LIMIT);
         let answer = Answer { rc: ended.status.code(), stdout: ended.stdout, stderr: ended.stderr };
         let mut text = format!("{}\n", self.program.display());
         for (name, value) in self.env.iter().filter(|(name, _)| name.starts_with("CNI_")) {
@@ -137,7 +137,10 @@ impl<'bed> Call<'bed> {
         writeln!(
             text,
             "  stdin:  {}\n  ended:  {}\n  stdout: {}\n  stderr: {}",
-            self.stdin, ended.status, answer.stdout, answer.stderr
+            String::from_utf8_lossy(&self.stdin),
+            ended.status,
+            answer.stdout,
+            answer.stderr
         )
         .unwrap();
         self.bed.note(&text);
@@ -161,7 +164,7 @@ impl<'bed> Call<'bed> {
         self.bed.note(&format!("{} {:?} started\n", self.program.display(), self.env));
         let [container, command] =
             ["CNI_CONTAINERID", "CNI_COMMAND"].map(|name| self.env.get(name).cloned().unwrap_or_default());
-        let input = self.bed.file(&format!("stdin/{container}-{command}"), &self.stdin);
+        let input = self.bed.file(&format!("stdin/{container}-{command}"), &String::from_utf8_lossy(&self.stdin));
         let mut command = self.prepared();
         command.stdin(std::fs::File::open(input).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()

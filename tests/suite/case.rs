@@ -51,13 +51,19 @@ const CASE_LIMIT: Duration = Duration::from_secs(1200);
 pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let trial = |case: Case| {
         let name = case.name.clone();
-        let trial = Trial::test(case.name, move || in_own_process(&name));
+        let trial = Trial::test(case.name.clone(), move || in_own_process(&name));
         if arguments.is_filtered_out(&trial) {
             return trial;
         }
         let needs = std::iter::once(Need::Namespaces).chain(case.needs);
+        let name = case.name;
         match needs.filter_map(Need::missing).next() {
-            Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+            Some(reason) => {
+                if !arguments.list {
+                    oracle::table::ignored(&name, &reason);
+                }
+                trial.with_kind(reason).with_ignored_flag(true)
+            }
             None => trial,
         }
     };

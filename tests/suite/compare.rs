@@ -37,11 +37,16 @@ fn any(patterns: &[&str], text: &str) -> bool {
     patterns.iter().any(|pattern| matches(pattern, text))
 }
 
-/// Compares what the Go plugin did with what plexus did.
+/// Compares what the Go plugin did with what plexus did: the ids of the intended differences that occurred.
 ///
 /// # Errors
 /// A text with each fact that differs without being in `differences`, and each difference that does not occur.
-pub(crate) fn compare(case: &str, go: &Facts, plexus: &Facts, differences: &[Difference]) -> Result<(), String> {
+pub(crate) fn compare(
+    case: &str,
+    go: &Facts,
+    plexus: &Facts,
+    differences: &[Difference],
+) -> Result<BTreeSet<&'static str>, String> {
     let expected: Vec<&Difference> = differences.iter().filter(|difference| any(difference.cases, case)).collect();
     let mut occurred = BTreeSet::new();
     let mut text = String::new();
@@ -61,5 +66,5 @@ pub(crate) fn compare(case: &str, go: &Facts, plexus: &Facts, differences: &[Dif
     for difference in expected.iter().filter(|difference| !difference.sometimes && !occurred.contains(difference.id)) {
         writeln!(text, "  the intended difference {} does not occur", difference.id).unwrap();
     }
-    if text.is_empty() { Ok(()) } else { Err(text) }
+    if text.is_empty() { Ok(occurred) } else { Err(text) }
 }

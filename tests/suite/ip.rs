@@ -26,7 +26,12 @@ impl Ip {
             .expect("ip can be executed");
         let questions = child.stdin.take().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
-        Self { child, questions, answers }
+        let mut ip = Self { child, questions, answers };
+        if family.is_empty() {
+            // iproute2 6 tells two values of a link in an answer about addresses only once it was asked for links.
+            ip.list("link show");
+        }
+        ip
     }
 
     /// Asks something that `ip` cannot refuse: a list, of which the answer is an array.

@@ -36,8 +36,8 @@ const SYSCTLS_6: [&str; 10] = [
 /// Settings of a whole namespace that plugins write.
 const SYSCTLS_ALL: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 
-/// How long links may take to come up (the kernel's link watch works once a second at least).
-const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+/// How long links may take to come up (the kernel's link watch works once a second at least), in an emulated machine too.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// One network namespace, as `ip` and `/proc/sys` show it.
 #[derive(Debug, Clone)]

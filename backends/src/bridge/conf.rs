@@ -71,7 +71,7 @@ pub struct Conf {
 
 /// A range of VLANs, or one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename = "VlanTrunk", default)]
+#[serde(rename = "*main.VlanTrunk", default)]
 pub struct Trunk {
     /// First of the range.
     #[serde(rename = "minID")]

@@ -23,6 +23,72 @@ const fn sometimes(id: &'static str, cases: &'static [&'static str], facts: &'st
     Difference { id, cases, facts, sometimes: true }
 }
 
+/// Whose refusals name a type or a place in Go's source.
+const GO_TYPES: &[&str] = &[
+    "oracle::host-device::refused_decoding_device_id@*",
+    "oracle::host-local::decoding_range_subnet_null@*",
+    "oracle::host-local::decoding_route_destination_null@*",
+    "oracle::host-local::decoding_subnet_null@*",
+    "oracle::host-local::refused_decoding_args@*",
+    "oracle::host-local::refused_decoding_args_cni@*",
+    "oracle::host-local::refused_decoding_gateway@*",
+    "oracle::host-local::refused_decoding_range_end@*",
+    "oracle::host-local::refused_decoding_range_set@*",
+    "oracle::host-local::refused_decoding_range_start@*",
+    "oracle::host-local::refused_decoding_ranges@*",
+    "oracle::host-local::refused_decoding_route@*",
+    "oracle::host-local::refused_decoding_route_mtu@*",
+    "oracle::host-local::refused_decoding_route_segment@*",
+    "oracle::host-local::refused_decoding_runtime_ranges@*",
+    "oracle::host-local::refused_decoding_subnet@*",
+    "oracle::static::decoding_route_destination_null@*",
+    "oracle::static::refused_decoding_args@*",
+    "oracle::static::refused_decoding_route@*",
+    "oracle::static::refused_decoding_route_mtu@*",
+    "oracle::static::refused_decoding_route_segment@*",
+    "*::refused_decoding_nested_too_deep@*",
+];
+
+const NULL_ENTRIES: &[&str] = &[
+    "oracle::bridge::decoding_trunk_entry_null@*",
+    "oracle::host-local::decoding_args_ip_null@*",
+    "oracle::host-local::decoding_route_null@*",
+    "oracle::host-local::decoding_runtime_ip_null@*",
+    "oracle::static::decoding_route_null@*",
+];
+
+const STRICT_TEXT: &[&str] = &[
+    "*::decoding_bytes_in_unknown_key@*",
+    "*::decoding_bytes_in_unknown_value@*",
+    "*::decoding_half_pair@*",
+    "*::decoding_nested_deep@*",
+    "*::decoding_number_beyond_all_in_unknown_key@*",
+    "*::refused_decoding_name_with_bytes@*",
+];
+
+const KEYS_TWICE: &[&str] = &[
+    "*::decoding_version_by_special_letter@*",
+    "*::decoding_version_in_other_case@*",
+    "oracle::bridge::decoding_name_in_other_case@*",
+    "oracle::bridge::decoding_twice_args*",
+    "oracle::bridge::decoding_twice_dns*",
+    "oracle::bridge::decoding_twice_flag@*",
+    "oracle::bridge::decoding_twice_ipam_nothing@*",
+    "oracle::bridge::decoding_twice_ipam_null_behind@*",
+    "oracle::bridge::decoding_twice_ipam_type@*",
+    "oracle::bridge::decoding_twice_null_behind@*",
+    "oracle::bridge::decoding_twice_other_case_behind@*",
+    "oracle::bridge::decoding_twice_runtime@*",
+    "oracle::host-local::decoding_name_in_other_case@*",
+    "oracle::host-local::decoding_twice_asked_and_ranges@*",
+    "oracle::host-local::decoding_twice_ipam*",
+    "oracle::host-local::decoding_twice_key_in_ipam@*",
+    "oracle::host-local::decoding_twice_ranges@*",
+    "oracle::host-local::decoding_twice_routes@*",
+    "oracle::static::decoding_twice_addresses@*",
+    "oracle::static::decoding_twice_dns@*",
+];
+
 /// Each has its row on the page.
 pub(crate) const ACCEPTED: &[Difference] = &[
     sometimes(
@@ -98,6 +164,8 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "oracle::bridge::no_container_interface@0.4.0",
             "oracle::bridge::no_container_interface@1.*",
             "oracle::bridge::no_container_interface_mtu@*",
+            "oracle::bridge::decoding_ipam_null@*",
+            "oracle::bridge::decoding_ipam_type_null@*",
         ],
         &["*.check.*"],
     ),
@@ -138,7 +206,13 @@ pub(crate) const ACCEPTED: &[Difference] = &[
     ),
     sometimes(
         "D-delete-lenient",
-        &["*::refused_*", "oracle::host-local::directory_not_possible@*"],
+        &[
+            "*::refused_*",
+            "*::decoding_ipam_null@*",
+            "*::decoding_ipam_type_null@*",
+            "oracle::host-device::decoding_device_null@*",
+            "oracle::host-local::directory_not_possible@*",
+        ],
         &["*.del.rc", "*.del.stdout", "*.del.error.*"],
     ),
     always(
@@ -236,6 +310,7 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "oracle::bridge::checked_without_prev_result@*",
             "*::protocol_previous_result_nonsense@*",
             "*::protocol_check_*",
+            "*::decoding_*_null@*",
         ],
         &["*.check.error.msg"],
     ),
@@ -304,6 +379,25 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         &["*"],
     ),
     always("D-one-address-each", &["oracle::host-local::asked_again_by_owner@*"], &["*"]),
+    sometimes(
+        "D-decoding-code",
+        &[
+            "*::refused_decoding_type@*",
+            "*::refused_decoding_capabilit*",
+            "*::refused_decoding_dns*",
+            "*::refused_decoding_ipam@*",
+            "*::refused_decoding_ipam_type@*",
+            "oracle::bridge::refused_decoding_args@*",
+            "*::refused_decoding_runtime@*",
+        ],
+        &["*.add.error.code", "*.add.error.msg"],
+    ),
+    always("D-number-spelling", &["*::refused_decoding_*_spelling@*"], &["*.add.error.code", "*.add.error.msg"]),
+    always("D-go-types", GO_TYPES, &["*.add.error.msg", "*.del.error.msg"]),
+    always("D-null-entries", NULL_ENTRIES, &["*"]),
+    sometimes("D-previous-first", &["*::refused_decoding_prev_result*"], &["*"]),
+    always("D-strict-text", STRICT_TEXT, &["*"]),
+    always("D-keys-twice", KEYS_TWICE, &["*"]),
 ];
 
 /// The page has a row for each difference in the list above, and for no other.

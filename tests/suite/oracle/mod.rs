@@ -5,6 +5,7 @@
 
 mod addresses;
 mod bridge;
+mod decoding;
 mod differences;
 mod dummy;
 mod host_device;
@@ -13,6 +14,7 @@ mod loopback;
 mod macvlan;
 mod protocol;
 mod ptp;
+pub(crate) mod table;
 mod tap;
 mod vlan;
 
@@ -61,6 +63,10 @@ pub(crate) enum Step {
     Conf(Value),
     /// From now on these bytes are sent instead of the configuration.
     Stdin(&'static str),
+    /// From now on these bytes stand before the configuration's last brace: keys and values as no value can hold them.
+    Tail(&'static [u8]),
+    /// From now on these bytes stand before and after the configuration.
+    Around(&'static [u8], &'static [u8]),
     /// `ip` with these words: something else changes the machine.
     Ip(&'static str),
     /// The pod's namespace vanishes.
@@ -138,7 +144,7 @@ impl Row {
 /// A table's plugin (none: all of them) and its rows.
 type Table = (&'static str, fn() -> Vec<Row>);
 
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 13] = [
     ("bridge", bridge::rows),
     ("ptp", ptp::rows),
     ("macvlan", macvlan::rows),
@@ -151,6 +157,7 @@ const TABLES: [Table; 12] = [
     ("host-local", addresses::host_local),
     ("static", addresses::r#static),
     ("", protocol::rows),
+    ("", decoding::rows),
 ];
 
 /// The cases of all tables; of `only` one case, at least that one: a case's own process need not make the others.
@@ -169,13 +176,14 @@ pub(crate) fn cases(only: Option<&str>) -> Vec<Case> {
 }
 
 fn same_on_both_sides(case: &str, row: &Row, version: &str) {
+    table::failed(case);
     let (go, go_calls) = play(row, version, Side::Go);
     let (plexus, plexus_calls) = play(row, version, Side::Plexus);
     // Another implementation under test has none of the intended differences.
     let differences = if std::env::var_os(UNDER_TEST).is_some() { &[] } else { differences::ACCEPTED };
-    if let Err(text) = compare(case, &go, &plexus, differences) {
-        panic!("the two sides differ:\n{text}\n---- go's calls\n{go_calls}\n---- plexus' calls\n{plexus_calls}");
-    }
+    let occurred = compare(case, &go, &plexus, differences).unwrap_or_else(|text| {
+        panic!("the two sides differ:\n{text}\n---- go's calls\n{go_calls}\n---- plexus' calls\n{plexus_calls}")
+    });
     // The state after a refusal is where most is allowed to differ: never so that more is left.
     if row.name.starts_with("refused_") {
         let left = |facts: &Facts| facts["end.leftovers"].clone();
@@ -185,6 +193,7 @@ fn same_on_both_sides(case: &str, row: &Row, version: &str) {
         let more: Vec<&str> = plexus.split('"').skip(1).step_by(2).filter(counts).collect();
         assert!(more.is_empty(), "more is left than by the Go plugin: {more:?}\n{plexus_calls}");
     }
+    table::same(case, &occurred);
 }
 
 /// Plays a row's script in a test bed of its own: all facts, and the calls as text.
@@ -207,6 +216,8 @@ struct Stage<'bed> {
     side: Side,
     conf: Value,
     stdin: Option<&'static str>,
+    tail: &'static [u8],
+    around: (&'static [u8], &'static [u8]),
     who: (&'static str, &'static str),
     env: BTreeMap<&'static str, Option<&'static str>>,
     results: BTreeMap<(&'static str, &'static str), Value>,
@@ -227,6 +238,8 @@ impl<'bed> Stage<'bed> {
             side,
             conf,
             stdin: None,
+            tail: b"",
+            around: (b"", b""),
             who: ("c1", "eth0"),
             env: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -243,6 +256,8 @@ impl<'bed> Stage<'bed> {
             Step::Env(name, value) => drop(self.env.insert(name, *value)),
             Step::Conf(change) => merge(&mut self.conf, change),
             Step::Stdin(text) => self.stdin = Some(text),
+            Step::Tail(bytes) => self.tail = bytes,
+            Step::Around(before, after) => self.around = (before, after),
             Step::Ip(words) => drop(self.bed.ip(words)),
             Step::LosePod => self.bed.lose_pod("a"),
         }
@@ -265,7 +280,7 @@ impl<'bed> Stage<'bed> {
             .pod("a");
         call = match self.stdin {
             Some(text) => call.stdin(text),
-            None => call.conf(&conf),
+            None => call.stdin(self.written(&conf)),
         };
         for (name, value) in &self.env {
             call = match value {
@@ -288,6 +303,13 @@ impl<'bed> Stage<'bed> {
             self.facts.extend(state.into_iter().map(|(path, value)| (format!("{label}.state.{path}"), value)));
         }
         self.keep(&label, &answer);
+    }
+
+    /// A configuration as bytes.
+    fn written(&self, conf: &Value) -> Vec<u8> {
+        let text = conf.to_string();
+        let (before, after) = self.around;
+        [before, &text.as_bytes()[..text.len() - 1], self.tail, b"}", after].concat()
     }
 
     fn keep(&mut self, label: &str, answer: &Answer) {

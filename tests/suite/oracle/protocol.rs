@@ -7,7 +7,7 @@ use crate::call::NATIVE;
 use crate::need::Need;
 
 /// A configuration that the plugin takes.
-fn conf(kind: &str) -> Value {
+pub(super) fn conf(kind: &str) -> Value {
     match kind {
         "macvlan" | "ipvlan" => json!({"master": "up0", "ipam": one_subnet()}),
         "host-device" => json!({"device": "up0", "ipam": one_subnet()}),
