@@ -3,9 +3,11 @@
 //! A native kind is used where its configuration holds only keys that plexus knows; an unknown key may be a newer or a
 //! patched plugin's, so the binary of that name is executed instead, where there is one. Knows nothing of other steps.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use backends::{Before, DnsRule, IpamRule, Kind, Mac, MacRule, Spec};
+use ipam::Cidr;
 use ipam::host_local::{self, Pool};
 use ipam::static_::{self, Static, StaticRequests};
 use serde::de::DeserializeOwned;
@@ -330,7 +332,8 @@ pub fn host_local(conf: &Map<String, Value>, around: &Around) -> Result<(Pool, V
     let decoded = gojson::decode::<host_local::Section>(own).map_err(|e| ipam_section_error(&e))?;
     let args = parse_args(around.args, &["IP"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
     let asked = args.get("IP").filter(|ip| !ip.is_empty());
-    if let Some(ip) = asked.filter(|ip| ip.contains(',')) {
+    let is_address = |ip: &str| Cidr::parse(ip).is_some() || ip.parse::<IpAddr>().is_ok();
+    if let Some(ip) = asked.filter(|ip| !is_address(ip)) {
         let text = format!("ARGS: error parsing value of pair \"IP={ip}\": invalid IP address {ip}");
         return Err(CniError::new(Code::Generic, text));
     }

@@ -57,21 +57,19 @@ fn shapes() -> Vec<Row> {
             "six",
             json!({"ranges": [[{"subnet": "fd00:1::/64", "rangeStart": "fd00:1::10", "rangeEnd": "fd00:1::20"}]]}),
         ),
-        local("keys_in_any_case", json!({"Subnet": "10.1.0.0/24", "RANGESTART": "10.1.0.9"})).latest(),
-        local("six_written_long", json!({"ranges": [[{"subnet": "FD00:0001:0:0::/64"}]]})).latest(),
-        local("mapped_six", json!({"ranges": [[{"subnet": "::ffff:10.1.0.0/120"}]]})).latest(),
+        local("keys_in_any_case", json!({"Subnet": "10.1.0.0/24", "RANGESTART": "10.1.0.9"})),
+        local("six_written_long", json!({"ranges": [[{"subnet": "FD00:0001:0:0::/64"}]]})),
+        local("mapped_six", json!({"ranges": [[{"subnet": "::ffff:10.1.0.0/120"}]]})),
         local(
             "host_bits_range",
             json!({"ranges": [[{"subnet": "10.1.0.0/29", "rangeStart": "10.1.0.0", "rangeEnd": "10.1.0.7"}]]}),
-        )
-        .latest(),
-        local("six_126", json!({"ranges": [[{"subnet": "fd00:1::/126"}]]})).latest(),
-        local("huge_six", json!({"ranges": [[{"subnet": "fd00::/8"}]]})).latest(),
-        local("whole_four", json!({"ranges": [[{"subnet": "0.0.0.0/0"}]]})).latest(),
-        subnet("gateway_outside", json!({"gateway": "10.9.9.9"})).latest(),
-        subnet("gateway_in_middle", json!({"rangeStart": "10.1.0.4", "rangeEnd": "10.1.0.6", "gateway": "10.1.0.5"}))
-            .latest(),
-        local("null_routes", json!({"subnet": "10.1.0.0/24", "routes": Value::Null})).latest(),
+        ),
+        local("six_126", json!({"ranges": [[{"subnet": "fd00:1::/126"}]]})),
+        local("huge_six", json!({"ranges": [[{"subnet": "fd00::/8"}]]})),
+        local("whole_four", json!({"ranges": [[{"subnet": "0.0.0.0/0"}]]})),
+        subnet("gateway_outside", json!({"gateway": "10.9.9.9"})),
+        subnet("gateway_in_middle", json!({"rangeStart": "10.1.0.4", "rangeEnd": "10.1.0.6", "gateway": "10.1.0.5"})),
+        local("null_routes", json!({"subnet": "10.1.0.0/24", "routes": Value::Null})),
         local("empty_routes", json!({"subnet": "10.1.0.0/24", "routes": []})),
     ]
 }
@@ -125,17 +123,16 @@ fn sequences() -> Vec<Row> {
 }
 
 fn requested() -> Vec<Row> {
-    let asked =
-        |name: &str, change: Value| subnet(&format!("asked_{name}"), json!({})).first(Step::Conf(change)).latest();
+    let asked = |name: &str, change: Value| subnet(&format!("asked_{name}"), json!({})).first(Step::Conf(change));
     let runtime = |ips: &[&str]| json!({"runtimeConfig": {"ips": ips}});
     let ranges = json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.8.0.0/24"}]]}});
     vec![
         asked("by_runtime", runtime(&["10.1.0.50"])),
         asked("with_prefix", runtime(&["10.1.0.50/16"])),
         asked("by_args_cni", json!({"args": {"cni": {"ips": ["10.1.0.51"]}}})),
-        subnet("asked_by_cni_args", json!({})).first(Step::Args("IP=10.1.0.52")).latest(),
-        subnet("asked_by_cni_args_list", json!({})).first(Step::Args("IP=10.1.0.52,10.1.0.53")).latest(),
-        subnet("asked_by_cni_args_prefix", json!({})).first(Step::Args("IP=10.1.0.52/24")).latest(),
+        subnet("asked_by_cni_args", json!({})).first(Step::Args("IP=10.1.0.52")),
+        subnet("asked_by_cni_args_list", json!({})).first(Step::Args("IP=10.1.0.52,10.1.0.53")),
+        subnet("asked_by_cni_args_prefix", json!({})).first(Step::Args("IP=10.1.0.52/24")),
         asked("gateway", runtime(&["10.1.0.1"])),
         asked("outside", runtime(&["10.2.0.1"])),
         asked("broadcast", runtime(&["10.1.0.255"])),
@@ -149,21 +146,17 @@ fn requested() -> Vec<Row> {
             ADD,
             DEL,
         ]),
-        subnet("asked_before_start", json!({"rangeStart": "10.1.0.10"}))
-            .first(Step::Conf(runtime(&["10.1.0.5"])))
-            .latest(),
-        local("asked_both_families", dual_stack()).first(Step::Conf(runtime(&["fd00:1::77", "10.1.0.77"]))).latest(),
-        local("asked_one_of_two", dual_stack()).first(Step::Conf(runtime(&["fd00:1::77"]))).latest(),
+        subnet("asked_before_start", json!({"rangeStart": "10.1.0.10"})).first(Step::Conf(runtime(&["10.1.0.5"]))),
+        local("asked_both_families", dual_stack()).first(Step::Conf(runtime(&["fd00:1::77", "10.1.0.77"]))),
+        local("asked_one_of_two", dual_stack()).first(Step::Conf(runtime(&["fd00:1::77"]))),
         asked("ranges", ranges.clone()),
         local("ranges_all_three", json!({"subnet": "10.1.0.0/24", "ranges": [[{"subnet": "fd00:1::/64"}]]}))
-            .first(Step::Conf(ranges))
-            .latest(),
+            .first(Step::Conf(ranges)),
     ]
 }
 
 fn directories() -> Vec<Row> {
-    let row =
-        |name: &str| local(&format!("directory_{name}"), json!({"ranges": [[{"subnet": "10.1.0.0/29"}]]})).latest();
+    let row = |name: &str| local(&format!("directory_{name}"), json!({"ranges": [[{"subnet": "10.1.0.0/29"}]]}));
     vec![
         row("old_format").prepare(|bed| seed(bed, "10.1.0.4", "c1")).script([C1, CHECK, ADD, DEL, C2, ADD]),
         row("other_line_ends").prepare(|bed| seed(bed, "10.1.0.4", " c1\r\neth0\n\n")).script([C1, CHECK, DEL]),
@@ -230,25 +223,48 @@ pub(crate) fn r#static() -> Vec<Row> {
     };
     let one = || json!({"addresses": [{"address": "10.5.0.9/16", "gateway": "10.5.0.1"}]});
     let refused = |name: &str, ipam: Value| row(&format!("refused_{name}"), ipam).refused();
-    let change = |name: &str, change: Value| row(name, one()).first(Step::Conf(change)).latest();
+    let change = |name: &str, change: Value| row(name, one()).first(Step::Conf(change));
     vec![
         row("one", one()),
         row("no_addresses", json!({})),
-        row("both_families", json!({"addresses": [{"address": "10.5.0.9/16"}, {"address": "fd05::9/64", "gateway": "fd05::1"}],
-            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]})),
+        row(
+            "both_families",
+            json!({"addresses": [{"address": "10.5.0.9/16"}, {"address": "fd05::9/64", "gateway": "fd05::1"}],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}),
+        ),
         row("two_of_a_family", json!({"addresses": [{"address": "10.5.0.9/16"}, {"address": "10.6.0.9/16"}]})),
-        row("dns", json!({"addresses": [{"address": "10.5.0.9/16"}], "dns": {"nameservers": ["9.9.9.9"], "domain": "<a&b>", "search": ["x"], "options": ["y"]}})),
-        row("two_routes_to_one_place", json!({"addresses": [{"address": "10.5.0.9/16"}],
-            "routes": [{"dst": "10.9.0.0/16", "gw": "10.5.0.1"}, {"dst": "10.9.0.0/16", "gw": "10.5.0.2"}]})),
-        row("long_six", json!({"addresses": [{"address": "FD05:0:0::0009/64"}]})).latest(),
-        row("by_cni_args", one()).first(Step::Args("IP=10.7.0.3/24,fd07::3/64;GATEWAY=10.7.0.1,fd07::1")).latest(),
-        row("by_cni_args_spaces", one()).first(Step::Args("IP=10.7.0.3/24, 10.7.0.4/24")).latest(),
-        row("gateway_elsewhere", one()).first(Step::Args("IP=10.7.0.3/24;GATEWAY=10.8.0.1")).latest(),
+        row(
+            "dns",
+            json!({"addresses": [{"address": "10.5.0.9/16"}], "dns": {"nameservers": ["9.9.9.9"], "domain": "<a&b>", "search": ["x"], "options": ["y"]}}),
+        ),
+        row(
+            "two_routes_to_one_place",
+            json!({"addresses": [{"address": "10.5.0.9/16"}],
+            "routes": [{"dst": "10.9.0.0/16", "gw": "10.5.0.1"}, {"dst": "10.9.0.0/16", "gw": "10.5.0.2"}]}),
+        ),
+        row("long_six", json!({"addresses": [{"address": "FD05:0:0::0009/64"}]})),
+        row("by_cni_args", one()).first(Step::Args("IP=10.7.0.3/24,fd07::3/64;GATEWAY=10.7.0.1,fd07::1")),
+        row("by_cni_args_spaces", one()).first(Step::Args("IP=10.7.0.3/24, 10.7.0.4/24")),
+        row("gateway_elsewhere", one()).first(Step::Args("IP=10.7.0.3/24;GATEWAY=10.8.0.1")),
         change("by_args", json!({"args": {"cni": {"ips": ["10.7.0.4/24", "fd07::4/64"]}}})),
         change("by_runtime", json!({"runtimeConfig": {"ips": ["10.7.0.5/24"]}})),
-        change("by_both", json!({"args": {"cni": {"ips": ["10.7.0.4/24"]}}, "runtimeConfig": {"ips": ["10.7.0.5/24"]}})),
-        row("checked_changed", one()).script([ADD, Step::Conf(json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.9/16", "gateway": "10.5.0.2"}]}})), CHECK, DEL]).latest(),
-        row("checked_other_address", one()).script([ADD, Step::Conf(json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.10/16"}]}})), CHECK]).latest(),
+        change(
+            "by_both",
+            json!({"args": {"cni": {"ips": ["10.7.0.4/24"]}}, "runtimeConfig": {"ips": ["10.7.0.5/24"]}}),
+        ),
+        row("checked_changed", one()).script([
+            ADD,
+            Step::Conf(
+                json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.9/16", "gateway": "10.5.0.2"}]}}),
+            ),
+            CHECK,
+            DEL,
+        ]),
+        row("checked_other_address", one()).script([
+            ADD,
+            Step::Conf(json!({"ipam": {"type": "static", "addresses": [{"address": "10.5.0.10/16"}]}})),
+            CHECK,
+        ]),
         refused("no_prefix", json!({"addresses": [{"address": "10.5.0.9"}]})),
         refused("gateway", json!({"addresses": [{"address": "10.5.0.9/16", "gateway": "x"}]})),
         refused("address_number", json!({"addresses": [{"address": 5}]})),
@@ -258,6 +274,7 @@ pub(crate) fn r#static() -> Vec<Row> {
         refused("args_ips", one()).first(Step::Conf(json!({"args": {"cni": {"ips": ["10.7.0.4"]}}}))),
         refused("runtime_ips", one()).first(Step::Conf(json!({"runtimeConfig": {"ips": ["10.7.0.4"]}}))),
         Row::new("static", "refused_no_ipam", json!({"type": "bridge"})).refused(),
-        Row::new("static", "no_ipam_but_runtime", json!({"type": "bridge", "runtimeConfig": {"ips": ["10.7.0.5/24"]}})).refused(),
+        Row::new("static", "no_ipam_but_runtime", json!({"type": "bridge", "runtimeConfig": {"ips": ["10.7.0.5/24"]}}))
+            .refused(),
     ]
 }

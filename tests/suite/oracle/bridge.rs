@@ -40,28 +40,27 @@ fn keys() -> Vec<Row> {
         Row::new("bridge", "layer_2", json!({"bridge": "br0"})),
         gateway("is_gateway", json!({})),
         gateway("is_default_gateway", json!({"isDefaultGateway": true, "isGateway": null})),
-        gateway("force_address", json!({"forceAddress": true})).latest(),
-        gateway("mtu", json!({"mtu": 1300})).latest(),
-        gateway("hairpin", json!({"hairpinMode": true})).latest(),
-        gateway("promiscuous", json!({"promiscMode": true})).latest(),
-        gateway("isolated_port", json!({"portIsolation": true})).latest(),
-        gateway("dad", json!({"enabledad": true, "ipam": dual_stack()})).latest(),
-        gateway("keys_in_any_case", json!({"MTU": 1400, "HairPinMode": true})).latest(),
-        gateway("null_is_unset", json!({"mtu": null, "vlan": Value::Null})).latest(),
+        gateway("force_address", json!({"forceAddress": true})),
+        gateway("mtu", json!({"mtu": 1300})),
+        gateway("hairpin", json!({"hairpinMode": true})),
+        gateway("promiscuous", json!({"promiscMode": true})),
+        gateway("isolated_port", json!({"portIsolation": true})),
+        gateway("dad", json!({"enabledad": true, "ipam": dual_stack()})),
+        gateway("keys_in_any_case", json!({"MTU": 1400, "HairPinMode": true})),
+        gateway("null_is_unset", json!({"mtu": null, "vlan": Value::Null})),
         gateway(
             "dns",
             json!({"dns": {"nameservers": ["10.1.0.1"], "domain": "example.org", "search": ["a"], "options": ["ndots:5"]}}),
         ),
-        gateway("empty_dns", json!({"dns": {"nameservers": []}})).latest(),
-        gateway("other_bridge_name", json!({"bridge": "mybridge"})).latest(),
+        gateway("empty_dns", json!({"dns": {"nameservers": []}})),
+        gateway("other_bridge_name", json!({"bridge": "mybridge"})),
         Row::new("bridge", "no_container_interface", json!({"bridge": "br0", "disableContainerInterface": true})),
         Row::new(
             "bridge",
             "no_container_interface_mtu",
             json!({"bridge": "br0", "mtu": 1300, "disableContainerInterface": true}),
-        )
-        .latest(),
-        gateway("unknown_key", json!({"whatever": {"a": [1, 2]}})).latest(),
+        ),
+        gateway("unknown_key", json!({"whatever": {"a": [1, 2]}})),
     ]
 }
 
@@ -80,32 +79,30 @@ fn addresses() -> Vec<Row> {
     vec![
         gateway("dual_stack", json!({"ipam": dual_stack()})),
         gateway("dual_stack_default_gateway", json!({"isDefaultGateway": true, "ipam": no_default_route()})),
-        gateway("two_default_routes", json!({"isDefaultGateway": true, "ipam": dual_stack()})).latest(),
+        gateway("two_default_routes", json!({"isDefaultGateway": true, "ipam": dual_stack()})),
         gateway("refused_link_scope", json!({"ipam": link_scope})).refused(),
-        Row::new("bridge", "dual_stack_no_gateway", json!({"bridge": "br0", "ipam": dual_stack()})).latest(),
-        gateway("three_ranges", json!({"ipam": three})).latest(),
-        gateway("three_ranges_forced", json!({"ipam": three, "forceAddress": true})).latest(),
-        gateway("gateway_elsewhere", json!({"ipam": gateway_elsewhere})).latest(),
+        Row::new("bridge", "dual_stack_no_gateway", json!({"bridge": "br0", "ipam": dual_stack()})),
+        gateway("three_ranges", json!({"ipam": three})),
+        gateway("three_ranges_forced", json!({"ipam": three, "forceAddress": true})),
+        gateway("gateway_elsewhere", json!({"ipam": gateway_elsewhere})),
         gateway("routes", json!({"ipam": routes})),
-        gateway("two_routes_to_one_place", json!({"ipam": same_dst})).latest(),
+        gateway("two_routes_to_one_place", json!({"ipam": same_dst})),
         gateway("static", json!({"ipam": statically})),
-        gateway("static_dns_overridden", json!({"ipam": statically, "dns": {"domain": "x"}})).latest(),
-        gateway("requested_address", json!({"ipam": one_subnet(), "runtimeConfig": {"ips": ["10.1.0.77"]}})).latest(),
-        gateway("requested_by_args", json!({})).first(Step::Args("IgnoreUnknown=1;IP=10.1.0.78")).latest(),
-        gateway("two_pods_interfaces", json!({"ipam": dual_stack()}))
-            .script([
-                ADD,
-                Step::As("c1", "net1"),
-                ADD,
-                CHECK,
-                Step::As("c1", "eth0"),
-                DEL,
-                Step::As("c1", "net1"),
-                CHECK,
-                DEL,
-            ])
-            .latest(),
-        gateway("second_add", json!({})).script([ADD, ADD, DEL]).latest(),
+        gateway("static_dns_overridden", json!({"ipam": statically, "dns": {"domain": "x"}})),
+        gateway("requested_address", json!({"ipam": one_subnet(), "runtimeConfig": {"ips": ["10.1.0.77"]}})),
+        gateway("requested_by_args", json!({})).first(Step::Args("IgnoreUnknown=1;IP=10.1.0.78")),
+        gateway("two_pods_interfaces", json!({"ipam": dual_stack()})).script([
+            ADD,
+            Step::As("c1", "net1"),
+            ADD,
+            CHECK,
+            Step::As("c1", "eth0"),
+            DEL,
+            Step::As("c1", "net1"),
+            CHECK,
+            DEL,
+        ]),
+        gateway("second_add", json!({})).script([ADD, ADD, DEL]),
     ]
 }
 
@@ -115,13 +112,11 @@ fn macs() -> Vec<Row> {
     let mut both = runtime.clone();
     super::merge(&mut both, &args);
     vec![
-        gateway("mac_of_runtime", runtime).latest(),
-        gateway("mac_of_args_cni", args.clone()).latest(),
-        gateway("mac_of_cni_args", json!({})).first(Step::Args("IgnoreUnknown=1;MAC=02:AB:00:00:00:01")).latest(),
-        gateway("mac_of_all_three", both)
-            .first(Step::Args("IgnoreUnknown=1;K8S_POD_NAME=x;MAC=02:ab:00:00:00:01"))
-            .latest(),
-        gateway("mac_of_args_beats_cni_args", args).first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:01")).latest(),
+        gateway("mac_of_runtime", runtime),
+        gateway("mac_of_args_cni", args.clone()),
+        gateway("mac_of_cni_args", json!({})).first(Step::Args("IgnoreUnknown=1;MAC=02:AB:00:00:00:01")),
+        gateway("mac_of_all_three", both).first(Step::Args("IgnoreUnknown=1;K8S_POD_NAME=x;MAC=02:ab:00:00:00:01")),
+        gateway("mac_of_args_beats_cni_args", args).first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:01")),
     ]
 }
 
@@ -248,32 +243,29 @@ fn trunks() -> Vec<Row> {
 
 fn existing() -> Vec<Row> {
     vec![
-        gateway("existing_bridge", json!({"mtu": 1400}))
-            .prepare(|bed| drop(bed.ip("link add br0 type bridge")))
-            .latest(),
-        gateway("existing_other_address", json!({}))
-            .prepare(|bed| {
-                bed.ip("link add br0 type bridge");
-                bed.ip("addr add 10.77.0.1/24 dev br0");
-            })
-            .latest(),
-        gateway("existing_other_address_forced", json!({"forceAddress": true}))
-            .prepare(|bed| {
-                bed.ip("link add br0 type bridge");
-                bed.ip("addr add 10.77.0.1/24 dev br0");
-            })
-            .latest(),
-        gateway("existing_same_address", json!({}))
-            .prepare(|bed| {
-                bed.ip("link add br0 type bridge");
-                bed.ip("addr add 10.1.0.1/24 dev br0");
-            })
-            .latest(),
+        gateway("existing_bridge", json!({"mtu": 1400})).prepare(|bed| drop(bed.ip("link add br0 type bridge"))),
+        gateway("existing_other_address", json!({})).prepare(|bed| {
+            bed.ip("link add br0 type bridge");
+            bed.ip("addr add 10.77.0.1/24 dev br0");
+        }),
+        gateway("existing_other_address_forced", json!({"forceAddress": true})).prepare(|bed| {
+            bed.ip("link add br0 type bridge");
+            bed.ip("addr add 10.77.0.1/24 dev br0");
+        }),
+        gateway("existing_same_address", json!({})).prepare(|bed| {
+            bed.ip("link add br0 type bridge");
+            bed.ip("addr add 10.1.0.1/24 dev br0");
+        }),
         gateway("existing_no_bridge", json!({})).prepare(|bed| bed.parent("br0")).refused(),
         gateway("name_taken_in_pod", json!({})).prepare(|bed| drop(bed.ip("-n a link add eth0 type bridge"))).refused(),
-        gateway("dead_address_in_pool", json!({}))
-            .script([ADD, Step::As("c2", "net5"), ADD, DEL, Step::As("c1", "eth0"), DEL])
-            .latest(),
+        gateway("dead_address_in_pool", json!({})).script([
+            ADD,
+            Step::As("c2", "net5"),
+            ADD,
+            DEL,
+            Step::As("c1", "eth0"),
+            DEL,
+        ]),
     ]
 }
 

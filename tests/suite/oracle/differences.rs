@@ -49,6 +49,25 @@ const GO_TYPES: &[&str] = &[
     "*::refused_decoding_nested_too_deep@*",
 ];
 
+const LAYER_2_OLD_VERSIONS: &[&str] = &[
+    "*::layer_2@0.1.0",
+    "*::layer_2@0.2.0",
+    "*::no_container_interface@0.1.0",
+    "*::no_container_interface@0.2.0",
+    "*::no_container_interface_mtu@0.1.0",
+    "*::no_container_interface_mtu@0.2.0",
+    "*::dns_without_ipam@0.1.0",
+    "*::dns_without_ipam@0.2.0",
+    "oracle::macvlan::empty_ipam@0.1.0",
+    "oracle::macvlan::empty_ipam@0.2.0",
+    "oracle::macvlan::in_container_layer_2@0.1.0",
+    "oracle::macvlan::in_container_layer_2@0.2.0",
+    "oracle::macvlan::parent_down@0.1.0",
+    "oracle::macvlan::parent_down@0.2.0",
+    "oracle::tap::port_of_bridge@0.1.0",
+    "oracle::tap::port_of_bridge@0.2.0",
+];
+
 const NULL_ENTRIES: &[&str] = &[
     "oracle::bridge::decoding_trunk_entry_null@*",
     "oracle::host-local::decoding_args_ip_null@*",
@@ -151,11 +170,7 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         ],
         &["*"],
     ),
-    always(
-        "D-layer-2-old-versions",
-        &["*::layer_2@0.1.0", "*::layer_2@0.2.0", "*::no_container_interface@0.1.0", "*::no_container_interface@0.2.0"],
-        &["*.state.*", "end.leftovers"],
-    ),
+    always("D-layer-2-old-versions", LAYER_2_OLD_VERSIONS, &["*.state.*", "end.leftovers"]),
     always(
         "D-layer-2-check",
         &[
@@ -185,7 +200,10 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         &[
             "*::refused_*",
             "*::existing_*",
-            "*::three_ranges@*",
+            "*::three_ranges*",
+            "*::two_ranges@*",
+            "*::protocol_environment_netns_*",
+            "*::protocol_arguments_*",
             "*::name_taken_*",
             "*::add_netns_*",
             "oracle::loopback::other_address@*",
@@ -210,6 +228,9 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "*::refused_*",
             "*::decoding_ipam_null@*",
             "*::decoding_ipam_type_null@*",
+            "*::three_ranges*",
+            "*::two_ranges@*",
+            "*::protocol_arguments_*",
             "oracle::host-device::decoding_device_null@*",
             "oracle::host-local::directory_not_possible@*",
         ],
@@ -217,7 +238,11 @@ pub(crate) const ACCEPTED: &[Difference] = &[
     ),
     always(
         "D-delete-no-namespace",
-        &["oracle::bridge::netns_no_namespace@*"],
+        &[
+            "oracle::bridge::netns_no_namespace@*",
+            "oracle::bridge::protocol_environment_netns_directory@*",
+            "oracle::loopback::protocol_environment_netns_directory@*",
+        ],
         &["*.del.rc", "*.del.stdout", "*.del.error.*", "*.del.state.*", "end.leftovers"],
     ),
     sometimes("D-delete-no-files", &["*"], &["*.file.*/lock"]),
@@ -290,7 +315,17 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         &["*.del.state.*", "end.leftovers"],
     ),
     always("D-own-namespace", &["*::protocol_own_namespace@*"], &["*"]),
-    always("D-loopback-version", &["oracle::loopback::plain@0.*"], &["*.add.stdout"]),
+    always(
+        "D-loopback-version",
+        &[
+            "oracle::loopback::plain@0.*",
+            "oracle::loopback::any_interface_name@0.*",
+            "oracle::loopback::second_add@0.*",
+            "oracle::loopback::netns_lost@0.*",
+            "oracle::loopback::netns_not_given@0.*",
+        ],
+        &["*.add.stdout"],
+    ),
     always(
         "D-addresses-first",
         &[
@@ -355,6 +390,8 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         "D-names-the-netns",
         &[
             "oracle::loopback::add_netns_missing@*",
+            "oracle::loopback::protocol_environment_netns_directory@*",
+            "oracle::loopback::protocol_environment_netns_file_missing@*",
             "oracle::macvlan::add_netns_missing@*",
             "oracle::dummy::add_netns_missing@*",
             "oracle::tap::add_netns_missing@*",
@@ -392,6 +429,25 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         ],
         &["*.add.error.code", "*.add.error.msg"],
     ),
+    always("D-template-name", &["*::protocol_environment_interface_percent@*"], &["*"]),
+    always(
+        "D-no-path",
+        &[
+            "oracle::bridge::protocol_environment_path_missing@*",
+            "oracle::bridge::protocol_environment_path_only_colons@*",
+        ],
+        &["*"],
+    ),
+    always(
+        "D-mac-length",
+        &[
+            "oracle::bridge::protocol_arguments_mac_of_eight@*",
+            "oracle::macvlan::protocol_arguments_mac_of_eight@*",
+            "oracle::tap::protocol_arguments_mac_of_eight@*",
+        ],
+        &["*.error.*"],
+    ),
+    always("D-tap-mac-forms", &["oracle::tap::protocol_arguments_mac_with_d*"], &["*"]),
     always("D-number-spelling", &["*::refused_decoding_*_spelling@*"], &["*.add.error.code", "*.add.error.msg"]),
     always("D-go-types", GO_TYPES, &["*.add.error.msg", "*.del.error.msg"]),
     always("D-null-entries", NULL_ENTRIES, &["*"]),

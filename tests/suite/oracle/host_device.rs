@@ -24,38 +24,30 @@ pub(crate) fn rows() -> Vec<Row> {
         row("plain", json!({})),
         row("layer_2", json!({"ipam": null})),
         row("dual_stack", json!({"ipam": dual_stack()})),
-        row("static", json!({"ipam": statically})).latest(),
+        row("static", json!({"ipam": statically})),
         row("dns", json!({"ipam": statically, "dns": dns})),
-        row("dns_without_ipam", json!({"ipam": null, "dns": dns})).latest(),
-        row("by_hardware_address", json!({"device": null, "hwaddr": "02:00:00:00:00:02"})).latest(),
-        row("by_name_before_address", json!({"hwaddr": "02:00:00:00:00:02"})).latest(),
-        row("keys_in_any_case", json!({"device": null, "HWaddr": "0200.0000.0002"})).latest(),
+        row("dns_without_ipam", json!({"ipam": null, "dns": dns})),
+        row("by_hardware_address", json!({"device": null, "hwaddr": "02:00:00:00:00:02"})),
+        row("by_name_before_address", json!({"hwaddr": "02:00:00:00:00:02"})),
+        row("keys_in_any_case", json!({"device": null, "HWaddr": "0200.0000.0002"})),
         row("user_space", json!({"DPDKMode": true})),
-        row("user_space_layer_2", json!({"DPDKMode": true, "ipam": null})).latest(),
-        row("device_down", json!({}))
-            .prepare(|bed| {
-                devices(bed);
-                bed.ip("link set dev0 down");
-            })
-            .latest(),
-        row("had_an_address", json!({}))
-            .prepare(|bed| {
-                devices(bed);
-                bed.ip("addr add 192.0.2.1/24 dev dev0");
-            })
-            .latest(),
-        row("had_an_alias", json!({}))
-            .prepare(|bed| {
-                devices(bed);
-                bed.ip("link set dev0 alias uplink");
-            })
-            .latest(),
-        row("its_name_is_taken_in_pod", json!({}))
-            .prepare(|bed| {
-                devices(bed);
-                bed.ip("-n a link add dev0 type bridge");
-            })
-            .latest(),
+        row("user_space_layer_2", json!({"DPDKMode": true, "ipam": null})),
+        row("device_down", json!({})).prepare(|bed| {
+            devices(bed);
+            bed.ip("link set dev0 down");
+        }),
+        row("had_an_address", json!({})).prepare(|bed| {
+            devices(bed);
+            bed.ip("addr add 192.0.2.1/24 dev dev0");
+        }),
+        row("had_an_alias", json!({})).prepare(|bed| {
+            devices(bed);
+            bed.ip("link set dev0 alias uplink");
+        }),
+        row("its_name_is_taken_in_pod", json!({})).prepare(|bed| {
+            devices(bed);
+            bed.ip("-n a link add dev0 type bridge");
+        }),
     ];
     rows.extend(scripts());
     rows.extend(refusals());

@@ -52,44 +52,35 @@ fn keys() -> Vec<Row> {
     vec![
         row("plain", json!({})),
         row("layer_2", json!({"ipam": null})),
-        row("empty_ipam", json!({"ipam": {}})).latest(),
-        row("bridge_mode", json!({"mode": "bridge"})).latest(),
-        row("private_mode", json!({"mode": "private"})).latest(),
-        row("vepa_mode", json!({"mode": "vepa"})).latest(),
-        row("passthru_mode", json!({"mode": "passthru"})).latest(),
-        row("mtu", json!({"mtu": 1300})).latest(),
-        row("mac", json!({"mac": "02:ab:00:00:00:01"})).latest(),
+        row("empty_ipam", json!({"ipam": {}})),
+        row("bridge_mode", json!({"mode": "bridge"})),
+        row("private_mode", json!({"mode": "private"})),
+        row("vepa_mode", json!({"mode": "vepa"})),
+        row("passthru_mode", json!({"mode": "passthru"})),
+        row("mtu", json!({"mtu": 1300})),
+        row("mac", json!({"mac": "02:ab:00:00:00:01"})),
         row("mac_of_cni_args", json!({"mac": "02:ab:00:00:00:01"}))
-            .first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:02"))
-            .latest(),
+            .first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:02")),
         row("mac_of_runtime", json!({"mac": "02:ab:00:00:00:01", "runtimeConfig": {"mac": "02:AB:00:00:00:03"}}))
-            .first(Step::Args("IgnoreUnknown=true;X=1;MAC=02:ab:00:00:00:02"))
-            .latest(),
-        row("broadcast_queue", json!({"bcqueuelen": 2000})).latest(),
+            .first(Step::Args("IgnoreUnknown=true;X=1;MAC=02:ab:00:00:00:02")),
+        row("broadcast_queue", json!({"bcqueuelen": 2000})),
         row("dual_stack", json!({"ipam": dual_stack()})),
-        row("dual_stack_no_gateway", json!({"ipam": {"type": "static", "addresses": [{"address": "fd05::9/64"}]}}))
-            .latest(),
+        row("dual_stack_no_gateway", json!({"ipam": {"type": "static", "addresses": [{"address": "fd05::9/64"}]}})),
         row("routes", json!({"ipam": routes})),
         row("static", json!({"ipam": statically})),
         row("dns", json!({"ipam": statically, "dns": {"nameservers": ["10.1.0.1"]}})),
-        row("default_master", json!({"master": null})).prepare(default_route).latest(),
-        row("in_container", json!({"linkInContainer": true})).prepare(parent_in_pod).latest(),
-        row("in_container_default_master", json!({"linkInContainer": true, "master": null}))
-            .prepare(parent_in_pod)
-            .latest(),
-        row("in_container_layer_2", json!({"linkInContainer": true, "ipam": null})).prepare(parent_in_pod).latest(),
-        row("small_parent", json!({}))
-            .prepare(|bed| {
-                parents(bed);
-                bed.ip("link set up0 mtu 1400");
-            })
-            .latest(),
-        row("parent_down", json!({"ipam": null}))
-            .prepare(|bed| {
-                parents(bed);
-                bed.ip("link set up0 down");
-            })
-            .latest(),
+        row("default_master", json!({"master": null})).prepare(default_route),
+        row("in_container", json!({"linkInContainer": true})).prepare(parent_in_pod),
+        row("in_container_default_master", json!({"linkInContainer": true, "master": null})).prepare(parent_in_pod),
+        row("in_container_layer_2", json!({"linkInContainer": true, "ipam": null})).prepare(parent_in_pod),
+        row("small_parent", json!({})).prepare(|bed| {
+            parents(bed);
+            bed.ip("link set up0 mtu 1400");
+        }),
+        row("parent_down", json!({"ipam": null})).prepare(|bed| {
+            parents(bed);
+            bed.ip("link set up0 down");
+        }),
     ]
 }
 

@@ -27,32 +27,45 @@ fn keys() -> Vec<Row> {
         "dns": {"nameservers": ["9.9.9.9"]}});
     vec![
         row("plain", json!({})),
-        row("mtu", json!({"mtu": 1300})).latest(),
+        row("mtu", json!({"mtu": 1300})),
         row("routes", json!({"ipam": routes})),
         row("dual_stack", json!({"ipam": dual_stack()})),
-        row("two_ranges", json!({"ipam": two})).latest(),
+        row("two_ranges", json!({"ipam": two})),
         row("static", json!({"ipam": statically})),
-        row("dns", json!({"ipam": statically, "dns": {"nameservers": ["10.1.0.1"], "search": ["a", "b"]}})).latest(),
-        row("empty_dns", json!({"ipam": statically, "dns": {"search": []}})).latest(),
-        row("requested_address", json!({"runtimeConfig": {"ips": ["10.1.0.77/24"]}})).latest(),
-        row("mac_args_ignored", json!({})).first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:01")).latest(),
-        row("two_interfaces", json!({}))
-            .script([ADD, Step::As("c1", "net1"), ADD, CHECK, DEL, Step::As("c1", "eth0"), CHECK, DEL])
-            .latest(),
-        row("two_pods_pool", json!({}))
-            .script([ADD, Step::As("c2", "net2"), ADD, DEL, DEL, Step::As("c1", "eth0"), DEL])
-            .latest(),
-        row("second_add", json!({})).script([ADD, ADD, DEL]).latest(),
-        row("never_added", json!({})).script([DEL]).latest(),
-        row("netns_lost", json!({})).script([ADD, Step::LosePod, DEL, DEL]).latest(),
-        row("netns_not_given", json!({})).script([ADD, Step::Env("CNI_NETNS", Some("")), DEL]).latest(),
-        row("add_netns_missing", json!({})).script([Step::LosePod, ADD, DEL]).latest(),
+        row("dns", json!({"ipam": statically, "dns": {"nameservers": ["10.1.0.1"], "search": ["a", "b"]}})),
+        row("empty_dns", json!({"ipam": statically, "dns": {"search": []}})),
+        row("requested_address", json!({"runtimeConfig": {"ips": ["10.1.0.77/24"]}})),
+        row("mac_args_ignored", json!({})).first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:01")),
+        row("two_interfaces", json!({})).script([
+            ADD,
+            Step::As("c1", "net1"),
+            ADD,
+            CHECK,
+            DEL,
+            Step::As("c1", "eth0"),
+            CHECK,
+            DEL,
+        ]),
+        row("two_pods_pool", json!({})).script([
+            ADD,
+            Step::As("c2", "net2"),
+            ADD,
+            DEL,
+            DEL,
+            Step::As("c1", "eth0"),
+            DEL,
+        ]),
+        row("second_add", json!({})).script([ADD, ADD, DEL]),
+        row("never_added", json!({})).script([DEL]),
+        row("netns_lost", json!({})).script([ADD, Step::LosePod, DEL, DEL]),
+        row("netns_not_given", json!({})).script([ADD, Step::Env("CNI_NETNS", Some("")), DEL]),
+        row("add_netns_missing", json!({})).script([Step::LosePod, ADD, DEL]),
     ]
 }
 
 fn masquerade() -> Vec<Row> {
     let masqueraded = |name: &str, more: Value| {
-        let mut row = row(name, json!({"ipMasq": true, "ipMasqBackend": "nftables"})).needs(Need::Nft).latest();
+        let mut row = row(name, json!({"ipMasq": true, "ipMasqBackend": "nftables"})).needs(Need::Nft);
         super::merge(&mut row.conf, &more);
         row
     };

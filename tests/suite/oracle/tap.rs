@@ -16,33 +16,28 @@ pub(crate) fn rows() -> Vec<Row> {
     let mut rows = vec![
         row("plain", json!({})),
         row("layer_2", json!({"ipam": null})),
-        row("dual_stack", json!({"ipam": dual_stack()})).latest(),
-        row("static", json!({"ipam": statically})).latest(),
+        row("dual_stack", json!({"ipam": dual_stack()})),
+        row("static", json!({"ipam": statically})),
         row("dns", json!({"ipam": statically, "dns": {"nameservers": ["10.1.0.1"]}})),
-        row("dns_without_ipam", json!({"ipam": null, "dns": {"nameservers": ["10.1.0.1"]}})).latest(),
-        row("mtu", json!({"mtu": 1300})).latest(),
-        row("mac", json!({"mac": "02:ab:00:00:00:01"})).latest(),
+        row("dns_without_ipam", json!({"ipam": null, "dns": {"nameservers": ["10.1.0.1"]}})),
+        row("mtu", json!({"mtu": 1300})),
+        row("mac", json!({"mac": "02:ab:00:00:00:01"})),
         row("mac_of_cni_args", json!({"mac": "02:ab:00:00:00:01"}))
-            .first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:02"))
-            .latest(),
+            .first(Step::Args("IgnoreUnknown=1;MAC=02:ab:00:00:00:02")),
         row("mac_of_runtime", json!({"mac": "02:ab:00:00:00:01", "runtimeConfig": {"mac": "02:ab:00:00:00:03"}}))
-            .first(Step::Args("IgnoreUnknown=true;X=1;MAC=02:ab:00:00:00:02"))
-            .latest(),
-        row("owner", json!({"owner": 0})).latest(),
-        row("group", json!({"group": 0, "multiQueue": true})).latest(),
-        row("owner_and_group", json!({"owner": 0, "group": 0})).latest(),
-        row("owner_and_group_queues", json!({"owner": 0, "group": 0, "multiQueue": true})).latest(),
-        row("owner_and_group_mtu_and_mac", json!({"owner": 0, "group": 0, "mtu": 1300, "mac": "02:ab:00:00:00:01"}))
-            .latest(),
-        row("queues", json!({"multiQueue": true})).latest(),
-        row("args_ignored", json!({"args": {"cni": {"mac": "02:ab:00:00:00:09"}}})).latest(),
-        row("port_of_bridge", json!({"bridge": "br0", "ipam": null}))
-            .prepare(|bed| {
-                bed.ip("-n a link add br0 address 02:00:00:00:0b:01 type bridge");
-                bed.ip("-n a link set br0 up");
-                bed.ip("link add br0 type bridge");
-            })
-            .latest(),
+            .first(Step::Args("IgnoreUnknown=true;X=1;MAC=02:ab:00:00:00:02")),
+        row("owner", json!({"owner": 0})),
+        row("group", json!({"group": 0, "multiQueue": true})),
+        row("owner_and_group", json!({"owner": 0, "group": 0})),
+        row("owner_and_group_queues", json!({"owner": 0, "group": 0, "multiQueue": true})),
+        row("owner_and_group_mtu_and_mac", json!({"owner": 0, "group": 0, "mtu": 1300, "mac": "02:ab:00:00:00:01"})),
+        row("queues", json!({"multiQueue": true})),
+        row("args_ignored", json!({"args": {"cni": {"mac": "02:ab:00:00:00:09"}}})),
+        row("port_of_bridge", json!({"bridge": "br0", "ipam": null})).prepare(|bed| {
+            bed.ip("-n a link add br0 address 02:00:00:00:0b:01 type bridge");
+            bed.ip("-n a link set br0 up");
+            bed.ip("link add br0 type bridge");
+        }),
     ];
     rows.extend(scripts());
     rows.extend(refusals());
