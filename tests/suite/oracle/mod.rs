@@ -2,6 +2,10 @@
 //! leave the same results, errors, kernel state and files. What is intended to differ is in `differences`.
 //!
 //! Each file below is a table for one plugin. It does not know how either side works.
+//!
+//! A row plays in every version of the protocol unless its file says `latest`: refusals, for a configuration is refused
+//! before its version matters; changes by others, lost namespaces and scripts of several pods, whose results have the
+//! shape that the plain rows have in every version; a row whose `prevResult` is of one version.
 
 mod addresses;
 mod bridge;

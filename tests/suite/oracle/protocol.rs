@@ -1,4 +1,5 @@
-//! What every plugin does alike: environment, standard input, versions, commands.
+//! What every plugin does alike: environment, standard input, versions, commands. In the newest version: all of it is
+//! looked at before the version is, but for the commands that a version has not, which are in every one.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,6 @@
 //! vlan: every key, masters of the host and of the pod, what is refused.
+//! Most rows are in the newest version only, because they run in an emulated machine: the plain one, and each whose key
+//! changes the result, are in all.
 
 use serde_json::{Value, json};
 
