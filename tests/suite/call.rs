@@ -153,7 +153,7 @@ impl<'bed> Call<'bed> {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         self.bed.note(&format!("{} {:?}, unheard\n", self.program.display(), self.env));
-        let input = self.bed.file("stdin/unheard", &self.stdin);
+        let input = self.bed.file("stdin/unheard", &String::from_utf8_lossy(&self.stdin));
         let mut command = self.prepared();
         command.stdin(std::fs::File::open(input).unwrap()).stdout(writer).stderr(Stdio::null());
         command.status().unwrap().code()
