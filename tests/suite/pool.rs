@@ -129,5 +129,5 @@ fn shared() {
     let left: Vec<_> = files_below(Path::new(LEASES)).into_iter().map(|(path, _)| path.display().to_string()).collect();
     let leases: Vec<&String> = left.iter().filter(|name| name.contains("net1/10.")).collect();
     assert!(leases.is_empty(), "{leases:?}");
-    println!("{} operations, {} addresses, {:?}", 2 * count, holdings.len(), begin.elapsed());
+    bed.note(&format!("{} operations, {} addresses, {:?}", 2 * count, holdings.len(), begin.elapsed()));
 }
