@@ -1,8 +1,11 @@
 //! `resolv.conf` -> [`Dns`], by host-local's rules. Knows nothing of addresses.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 use crate::{Dns, Error};
 
@@ -13,7 +16,10 @@ const MAX_RESOLV_CONF_BYTES: u64 = 1 << 20;
 pub(crate) fn read(path: &Path) -> Result<Dns, Error> {
     let fail = |source| Error::io("open", path, source);
     let mut text = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_RESOLV_CONF_BYTES).read_to_end(&mut text)).map_err(fail)?;
+    // What is no file cannot make the opening wait.
+    let flags = OFlag::O_NONBLOCK.bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    opened.and_then(|file| file.take(MAX_RESOLV_CONF_BYTES).read_to_end(&mut text)).map_err(fail)?;
     Ok(parse(&String::from_utf8_lossy(&text)))
 }
 

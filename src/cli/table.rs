@@ -42,8 +42,13 @@ impl Table {
 }
 
 /// Names in a journal or a manifest were chosen by others: a control character must not reach the terminal.
-fn printable(cell: &str) -> String {
-    cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+pub(super) fn printable(cell: &str) -> String {
+    cell.chars().map(|c| if c.is_control() || is_turning(c) { '?' } else { c }).collect()
+}
+
+/// Unicode's marks that turn the direction of the text after them (UAX 9, 2).
+fn is_turning(c: char) -> bool {
+    matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A cell for a value that may be absent, as kubectl writes it.
@@ -84,7 +89,7 @@ database
     #[test]
     fn what_would_steer_the_terminal_is_replaced() {
         let mut table = Table::new(["NAME"]);
-        table.row(["a\u{1b}[2Jb\nc"]);
-        assert_eq!(table.render(), "NAME\na?[2Jb?c\n");
+        table.row(["a\u{1b}[2Jb\nc\u{202e}"]);
+        assert_eq!(table.render(), "NAME\na?[2Jb?c?\n");
     }
 }

@@ -118,6 +118,12 @@ pub(super) fn remove_others(
     Ok(())
 }
 
+/// Whether a comment's beginning is made of the network's and the attachment's names that it tells: nobody else's rule is so.
+pub(super) fn is_ours(comment: &str, owner: &Owner<'_>) -> bool {
+    let network = format!("{}-", hash(owner.network, 16));
+    if is_cut(comment) { comment.starts_with(&network) } else { comment.starts_with(&mark(owner)) }
+}
+
 /// The comments of all rules.
 pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Failure> {
     Ok(socket.rules(Family::Inet, TABLE, CHECKS)?.into_iter().map(|rule| rule.comment).collect())

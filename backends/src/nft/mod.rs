@@ -174,13 +174,13 @@ impl Filter {
     /// As [`add`].
     pub fn remove(&mut self, rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
         let Some(socket) = self.0.as_mut().filter(|_| !rules.is_empty()) else { return Ok(()) };
-        let removed = socket.change(|socket, batch| {
+        let removed = socket.change(|socket, batch, in_use| {
             if rules.masquerade {
                 masquerade::remove(socket, batch, owner)?;
                 iptables::remove(socket, batch, owner)?;
             }
             if rules.spoof_check {
-                spoof::remove(socket, batch, owner)?;
+                spoof::remove(socket, batch, owner, in_use)?;
             }
             Ok(())
         });
@@ -205,7 +205,9 @@ pub fn retain(rules: Rules, network: &str, valid: &[(&str, &str)], by_ifname: bo
     }
     let failed = |e| Error::kernel("collect nftables rules of network", format!("\"{network}\""), e);
     let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
-    socket.change(|socket, batch| masquerade::remove_others(socket, batch, network, valid, by_ifname)).map_err(failed)
+    socket
+        .change(|socket, batch, _| masquerade::remove_others(socket, batch, network, valid, by_ifname))
+        .map_err(failed)
 }
 
 /// Whether the rules are there.

@@ -22,6 +22,13 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
+/// Whether somebody else's rule may lead to a chain that is to go: the kernel keeps such a chain (`EBUSY`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InUse {
+    Unlikely,
+    Likely,
+}
+
 pub(super) struct Socket {
     netfilter: Netfilter,
     sequence: u32,
@@ -67,14 +74,19 @@ impl Socket {
         refused.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
-    /// A transaction made of what is there. Made anew where somebody else was faster.
+    /// A transaction made of what is there. Made anew where somebody else was faster, or uses what was to go: then what can be
+    /// in use is to be let be, empty.
     pub(super) fn change(
         &mut self,
-        fill: impl Fn(&mut Self, &mut Batch) -> Result<(), Failure>,
+        fill: impl Fn(&mut Self, &mut Batch, InUse) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        for _ in 0..ATTEMPTS {
+        let mut in_use = InUse::Unlikely;
+        for attempt in 0..ATTEMPTS {
+            if attempt == ATTEMPTS / 2 {
+                in_use = InUse::Likely;
+            }
             let mut batch = Batch::new();
-            fill(self, &mut batch)?;
+            fill(self, &mut batch, in_use)?;
             match self.commit(batch) {
                 Err(failure) if matches!(failure.errno(), Some(Errno::ENOENT | Errno::EBUSY | Errno::ERESTART)) => {}
                 other => return other,

@@ -2,7 +2,7 @@
 
 use super::message::{Base, Batch, Family};
 use super::rule::{Expressions, Found, Verdict, link_name};
-use super::socket::Socket;
+use super::socket::{InUse, Socket};
 use super::{Owner, Subject};
 use crate::mac::Mac;
 use crate::netlink::Failure;
@@ -17,10 +17,13 @@ pub(super) const PLACE: &str = "table bridge nat";
 /// How the comment of every rule begins.
 pub(super) const COMMENT: &str = "macspoofchk-";
 
+/// How the name of each chain begins.
+const CHAIN: &str = "cni-br-iface-";
+
 /// The chain that a port's frames jump to, the one that looks at the address, and the comment of every rule.
 fn names(owner: &Owner<'_>) -> (String, String, String) {
     let whose = format!("{}-{}", owner.sandbox, owner.ifname);
-    (format!("cni-br-iface-{whose}"), format!("cni-br-iface-{whose}-mac"), format!("{COMMENT}{whose}"))
+    (format!("{CHAIN}{whose}"), format!("{CHAIN}{whose}-mac"), format!("{COMMENT}{whose}"))
 }
 
 /// Whether what all attachments share is as [`add`] would leave it.
@@ -46,7 +49,7 @@ pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, port: &str, mac: Mac, la
     rule(&second, &Expressions::default().verdict(Verdict::Drop));
 }
 
-pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) -> Result<(), Failure> {
+pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>, in_use: InUse) -> Result<(), Failure> {
     let (first, second, comment) = names(owner);
     for rule in socket.rules(Family::Bridge, TABLE, PREROUTING)? {
         if rule.comment == comment {
@@ -60,7 +63,7 @@ pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) 
             there.push(chain);
         }
     }
-    for chain in there {
+    for chain in there.into_iter().filter(|_| in_use == InUse::Unlikely) {
         batch.delete_chain(Family::Bridge, TABLE, chain);
     }
     Ok(())
@@ -68,7 +71,12 @@ pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) 
 
 /// The comments of the rules that lead frames to a check.
 pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Failure> {
-    Ok(socket.rules(Family::Bridge, TABLE, PREROUTING)?.into_iter().map(|rule| rule.comment).collect())
+    let rules = socket.rules(Family::Bridge, TABLE, PREROUTING)?.into_iter();
+    // Nobody else's rule with such a comment leads to the chain of that name.
+    let is_ours = |rule: &Found| {
+        rule.comment.strip_prefix(COMMENT).is_some_and(|whose| rule.jumps_to == format!("{CHAIN}{whose}"))
+    };
+    Ok(rules.filter(is_ours).map(|rule| rule.comment).collect())
 }
 
 /// Whether the port's frames are looked at, for the pod's hardware address.

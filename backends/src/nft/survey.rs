@@ -2,7 +2,7 @@
 //! known here.
 
 use super::message::{Batch, Family};
-use super::socket::Socket;
+use super::socket::{InUse, Socket};
 use super::{Owner, masquerade, spoof};
 use crate::error::Error;
 use crate::netlink::Failure;
@@ -67,8 +67,10 @@ fn parse(comment: String) -> Option<Noted> {
     let (_, told) = comment.split_once(", net: ")?;
     let (network, told) = told.split_once(", if: ")?;
     let (ifname, sandbox) = told.split_once(", id: ")?;
+    let owner = Owner { network, sandbox, ifname };
+    let is_ours = !sandbox.is_empty() && masquerade::is_ours(&comment, &owner);
     let [network, ifname, sandbox] = [network, ifname, sandbox].map(str::to_owned);
-    Some(Noted { network, sandbox, ifname, comment }).filter(|noted| !noted.sandbox.is_empty())
+    is_ours.then_some(Noted { network, sandbox, ifname, comment })
 }
 
 /// Removes them; what is gone already is no error.
@@ -80,11 +82,11 @@ pub fn remove_noted(noted: &[Noted]) -> Result<(), Error> {
     let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
     noted
         .chunks(REMOVED_AT_ONCE)
-        .try_for_each(|some| socket.change(|socket, batch| fill(socket, batch, some)))
+        .try_for_each(|some| socket.change(|socket, batch, in_use| fill(socket, batch, some, in_use)))
         .map_err(failed)
 }
 
-fn fill(socket: &mut Socket, batch: &mut Batch, noted: &[Noted]) -> Result<(), Failure> {
+fn fill(socket: &mut Socket, batch: &mut Batch, noted: &[Noted], in_use: InUse) -> Result<(), Failure> {
     let comments: Vec<&str> = noted.iter().map(|noted| noted.comment.as_str()).collect();
     for rule in socket.rules(Family::Inet, masquerade::TABLE, masquerade::CHECKS)? {
         if comments.contains(&rule.comment.as_str()) {
@@ -92,13 +94,14 @@ fn fill(socket: &mut Socket, batch: &mut Batch, noted: &[Noted]) -> Result<(), F
         }
     }
     for Noted { sandbox, ifname, .. } in noted.iter().filter(|noted| noted.network.is_empty()) {
-        spoof::remove(socket, batch, &Owner { network: "", sandbox, ifname })?;
+        spoof::remove(socket, batch, &Owner { network: "", sandbox, ifname }, in_use)?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::hash;
     use super::*;
 
     #[test]
@@ -107,12 +110,14 @@ mod tests {
         assert_eq!((whole.network.as_str(), whole.ifname.as_str(), whole.sandbox.as_str()), ("lab", "eth0", "c1"));
         assert!(whole.can_be_of("c1") && !whole.can_be_of("c12") && !whole.can_be_of("c"));
         let id = "0123456789abcdef".repeat(4);
-        let mut long = format!("{}, net: {}, if: eth0, id: {id}", "x".repeat(33), "n".repeat(20));
+        let mut long =
+            format!("{}-{}, net: {}, if: eth0, id: {id}", hash(&"n".repeat(20), 16), "x".repeat(16), "n".repeat(20));
         long.truncate(128);
         let cut = parse(long).unwrap();
         assert!(cut.can_be_of(&id) && !cut.can_be_of("ff") && cut.sandbox.len() < id.len());
         assert_eq!(parse(format!("{}, net: {}", "x".repeat(33), "n".repeat(90))), None);
         assert_eq!(parse("somebody's".to_owned()), None);
+        assert_eq!(parse("hello, net: lab, if: eth0, id: c1".to_owned()), None, "somebody else's in our words");
     }
 
     #[test]

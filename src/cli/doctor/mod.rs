@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::gc;
 use super::output::{Format, Out};
-use super::table::Table;
+use super::table::{Table, printable};
 
 /// Where to look.
 #[derive(Debug)]
@@ -115,21 +115,22 @@ fn held(around: &Surroundings) -> Vec<Finding> {
     findings
 }
 
-/// The table, and below it what mends what is wrong.
+/// The table, and below it what to do.
 fn render(findings: &[Finding]) -> String {
     let mut table = Table::new(["AREA", "WHAT", "STATE", "DETAIL"]);
     for finding in findings {
         table.row([finding.area, &finding.what, finding.state.word(), &finding.detail]);
     }
     let mut text = table.render();
-    let mut remedies: Vec<&str> = Vec::new();
-    for finding in findings.iter().filter(|finding| finding.state == State::Wrong && !finding.remedy.is_empty()) {
-        if !remedies.contains(&finding.remedy.as_str()) {
-            remedies.push(&finding.remedy);
+    let mut remedies: Vec<String> = Vec::new();
+    for finding in findings.iter().filter(|finding| finding.state != State::Ok && !finding.remedy.is_empty()) {
+        let remedy = printable(&finding.remedy);
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
         }
     }
     if !remedies.is_empty() {
-        text.push_str("\nTo mend what is wrong:\n");
+        text.push_str("\nWhat to do:\n");
         remedies.iter().for_each(|remedy| text.push_str(&format!("  {remedy}\n")));
     }
     text
@@ -150,7 +151,7 @@ node   kernel   ok      6.1
 leak   a        WRONG   nobody's
 leak   b        WRONG   nobody's
 
-To mend what is wrong:
+What to do:
   plexus gc
 ";
         assert_eq!(text, expected);
