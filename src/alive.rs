@@ -1,28 +1,29 @@
-//! Which containers still live, as far as this node's files tell: the namespaces in the journal, and what runtimes noted for
-//! themselves when they attached (libcni's cache, which they keep until their DEL succeeded). Nothing here guesses from clocks.
+//! Who may hold something on this node: the pods in the journal, which live as long as their namespaces, and those that runtimes
+//! noted for themselves (libcni's cache, which they keep until their DEL succeeded). Nothing here guesses from clocks.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use backends::Host;
 use serde_json::Value;
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::detach;
-use crate::journal::Record;
+use crate::journal::{self, Record};
+use crate::native;
+use crate::sources;
 
 /// Where libcni keeps its cache unless the runtime says otherwise.
 pub const CACHE_DIR: &str = "/var/lib/cni/results";
 
-/// Largest entry of the cache that is read: a configuration and a result.
-const ENTRY_BYTES_MAX: u64 = 4 << 20;
-
-/// See the module.
+/// Whom somebody knows.
 #[derive(Debug, Default)]
-pub struct Alive {
+pub struct Known {
     sandboxes: BTreeSet<String>,
     /// Entries of the cache that are of an older form: the container's id is somewhere in the name.
     names: Vec<String>,
@@ -32,14 +33,14 @@ pub struct Alive {
     knows_all: bool,
 }
 
-impl Alive {
+impl Known {
     /// Reads the cache; `records` is the journal.
     ///
     /// # Errors
     /// The cache is there and cannot be listed.
-    pub fn read(records: &[Record], cache_dir: &Path) -> Result<Alive, CniError> {
-        let mut alive = Alive::default();
-        for record in records.iter().filter(|record| lives(record)) {
+    pub fn read(records: &[Record], cache_dir: &Path) -> Result<Known, CniError> {
+        let mut alive = Known::default();
+        for record in records {
             alive.sandboxes.insert(record.intent.key.sandbox.clone());
             let outcomes = record.commitment.iter().flat_map(|done| &done.outcomes);
             outcomes.for_each(|outcome| alive.note_links(&outcome.result));
@@ -60,13 +61,13 @@ impl Alive {
 
     fn note(&mut self, path: &Path) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let entry = read(path).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let entry = sources::read(path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let text =
             |key: &str| entry.as_ref().and_then(|entry| entry.get(key)).and_then(Value::as_str).unwrap_or_default();
         let (sandbox, netns) = (text("containerId"), text("netns"));
         if sandbox.is_empty() {
             self.names.push(name);
-        } else if netns.is_empty() || Path::new(netns).exists() {
+        } else if netns.is_empty() || Path::new(netns).try_exists().unwrap_or(true) {
             self.sandboxes.insert(sandbox.to_owned());
         }
         if let Some(result) = entry.as_ref().and_then(|entry| entry.get("result")) {
@@ -75,18 +76,16 @@ impl Alive {
     }
 
     fn note_links(&mut self, result: &Value) {
-        let parsed = CniResult::parse(result, Version::CURRENT);
-        let interfaces = parsed.map(|(result, _)| result.interfaces).unwrap_or_default();
-        self.links.extend(interfaces.into_iter().filter(|i| i.sandbox.is_empty()).map(|i| i.name));
+        self.links.extend(host_links(result));
     }
 
-    /// Whether a container of this id lives, or may.
+    /// Whether somebody knows a container of this id, or may.
     pub fn has(&self, sandbox: &str) -> bool {
         self.any(|alive| alive == sandbox)
             || self.names.iter().any(|name| !sandbox.is_empty() && name.contains(sandbox))
     }
 
-    /// Whether a container lives whose id fits, or an entry of the cache does not say whose it is.
+    /// Whether somebody knows a container whose id fits.
     pub fn any(&self, fits: impl Fn(&str) -> bool) -> bool {
         self.sandboxes.iter().any(|sandbox| fits(sandbox))
     }
@@ -101,23 +100,84 @@ impl Alive {
         self.knows_all
     }
 
-    /// Whether every entry of the cache says whose it is.
-    pub fn is_exact(&self) -> bool {
-        self.names.is_empty()
+    /// How many entries of the cache do not say whose they are.
+    pub fn nameless(&self) -> usize {
+        self.names.len()
     }
 }
 
-/// A record's namespace is still the one that was attached.
-pub fn lives(record: &Record) -> bool {
-    // Not being able to look is no proof of its end.
-    detach::namespace_of(&record.intent, None).map_or(true, |found| found.is_some())
+/// What is known of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Its namespace is there, or a process is in it.
+    Lives,
+    /// Its namespace is gone.
+    Ended,
+    /// Its namespace cannot be found from here, and something speaks against its end.
+    Unclear,
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
-    let file = fs::File::open(path).ok().filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))?;
-    let mut bytes = Vec::new();
-    file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+/// Tells of each record whether its pod lives. Made once for many.
+#[derive(Debug)]
+pub struct Observer {
+    /// The namespaces that processes are in: device and inode.
+    inhabited: BTreeSet<(u64, u64)>,
+    boot_id: &'static str,
+    /// The host's links whose other end is in another namespace.
+    pairs: BTreeSet<String>,
+}
+
+impl Observer {
+    /// Looks at every process, and at the links of the caller's namespace.
+    ///
+    /// # Errors
+    /// Without the boot's id, which an older record is told by; the kernel cannot be asked for links.
+    pub fn look() -> Result<Observer, CniError> {
+        let boot_id = journal::boot_id();
+        if boot_id.is_empty() {
+            return Err(CniError::new(Code::Io, "reading the boot id: without /proc nobody can say what has ended"));
+        }
+        let pairs = Host::open().and_then(|mut host| backends::pairs(&mut host)).map_err(native::from_backend)?;
+        let processes =
+            fs::read_dir("/proc").map(|all| all.filter_map(Result::ok).collect()).unwrap_or_else(|_| Vec::new());
+        let namespace = |process: &fs::DirEntry| fs::metadata(process.path().join("ns/net")).ok();
+        let inhabited = processes.iter().filter_map(namespace).map(|meta| (meta.dev(), meta.ino())).collect();
+        Ok(Observer { inhabited, boot_id, pairs })
+    }
+
+    /// What is known of the pod of a record.
+    pub fn life(&self, record: &Record) -> Life {
+        let intent = &record.intent;
+        if intent.boot_id != self.boot_id {
+            return Life::Ended;
+        }
+        match detach::namespace_of(intent, None) {
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => return Life::Lives, // not being able to look is no proof of an end
+        }
+        if self.inhabited.contains(&intent.netns_id) {
+            return Life::Lives;
+        }
+        // A mount namespace of its own has no /run/netns; and a pair has two ends as long as both namespaces live.
+        let dir = Path::new(&intent.netns).parent().unwrap_or(Path::new("/"));
+        let outcomes = record.commitment.iter().flat_map(|done| &done.outcomes);
+        let has_pair = outcomes.flat_map(|outcome| host_links(&outcome.result)).any(|link| self.pairs.contains(&link));
+        if has_pair || !(dir.is_dir() || dir.starts_with("/proc")) { Life::Unclear } else { Life::Ended }
+    }
+
+    /// What is known of a file of the journal: it lives as long as any of its records does, or may.
+    pub fn life_of(&self, records: &[Record]) -> Life {
+        let lives: Vec<Life> = records.iter().map(|record| self.life(record)).collect();
+        let any = |life: Life| lives.contains(&life).then_some(life);
+        any(Life::Lives).or(any(Life::Unclear)).unwrap_or(Life::Ended)
+    }
+}
+
+/// The links of the host that a result names.
+fn host_links(result: &Value) -> Vec<String> {
+    let parsed = CniResult::parse(result, Version::CURRENT);
+    let interfaces = parsed.map(|(result, _)| result.interfaces).unwrap_or_default();
+    interfaces.into_iter().filter(|i| i.sandbox.is_empty()).map(|i| i.name).collect()
 }
 
 #[cfg(test)]
@@ -126,8 +186,8 @@ mod tests {
 
     #[test]
     fn the_cache_says_who_lives_unless_the_namespace_is_gone() {
-        let dir = std::env::temp_dir().join(format!("plexus-alive-{}", std::process::id()));
-        assert!(!Alive::read(&[], &dir).unwrap().knows_all());
+        let dir = std::env::temp_dir().join(format!("plexus-known-{}", std::process::id()));
+        assert!(!Known::read(&[], &dir).unwrap().knows_all());
         fs::create_dir_all(&dir).unwrap();
         let entry = |id: &str, netns: &str| {
             format!(
@@ -143,7 +203,7 @@ mod tests {
         ] {
             fs::write(dir.join(name), text).unwrap();
         }
-        let alive = Alive::read(&[], &dir).unwrap();
+        let alive = Known::read(&[], &dir).unwrap();
         fs::remove_dir_all(&dir).unwrap();
         let lives = ["aa", "bb", "cc", "dd", ""].map(|id| alive.has(id));
         assert_eq!(
@@ -151,7 +211,7 @@ mod tests {
             [true, true, false, true, false],
             "an entry that cannot be read may be anybody's of its name"
         );
-        assert!(alive.knows_all() && !alive.is_exact());
+        assert_eq!((alive.knows_all(), alive.nameless()), (true, 1));
         assert!(alive.has_link("vethaa") && !alive.has_link("eth0"));
     }
 }

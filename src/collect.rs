@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::detach;
 use crate::gather;
 use crate::job::Job;
-use crate::journal::{Intent, Journal, Record};
+use crate::journal::{Intent, Journal, Key, Record};
 use crate::native::{self, Around};
 
 type Valids = BTreeSet<Valid>;
@@ -127,20 +127,32 @@ fn records(job: &Job, valid: &Valids) -> Result<(), CniError> {
         let key = &record.intent.key;
         let is_valid = valid.iter().any(|v| v.container_id == key.sandbox && v.ifname == key.ifname);
         if key.network == job.request.network && !is_valid {
-            failures.extend(detach_record(&journal, &record, &job.state_dir).err());
+            failures.extend(detach_file(&journal, key, &job.state_dir, &|_| true).err());
         }
     }
     detach::join(failures)
 }
 
-/// Detaches one record, in its namespace where that still lives, and forgets it.
+/// Detaches what one file of the journal says, in its namespaces where those still live, and forgets it. `may` looks at what the
+/// file says once nobody else can change it: between a listing and now its attachment may have been made anew.
 ///
 /// # Errors
-/// What could not be removed: the record stays.
-pub fn detach_record(journal: &Journal, record: &Record, state_dir: &Path) -> Result<(), CniError> {
-    let held = journal.hold(&record.intent.key, false).map_err(|e| from_journal(&e))?;
+/// What could not be removed: the file stays.
+pub fn detach_file(
+    journal: &Journal,
+    key: &Key,
+    state_dir: &Path,
+    may: &dyn Fn(&[Record]) -> bool,
+) -> Result<(), CniError> {
+    let held = journal.hold(key, false).map_err(|e| from_journal(&e))?;
     let Some(held) = held else { return Ok(()) };
-    detach::detach(detach::of_record(record, None, state_dir)?)?;
+    let records = held.records().map_err(|e| from_journal(&e))?;
+    if records.is_empty() || !may(&records) {
+        return Ok(());
+    }
+    for record in records.iter().rev() {
+        detach::detach(detach::of_record(record, None, state_dir)?)?;
+    }
     held.forget().map_err(|e| from_journal(&e))
 }
 
@@ -152,12 +164,13 @@ pub fn detach_record(journal: &Journal, record: &Record, state_dir: &Path) -> Re
 pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result<(), CniError> {
     let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
     let mut failures = Vec::new();
-    for record in records.iter().filter(|record| !boot_id.is_empty() && record.intent.boot_id != boot_id) {
-        let executes = |a: &crate::journal::Attachment| a.steps.iter().any(|s| !s.native || s.ipam_delegate.is_some());
-        if !record.intent.attachments.iter().any(executes) {
-            let gone = detach_record(journal, record, state_dir);
-            failures.extend(gone.err());
-        }
+    let executes = |a: &crate::journal::Attachment| a.steps.iter().any(|s| !s.native || s.ipam_delegate.is_some());
+    let is_old = |record: &Record| {
+        !boot_id.is_empty() && record.intent.boot_id != boot_id && !record.intent.attachments.iter().any(executes)
+    };
+    for record in records.iter().filter(|record| is_old(record)) {
+        let all_old = |records: &[Record]| records.iter().all(is_old);
+        failures.extend(detach_file(journal, &record.intent.key, state_dir, &all_old).err());
     }
     detach::join(failures)
 }

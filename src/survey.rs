@@ -4,7 +4,7 @@
 //! A lease or a rule without a record may be a reference plugin's: who owns it is asked of the runtimes' own cache, and where
 //! there is none, nothing is known to have ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use backends::{Host, Kind};
 use ipam::host_local::{self, Held};
 use serde_json::Value;
 
-use crate::alive::{self, Alive};
+use crate::alive::{Known, Life, Observer};
 use crate::attach::from_journal;
-use crate::cni::error::{CniError, Code};
+use crate::cni::error::CniError;
 use crate::cni::gojson;
 use crate::collect;
 use crate::detach;
@@ -60,16 +60,16 @@ pub struct Port {
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Survey {
-    /// Records of pods whose namespace is gone.
-    pub records: Vec<Record>,
+    /// Files of the journal whose pods have ended.
+    pub ended: Vec<Vec<Record>>,
+    /// Files whose pods' namespaces cannot be found, although something speaks for their life.
+    pub unclear: Vec<Vec<Record>>,
     /// Leases of nobody who lives.
     pub leases: Vec<(Directory, Held)>,
     /// Rules of nobody who lives.
     pub rules: Vec<Noted>,
     /// Ports that nobody's result names, whose other end is in some namespace.
     pub ports: Vec<Port>,
-    /// How many leases each network has.
-    pub held: BTreeMap<Directory, usize>,
     /// How many records there are.
     pub recorded: usize,
     /// Files of the journal that are no records.
@@ -82,44 +82,138 @@ pub struct Survey {
 
 /// Looks at all of it. Changes nothing.
 ///
+/// What is held is listed first, and who lives is asked after that: whoever comes in between has a record by then.
+///
 /// # Errors
-/// The journal or the runtimes' cache cannot be read. What else cannot be looked at is in the survey.
+/// The journal, the runtimes' cache or the kernel's links cannot be read. What else cannot be looked at is in the survey.
 pub fn survey(places: &Places) -> Result<Survey, CniError> {
-    let (records, unreadable) = Journal::new(&places.state_dir).all().map_err(|e| from_journal(&e))?;
-    let alive = Alive::read(&records, &places.cache_dir)?;
-    let mut found = Survey { recorded: records.len(), unreadable, is_certain: alive.knows_all(), ..Survey::default() };
+    let journal = Journal::new(&places.state_dir);
+    let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
+    let mut found = Survey::default();
+    let held = held(places, &records, &mut found);
+
+    let observer = Observer::look()?;
+    let (records, unreadable) = journal.all().map_err(|e| from_journal(&e))?;
+    let known = Known::read(&records, &places.cache_dir)?;
+    (found.recorded, found.unreadable, found.is_certain) = (records.len(), unreadable, known.knows_all());
+    judge(held, &known, places, &mut found);
+    look_again(&mut found);
+    for file in files(records) {
+        match observer.life_of(&file) {
+            Life::Lives => {}
+            Life::Unclear => found.unclear.push(file),
+            Life::Ended => found.ended.push(file),
+        }
+    }
+    Ok(found)
+}
+
+/// What has gone since it was listed was its DEL's to remove.
+fn look_again(found: &mut Survey) {
+    if !found.rules.is_empty() {
+        let rules = nft::noted().unwrap_or_default();
+        found.rules.retain(|rule| rules.contains(rule));
+    }
+    if !found.ports.is_empty() {
+        let ports = ports(&found.ports.iter().map(|port| port.bridge.clone()).collect()).unwrap_or_default();
+        found.ports.retain(|port| ports.contains(port));
+    }
+}
+
+/// The records of one file stand behind each other.
+fn files(records: Vec<Record>) -> Vec<Vec<Record>> {
+    let mut files: Vec<Vec<Record>> = Vec::new();
+    for record in records {
+        match files.last_mut().filter(|file| file.first().is_some_and(|first| first.intent.key == record.intent.key)) {
+            Some(file) => file.push(record),
+            None => files.push(vec![record]),
+        }
+    }
+    files
+}
+
+/// Everything that is held by somebody.
+#[derive(Default)]
+struct Everything {
+    leases: Vec<(Directory, Held)>,
+    rules: Vec<Noted>,
+    ports: Vec<Port>,
+}
+
+fn held(places: &Places, records: &[Record], found: &mut Survey) -> Everything {
     let mut data_dirs = places.data_dirs.clone();
     let mut bridges = places.bridges.clone();
     for step in records.iter().flat_map(|record| &record.intent.attachments).flat_map(|attachment| &attachment.steps) {
         data_dirs.extend(step.pool.iter().map(|pool| pool.data_dir.clone()));
         bridges.extend(bridge_of(&step.plugin, &step.conf));
     }
-    let mut directories = Vec::new();
+    let mut all = Everything::default();
     for data_dir in &data_dirs {
-        directories.extend(networks(data_dir, &mut found.failures));
+        for directory in networks(data_dir, &mut found.failures) {
+            match host_local::held(&directory.data_dir, &directory.network, &places.state_dir) {
+                Ok(held) => all.leases.extend(held.into_iter().map(|held| (directory.clone(), held))),
+                Err(e) => {
+                    let place = directory.data_dir.join(&directory.network);
+                    found.failures.push(format!("{}: {}", place.display(), native::chain(&e)));
+                }
+            }
+        }
     }
-    let mut young = Vec::new();
-    for directory in directories {
-        young.extend(leases(directory, places, &alive, &mut found));
+    let mut keep = |failure: backends::Error| found.failures.push(native::chain(&failure));
+    all.rules = nft::noted().unwrap_or_else(|e| {
+        keep(e);
+        Vec::new()
+    });
+    all.ports = ports(&bridges).unwrap_or_else(|e| {
+        keep(e);
+        Vec::new()
+    });
+    all
+}
+
+/// Keeps what is nobody's who lives.
+fn judge(held: Everything, known: &Known, places: &Places, found: &mut Survey) {
+    let mut young: Vec<String> = Vec::new();
+    for (directory, held) in held.leases {
+        if known.has(&held.sandbox) {
+            continue;
+        }
+        let file = directory.data_dir.join(&directory.network).join(held.address.to_string());
+        match age(&file) {
+            Age::Gone => {}
+            Age::Of(age) if age >= places.min_age => found.leases.push((directory, held)),
+            Age::Of(_) | Age::Unknown => young.push(held.sandbox),
+        }
     }
     // Whoever just got an address is being attached: its other addresses and its rules are let be too.
     found.leases.retain(|(_, held)| !young.contains(&held.sandbox));
-    match nft::noted() {
-        Ok(noted) => {
-            let lives = |noted: &Noted| {
-                alive.any(|sandbox| noted.can_be_of(sandbox)) || young.iter().any(|sandbox| noted.can_be_of(sandbox))
-            };
-            let is_dead = |noted: &Noted| alive.is_exact() && !lives(noted);
-            found.rules = noted.into_iter().filter(is_dead).collect();
-        }
-        Err(e) => found.failures.push(native::chain(&e)),
+    let lives = |noted: &Noted| {
+        known.any(|sandbox| noted.can_be_of(sandbox)) || young.iter().any(|sandbox| noted.can_be_of(sandbox))
+    };
+    let rules = held.rules.into_iter().filter(|noted| !lives(noted));
+    if known.nameless() == 0 {
+        found.rules = rules.collect();
+    } else if rules.count() > 0 {
+        let (cache, some) = (places.cache_dir.display(), known.nameless());
+        let text =
+            format!("{cache}: {some} entries do not say whose they are: rules without a record may be of one of them");
+        found.failures.push(text);
     }
-    match ports(&bridges, &alive) {
-        Ok(ports) => found.ports = ports,
-        Err(e) => found.failures.push(native::chain(&e)),
+    found.ports = held.ports.into_iter().filter(|port| !known.has_link(&port.name)).collect();
+}
+
+enum Age {
+    Of(Duration),
+    Gone,
+    Unknown,
+}
+
+fn age(file: &Path) -> Age {
+    match fs::metadata(file).and_then(|meta| meta.modified()) {
+        Ok(modified) => modified.elapsed().map_or(Age::Unknown, Age::Of),
+        Err(e) if e.kind() == ErrorKind::NotFound => Age::Gone,
+        Err(_) => Age::Unknown,
     }
-    found.records = records.into_iter().filter(|record| !alive::lives(record)).collect();
-    Ok(found)
 }
 
 /// The bridge that a configuration of the kind uses.
@@ -143,58 +237,31 @@ fn networks(data_dir: &Path, failures: &mut Vec<String>) -> Vec<Directory> {
     names.map(|network| Directory { data_dir: data_dir.to_owned(), network }).collect()
 }
 
-/// Notes the leases of nobody who lives, and gives whose are too young to tell.
-fn leases(directory: Directory, places: &Places, alive: &Alive, found: &mut Survey) -> Vec<String> {
-    let mut young = Vec::new();
-    match host_local::held(&directory.data_dir, &directory.network, &places.state_dir) {
-        Err(e) => found.failures.push(native::chain(&e)),
-        Ok(held) => {
-            found.held.insert(directory.clone(), held.len());
-            for held in held.into_iter().filter(|held| !alive.has(&held.sandbox)) {
-                let file = directory.data_dir.join(&directory.network).join(held.address.to_string());
-                if is_younger(&file, places.min_age) {
-                    young.push(held.sandbox);
-                } else {
-                    found.leases.push((directory.clone(), held));
-                }
-            }
-        }
-    }
-    young
-}
-
-/// A file whose age nobody can tell is young, unless it is gone.
-fn is_younger(file: &Path, age: Duration) -> bool {
-    match fs::metadata(file).and_then(|meta| meta.modified()) {
-        Ok(modified) => modified.elapsed().map_or(true, |elapsed| elapsed < age),
-        Err(e) => e.kind() != ErrorKind::NotFound,
-    }
-}
-
-fn ports(bridges: &BTreeSet<String>, alive: &Alive) -> Result<Vec<Port>, backends::Error> {
+fn ports(bridges: &BTreeSet<String>) -> Result<Vec<Port>, backends::Error> {
     let mut host = Host::open()?;
     let mut ports = Vec::new();
     for bridge in bridges {
-        for name in backends::ports_into_pods(&mut host, bridge)? {
-            if !alive.has_link(&name) {
-                ports.push(Port { bridge: bridge.clone(), name });
-            }
-        }
+        let names = backends::ports_into_pods(&mut host, bridge)?.into_iter();
+        ports.extend(names.map(|name| Port { bridge: bridge.clone(), name }));
     }
     Ok(ports)
 }
 
-/// Removes what a survey found of records, and where that is certain of leases and rules.
+/// Removes what a survey found: of records, and where it is asked for also leases and rules that no record and no runtime knows.
+/// Each file of the journal is judged once more while nobody else can change it.
 ///
 /// # Errors
 /// Everything that could not be removed.
-pub fn remove(survey: &Survey, places: &Places) -> Result<(), CniError> {
+pub fn remove(survey: &Survey, places: &Places, unrecorded: bool) -> Result<(), CniError> {
     let journal = Journal::new(&places.state_dir);
+    let observer = Observer::look()?;
     let mut failures: Vec<CniError> = Vec::new();
-    for record in &survey.records {
-        failures.extend(collect::detach_record(&journal, record, &places.state_dir).err());
+    let has_ended = |records: &[Record]| observer.life_of(records) == Life::Ended;
+    for record in survey.ended.iter().filter_map(|file| file.first()) {
+        let gone = collect::detach_file(&journal, &record.intent.key, &places.state_dir, &has_ended);
+        failures.extend(gone.err());
     }
-    if survey.is_certain {
+    if unrecorded && survey.is_certain {
         let directories: BTreeSet<&Directory> = survey.leases.iter().map(|(directory, _)| directory).collect();
         for directory in directories {
             let dead: BTreeSet<(&str, &str)> = (survey.leases.iter().filter(|(of, _)| of == directory))
@@ -207,6 +274,5 @@ pub fn remove(survey: &Survey, places: &Places) -> Result<(), CniError> {
         }
         failures.extend(nft::remove_noted(&survey.rules).err().map(native::from_backend));
     }
-    failures.extend(survey.failures.iter().map(|text| CniError::new(Code::Io, text.clone())));
     detach::join(failures)
 }

@@ -42,6 +42,8 @@ pub use pod::{Entering, Host, Pod};
 pub use probe::{filters_vlans, ready, supports};
 pub use removal::{Deleter, Deletion, Doomed, Removed, Spawn, remove, remove_now};
 
+use std::collections::BTreeSet;
+
 use netlink::link::Link;
 use pod::Side;
 use serde::{Deserialize, Serialize};
@@ -296,6 +298,15 @@ pub fn ports_into_pods(host: &mut Host, bridge: &str) -> Result<Vec<String>, Err
     let Some(bridge) = host.side.link(bridge)? else { return Ok(Vec::new()) };
     let is_port = |link: &Link| link.controller == Some(bridge.index) && link.kind == "veth" && link.parent_elsewhere;
     Ok(host.side.links()?.into_iter().filter(is_port).map(|link| link.name).collect())
+}
+
+/// The links of the host that are one end of a pair whose other end is in another namespace.
+///
+/// # Errors
+/// As [`links`].
+pub fn pairs(host: &mut Host) -> Result<BTreeSet<String>, Error> {
+    let is_pair = |link: &Link| link.kind == "veth" && link.parent_elsewhere;
+    Ok(host.side.links()?.into_iter().filter(is_pair).map(|link| link.name).collect())
 }
 
 /// Whether a name is taken in the pod.

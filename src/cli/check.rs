@@ -3,13 +3,14 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use plexus::alive::{Life, Observer};
 use plexus::cni::error::CniError;
 use plexus::cni::request::{Command, Request};
 use plexus::cni::version::Version;
 use plexus::config::NativePolicy;
 use plexus::job::Job;
 use plexus::journal::{Attachment, Journal, Record};
-use plexus::{alive, check, native};
+use plexus::{check, native};
 use serde::Serialize;
 use serde_json::Map;
 
@@ -74,7 +75,8 @@ pub(super) fn run(state_dir: &Path, pod: Option<&str>, output: Format, out: &mut
         let why = "nothing is attached for a pod of that name, or a sandbox whose id begins so".to_owned();
         return Err(Failure::Input { act: format!("checking {pod}"), why });
     }
-    let rows: Vec<Row> = records.iter().flat_map(|record| rows(record, state_dir)).collect();
+    let observer = Observer::look().map_err(|e| Failure::Input { act: "checking".to_owned(), why: e.msg })?;
+    let rows: Vec<Row> = records.iter().flat_map(|record| rows(record, &observer, state_dir)).collect();
     let differing = rows.iter().filter(|row| !matches!(row.state, State::Ok | State::Unchecked)).count();
     match output {
         Format::Json => out.json(&rows)?,
@@ -92,9 +94,9 @@ fn is_of(record: &Record, wanted: &str) -> bool {
     named || record.intent.key.sandbox.starts_with(wanted)
 }
 
-fn rows(record: &Record, state_dir: &Path) -> Vec<Row> {
+fn rows(record: &Record, observer: &Observer, state_dir: &Path) -> Vec<Row> {
     let intent = &record.intent;
-    let states: Vec<(State, String)> = if !alive::lives(record) {
+    let states: Vec<(State, String)> = if observer.life(record) == Life::Ended {
         let detail = format!("the network namespace {} is gone; `plexus gc` removes what is held", intent.netns);
         vec![(State::Gone, detail); intent.attachments.len()]
     } else if record.commitment.is_none() {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::list::SANDBOX_CHARS;
 use super::output::{Format, Out};
-use super::table::{Table, or_none};
+use super::table::{Table, or_none, printable};
 
 /// Something that nobody holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,18 +31,26 @@ pub(super) struct Leak {
 ///
 /// # Errors
 /// The journal or the cache cannot be read; something could not be removed.
-pub(super) fn run(places: &Places, dry: bool, output: Format, out: &mut Out) -> Result<(), Failure> {
+pub(super) fn run(places: &Places, dry: bool, unrecorded: bool, output: Format, out: &mut Out) -> Result<(), Failure> {
     let act = || format!("collecting below {}", places.state_dir.display());
     let refused = |e: plexus::cni::CniError| Failure::Input { act: act(), why: e.msg };
     let survey = survey::survey(places).map_err(refused)?;
-    let ours: Vec<Leak> = leaks(&survey).into_iter().filter(|leak| leak.remedy == REMEDY).collect();
+    let all = leaks(&survey);
+    let is_ours = |leak: &&Leak| leak.remedy == REMEDY || (unrecorded && leak.remedy == UNRECORDED);
+    let ours: Vec<Leak> = all.iter().filter(is_ours).cloned().collect();
     if !dry {
-        survey::remove(&survey, places).map_err(refused)?;
+        survey::remove(&survey, places, unrecorded).map_err(refused)?;
     }
-    if !survey.is_certain {
-        let cache = places.cache_dir.display();
-        let _ = writeln!(io::stderr(), "plexus: there is no {cache}: leases and rules without a record are let be"); // nobody to tell
+    let others = all.iter().filter(|leak| leak.remedy == UNRECORDED && !unrecorded).count();
+    let complain = |line: String| drop(writeln!(io::stderr(), "plexus: {}", printable(&line))); // nobody to tell
+    if others > 0 {
+        complain(format!(
+            "{others} leases or rules without a record are let be: see `plexus doctor`, and `{UNRECORDED}`"
+        ));
     }
+    let unclear = all.iter().filter(|leak| leak.remedy.is_empty());
+    unclear.for_each(|leak| complain(format!("{} {} is let be: {}", leak.what, leak.place, leak.why)));
+    survey.failures.iter().for_each(|failure| complain(format!("not looked at: {failure}")));
     match output {
         Format::Json => out.json(&ours),
         Format::Table if ours.is_empty() => {
@@ -62,55 +70,49 @@ fn table(leaks: &[Leak], done: &str) -> String {
     table.render()
 }
 
-/// What removes what is plexus' to remove.
+/// What removes what pods held that have ended.
 pub(super) const REMEDY: &str = "plexus gc";
+/// What removes leases and rules that no record and no runtime knows, too.
+const UNRECORDED: &str = "plexus gc --unrecorded";
 
 /// What a survey found, a row each.
 pub(super) fn leaks(survey: &Survey) -> Vec<Leak> {
-    let remedy = if survey.is_certain { REMEDY } else { "" };
-    let mut leaks = Vec::new();
-    for record in &survey.records {
+    let mut leaks: Vec<Leak> = Vec::new();
+    let ended = survey.ended.iter().flatten().map(|record| (record, "is gone", REMEDY));
+    let unclear = survey.unclear.iter().flatten().map(|record| (record, "cannot be found from here", ""));
+    for (record, why, remedy) in ended.chain(unclear) {
         let intent = &record.intent;
-        for attachment in &intent.attachments {
-            leaks.push(Leak {
-                what: "attachment",
-                place: format!("{} of network {}", attachment.ifname, attachment.network),
-                sandbox: intent.key.sandbox.clone(),
-                why: format!("its network namespace {} is gone", intent.netns),
-                remedy: REMEDY.to_owned(),
-            });
-        }
+        leaks.extend(intent.attachments.iter().map(|attachment| Leak {
+            what: "attachment",
+            place: format!("{} of network {}", attachment.ifname, attachment.network),
+            sandbox: intent.key.sandbox.clone(),
+            why: format!("its network namespace {} {why}", intent.netns),
+            remedy: remedy.to_owned(),
+        }));
     }
-    let known: Vec<&str> = survey.records.iter().map(|record| record.intent.key.sandbox.as_str()).collect();
+    let (why, unrecorded) = if survey.is_certain {
+        ("neither the journal nor the runtimes' cache knows whose it is", UNRECORDED)
+    } else {
+        ("the journal does not know whose it is, and there is no cache of a runtime to ask", "")
+    };
+    let unknown = |what: &'static str, place: String, sandbox: &str, remedy: &str| Leak {
+        what,
+        place,
+        sandbox: sandbox.to_owned(),
+        why: why.to_owned(),
+        remedy: remedy.to_owned(),
+    };
     for (Directory { data_dir, network }, held) in &survey.leases {
-        if known.contains(&held.sandbox.as_str()) {
-            continue;
-        }
-        leaks.push(Leak {
-            what: "lease",
-            place: data_dir.join(network).join(held.address.to_string()).display().to_string(),
-            sandbox: held.sandbox.clone(),
-            why: "neither the journal nor a runtime knows its holder".to_owned(),
-            remedy: remedy.to_owned(),
-        });
+        let place = data_dir.join(network).join(held.address.to_string()).display().to_string();
+        leaks.push(unknown("lease", place, &held.sandbox, unrecorded));
     }
-    for rules in survey.rules.iter().filter(|rules| !known.iter().any(|known| rules.can_be_of(known))) {
-        leaks.push(Leak {
-            what: "rules",
-            place: format!("{}: {}", rules.place(), rules.comment),
-            sandbox: rules.sandbox.clone(),
-            why: "neither the journal nor a runtime knows whose they are".to_owned(),
-            remedy: remedy.to_owned(),
-        });
+    for rules in &survey.rules {
+        let place = format!("{}: {}", rules.place(), rules.comment);
+        leaks.push(unknown("rules", place, &rules.sandbox, unrecorded));
     }
     for port in survey.ports.iter().filter(|_| survey.is_certain) {
-        leaks.push(Leak {
-            what: "port",
-            place: format!("{} of bridge {}", port.name, port.bridge),
-            sandbox: String::new(),
-            why: "no result names it, and its other end is in some namespace".to_owned(),
-            remedy: format!("ip link delete {}", port.name),
-        });
+        let place = format!("{} of bridge {}", port.name, port.bridge);
+        leaks.push(unknown("port", place, "", &format!("ip link delete {}", port.name)));
     }
     leaks
 }

@@ -74,6 +74,9 @@ enum Command {
         /// Only say what would be removed
         #[arg(short = 'n', long)]
         dry_run: bool,
+        /// Also leases and rules that neither the journal nor the runtimes' cache knows
+        #[arg(long)]
+        unrecorded: bool,
         #[command(flatten)]
         places: PlaceArgs,
         /// How the rows are written
@@ -148,7 +151,9 @@ impl Cli {
             Command::Demo { output } => demo::run(output, &mut out),
             Command::List { state_dir, output } => list::run(&state_dir, output, &mut out),
             Command::Check { pod, state_dir, output } => check::run(&state_dir, pod.as_deref(), output, &mut out),
-            Command::Gc { dry_run, places, output } => gc::run(&places.into(), dry_run, output, &mut out),
+            Command::Gc { dry_run, unrecorded, places, output } => {
+                gc::run(&places.into(), dry_run, unrecorded, output, &mut out)
+            }
             Command::Doctor { conf_dir, bin_dir, places, output } => {
                 doctor::run(doctor::Surroundings { places: places.into(), conf_dir, bin_dir }, output, &mut out)
             }

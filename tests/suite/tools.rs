@@ -1,6 +1,7 @@
 //! `plexus check`, `plexus gc` and `plexus doctor` on a node with pods: what they tell, what they remove, their exit codes.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("tools::check_tells_each_attachment", &[Need::Macvlan], check),
         Case::new("tools::gc_removes_what_a_lost_pod_held", &[Need::Macvlan], lost_pod),
         Case::new("tools::gc_asks_the_runtimes_for_what_has_no_record", &[Need::Peers], without_record),
+        Case::new("tools::gc_lets_be_whose_namespace_a_process_is_in", &[], inhabited),
+        Case::new("tools::gc_lets_be_whose_file_has_a_living_record", &[], made_anew),
+        Case::new("tools::gc_takes_nothing_of_an_add_under_way", &[Need::Nft], under_way),
+        Case::new("tools::gc_is_not_stopped_by_odd_things", &[Need::Nft], odd_things),
         Case::new("tools::gc_removes_rules_without_a_record", &[Need::Nft], rules),
         Case::new("tools::doctor_tells_which_file_is_used", &[], files),
         Case::new("tools::doctor_tells_full_pools_and_leaks", &[], leaks),
@@ -103,26 +108,130 @@ fn without_record() {
         lease(&bed, Side::Go, id);
     }
     let count = || bed.leftovers().len();
-    assert_eq!((told(&["gc", "--min-age=0"]).1, count()), (json!([]), 4), "without a cache nobody knows");
+    assert_eq!(
+        (told(&["gc", "--unrecorded", "--min-age=0"]).1, count()),
+        (json!([]), 4),
+        "without a cache nobody knows"
+    );
     fs::create_dir_all(CACHE).unwrap();
     let entry = |id: &str, netns: &str| json!({"kind": "cniCacheV1", "containerId": id, "netns": netns}).to_string();
     fs::write(format!("{CACHE}/n-kept-eth0"), entry("kept", "")).unwrap();
     fs::write(format!("{CACHE}/n-noted-eth0"), "an older form").unwrap();
     fs::write(format!("{CACHE}/n-ended-eth0"), entry("ended", "/run/netns/ended")).unwrap();
-    let (code, shown) = told(&["gc", "-n", "--min-age=0"]);
+    let (code, shown) = told(&["gc", "-n", "--unrecorded", "--min-age=0"]);
     let holders: Vec<&str> = rows(&shown, "what", "lease").iter().map(|row| row["sandbox"].as_str().unwrap()).collect();
     assert_eq!((code, count()), (0, 4));
     assert!(holders.len() == 2 && holders.contains(&"gone") && holders.contains(&"ended"), "{shown}");
     assert_eq!(
-        told(&["gc"]).1,
+        told(&["gc", "--unrecorded"]).1,
         json!([]),
         "an ADD may be under way, of which the runtime will note something after it"
     );
     assert_eq!(count(), 4);
-    told(&["gc", "--min-age=0"]);
+    told(&["gc", "--unrecorded", "--min-age=0"]);
     let text = |address: &str| fs::read_to_string(format!("{LEASES}/n/{address}")).unwrap_or_default();
     assert_eq!(count(), 2);
     assert!(text("10.6.0.2").starts_with("kept") && text("10.6.0.3").starts_with("noted"));
+}
+
+/// The path is gone, and the pod is not: a runtime's namespaces may be mounted elsewhere.
+fn inhabited() {
+    let node = node();
+    node.add("a", "");
+    let mut process = std::process::Command::new("nsenter")
+        .args(["--net=/run/netns/a", "sleep", "600"])
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // It is in there once it executes `sleep`.
+    let is_in = || fs::read_to_string(format!("/proc/{}/comm", process.id())).is_ok_and(|name| name.trim() == "sleep");
+    while !is_in() {
+        std::thread::yield_now();
+    }
+    assert!(std::process::Command::new("umount").arg("/run/netns/a").status().unwrap().success());
+    assert_eq!(told(&["gc", "--min-age=0"]).1, json!([]));
+    assert!(node.bed.links("").iter().any(|link| link.starts_with("veth")));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    fs::remove_file("/run/netns/a").unwrap();
+    // The other end of the pair goes with the namespace, on the kernel's own time: until then it speaks for the pod.
+    while node.bed.links("").iter().any(|link| link.starts_with("veth")) {
+        std::thread::yield_now();
+    }
+    assert_eq!(told(&["gc", "--min-age=0"]).1.as_array().unwrap().len(), 1);
+    assert_eq!(told(&["gc", "--min-age=0"]).1, json!([]));
+}
+
+/// An ADD was killed, and another one of the same id came after its namespace was lost: one file, two records.
+fn made_anew() {
+    let node = node();
+    node.add("a", "");
+    let folder = format!("{RECORDS}/journal");
+    let mut files = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|ending| ending == "jsonl")).unwrap();
+    let living = fs::read_to_string(&file).unwrap();
+    let mut killed: Value = serde_json::from_str(living.lines().next().unwrap()).unwrap();
+    killed["netns"] = json!("/run/netns/earlier");
+    killed["netnsId"] = json!([4, 7]);
+    fs::write(&file, format!("{killed}\n{living}")).unwrap();
+    let before = node.bed.leftovers();
+    assert_eq!(told(&["gc", "--unrecorded", "--min-age=0"]).1, json!([]));
+    assert_eq!(node.bed.leftovers(), before);
+    node.call("CHECK", "a").run().ok();
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// gc runs again and again while pods come and go: whoever has been attached is attached.
+fn under_way() {
+    const ROUNDS: usize = 30;
+    let bed = Testbed::new();
+    fs::create_dir_all(CACHE).unwrap();
+    let conf = json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "cni0", "ipMasq": true,
+        "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}});
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let output = plexus(&["gc", "--unrecorded", "--min-age=0", "-o", "json"]);
+                assert_eq!(text(&output.stdout).trim(), "[]", "{}", text(&output.stderr));
+            }
+        });
+        for round in 0..ROUNDS {
+            let id = format!("pod{round}");
+            bed.pod(&id);
+            let call = |command: &str, conf: &Value| {
+                bed.call(Side::Plexus, "bridge").command(command).container(&id).pod(&id).conf(conf).run()
+            };
+            let mut checked = conf.clone();
+            checked["prevResult"] = call("ADD", &conf).ok();
+            call("CHECK", &checked).ok();
+            call("DEL", &conf).ok();
+        }
+        over.store(true, Ordering::Relaxed);
+        collector.join().unwrap();
+    });
+    assert_eq!(bed.leftovers(), ["link cni0"]);
+}
+
+/// Files that nobody expects, in places that others write to.
+fn odd_things() {
+    let bed = Testbed::new();
+    lease(&bed, Side::Plexus, "gone");
+    for dir in [CACHE, "/var/lib/cni/networks/lost+found"] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    assert!(std::process::Command::new("mkfifo").arg(format!("{CACHE}/n-pipe-eth0")).status().unwrap().success());
+    // Somebody else's rules, in our words.
+    let rules = "table inet cni_plugins_masquerade { chain masq_checks { counter comment \"hello, net: n, if: eth0, id: dead\"; }; }
+        table bridge nat { chain PREROUTING { counter comment \"macspoofchk-my own-x\"; }; }";
+    bed.tool("nft", &["-f", "-"], rules).unwrap();
+    let (code, shown) = told(&["gc", "--unrecorded", "--min-age=0"]);
+    assert_eq!((code, shown.as_array().unwrap().len(), &shown[0]["sandbox"]), (0, 1, &json!("gone")), "{shown}");
+    let listed = bed.tool("nft", &["list", "ruleset"], "").unwrap();
+    assert!(listed.contains("hello") && listed.contains("my own"), "{listed}");
+    let told = text(&plexus(&["gc"]).stderr);
+    assert!(told.contains("lost+found"), "{told}");
 }
 
 /// The record is lost, and the pod with it: what is left says whose it was.
@@ -139,13 +248,13 @@ fn rules() {
     let entry = json!({"kind": "cniCacheV1", "containerId": "two", "netns": ""});
     fs::write(format!("{CACHE}/n-two-eth0"), entry.to_string()).unwrap();
     bed.lose_pod("one");
-    let (_, shown) = told(&["gc", "-n", "--min-age=0"]);
+    let (_, shown) = told(&["gc", "-n", "--unrecorded", "--min-age=0"]);
     assert_eq!((rows(&shown, "what", "lease").len(), rows(&shown, "what", "rules").len()), (1, 2), "{shown}");
-    told(&["gc", "--min-age=0"]);
+    told(&["gc", "--unrecorded", "--min-age=0"]);
     let left = bed.leftovers();
     assert!(left.iter().all(|left| !left.contains("one")), "{left:?}");
     assert!(left.iter().any(|left| left.contains("two")), "{left:?}");
-    assert_eq!(told(&["gc", "--min-age=0"]).1, json!([]));
+    assert_eq!(told(&["gc", "--unrecorded", "--min-age=0"]).1, json!([]));
     bed.call(Side::Plexus, "bridge").command("DEL").container("two").pod("two").conf(&conf).run().ok();
     assert_eq!(bed.leftovers(), ["link cni0"]);
 }
@@ -206,10 +315,10 @@ fn leaks() {
     let (code, shown) = doctor();
     let all = rows(&shown, "area", "leak");
     let remedies: Vec<&str> = all.iter().map(|row| row["remedy"].as_str().unwrap()).collect();
-    assert_eq!((code, all.len(), remedies[0]), (5, 2, "plexus gc"), "{shown}");
+    assert_eq!((code, all.len(), remedies[0]), (5, 2, "plexus gc --unrecorded"), "{shown}");
     let remove = remedies[1].strip_prefix("ip ").unwrap();
     node.bed.ip(remove);
-    told(&["gc", "--min-age=0"]);
+    told(&["gc", "--unrecorded", "--min-age=0"]);
     let (code, shown) = doctor();
     assert_eq!((code, rows(&shown, "area", "leak").len()), (0, 0), "{shown}");
     assert_eq!(node.bed.leftovers(), ["link cni0"]);

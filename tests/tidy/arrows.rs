@@ -49,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("readiness", &["cni", "config", "native", "gather", "job"]),
     ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job"]),
-    ("alive", &["cni", "journal", "detach"]),
+    ("alive", &["cni", "sources", "journal", "native", "detach"]),
     ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),
     (
         "engine",

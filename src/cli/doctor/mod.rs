@@ -107,10 +107,11 @@ fn held(around: &Surroundings) -> Vec<Finding> {
         findings.push(Finding::new("leak", cache, State::Note, text));
     }
     let leaks = gc::leaks(&survey);
-    let state = |remedy: &str| if remedy.is_empty() { State::Note } else { State::Wrong };
+    // Without a cache a runtime may know; a port may be of a pod that somebody attached by hand.
+    let is_wrong = |leak: &gc::Leak| leak.remedy == gc::REMEDY || (survey.is_certain && leak.what != "port");
     findings.extend(leaks.into_iter().map(|leak| {
-        let (what, why) = (format!("{} {}", leak.what, leak.place), leak.why);
-        Finding::new("leak", what, state(&leak.remedy), why).mended_by(leak.remedy)
+        let state = if is_wrong(&leak) { State::Wrong } else { State::Note };
+        Finding::new("leak", format!("{} {}", leak.what, leak.place), state, leak.why).mended_by(leak.remedy)
     }));
     findings
 }
