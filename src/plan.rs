@@ -252,7 +252,14 @@ fn decide(
     if !node.native.allows(plugin) {
         return executed("the node's configuration says so".to_owned());
     }
-    match native::read(plugin, conf, around)? {
+    let verdict = native::read(plugin, conf, around)?;
+    // A plugin that is nowhere must not be in a record: DEL could never undo it.
+    if let Verdict::Native(native, _) = &verdict
+        && let Ipam::Executed(ipam) = &native.ipam
+    {
+        (node.find)(ipam).map_err(|refusal| native::ipam_refusal(native.kind, refusal))?;
+    }
+    match verdict {
         Verdict::Executed(reason) if backends::Kind::of(plugin).is_none() => executed(reason),
         Verdict::Executed(reason) => executed(reason.clone()).map_err(|refusal| {
             let msg = format!("{plugin}: {reason}, and there is no other plugin of that name: {}", refusal.msg);

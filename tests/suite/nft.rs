@@ -73,6 +73,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("nft::by_iptables_the_binary_is_executed", &[Need::Peers, Need::Nft, Need::Iptables], executed),
         Case::new("nft::a_table_of_somebody_else_fails_add", &[Need::Nft], refused),
+        Case::new("nft::del_ends_though_somebody_leads_to_its_chain", &[Need::Nft], led_to),
         Case::new("nft::gc_keeps_only_what_is_valid", &[Need::Nft], kept),
         Case::new("nft::collection_without_a_record", &[Need::Peers, Need::Nft], collected),
         Case::new("nft::check_misses_what_is_gone", &[Need::Nft], missed),
@@ -232,6 +233,20 @@ fn meta() {
     bed.lose_pod("a");
     call("DEL").env("CNI_NETNS", "").run().ok();
     assert_eq!(leftovers(&bed), Vec::<String>::new());
+}
+
+/// The kernel keeps a chain that a rule leads to: it stays, empty, and DEL succeeds.
+fn led_to() {
+    let bed = Testbed::new();
+    let conf = conf("bridge");
+    bed.pod("a");
+    let call = |command: &str| bed.call(Side::Plexus, "bridge").command(command).pod("a").conf(&conf).run();
+    call("ADD").ok();
+    let rule = "add rule bridge nat PREROUTING iifname y jump cni-br-iface-c1-eth0";
+    bed.tool("nft", &[rule], "").unwrap();
+    call("DEL").ok();
+    assert_eq!(rules_of_pods(&bed), 1, "somebody else's rule");
+    call("DEL").ok();
 }
 
 fn kept() {

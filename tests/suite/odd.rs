@@ -17,6 +17,7 @@ use crate::testbed::{LEASES, RECORDS, Testbed};
 pub(crate) fn cases() -> Vec<Case> {
     let mac = &[Need::Macvlan];
     vec![
+        Case::new("odd::a_mistyped_ipam_plugin_leaves_no_record", &[], mistyped),
         Case::new("odd::a_fifo_makes_no_call_wait", &[], fifo),
         Case::new("odd::a_record_that_is_no_file_is_put_away", &[], no_file),
         Case::new("odd::a_record_that_says_nothing_still_frees_the_default_network", &[], unreadable),
@@ -292,4 +293,19 @@ fn full_pool() {
     status("host-local", &kind).fails(50, "no IP addresses available");
     node.call("DEL", "a").run().ok();
     status("plexus-cni", &node.conf).ok();
+}
+
+/// Otherwise the record of the failed ADD would want it for ever, whatever the configuration says later.
+fn mistyped() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    let mut conf = json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "cni0",
+        "ipam": {"type": "host-locl", "subnet": "10.5.0.0/24"}});
+    let call =
+        |command: &str, conf: &Value| bed.call(Side::Plexus, "bridge").command(command).pod("a").conf(conf).run();
+    call("ADD", &conf).fails(999, "host-locl");
+    conf["ipam"]["type"] = json!("host-local");
+    call("ADD", &conf).ok();
+    call("DEL", &conf).ok();
+    assert_eq!(bed.leftovers(), ["link cni0"]);
 }
