@@ -29,6 +29,8 @@ pub(crate) fn rows() -> Vec<Row> {
         row("dns_without_ipam", json!({"ipam": null, "dns": dns})),
         row("by_hardware_address", json!({"device": null, "hwaddr": "02:00:00:00:00:02"})),
         row("by_name_before_address", json!({"hwaddr": "02:00:00:00:00:02"})),
+        // The first of its `net` directory: dev0 comes before the others of the bed.
+        row("by_kernel_path", json!({"device": null, "kernelpath": "/sys/devices/virtual"})),
         row("keys_in_any_case", json!({"device": null, "HWaddr": "0200.0000.0002"})),
         row("user_space", json!({"DPDKMode": true})),
         row("user_space_layer_2", json!({"DPDKMode": true, "ipam": null})),
