@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use backends::Host;
 use serde_json::Value;
@@ -18,8 +18,8 @@ use crate::journal::{self, Record};
 use crate::native;
 use crate::sources;
 
-/// Where libcni keeps its cache unless the runtime says otherwise.
-pub const CACHE_DIR: &str = "/var/lib/cni/results";
+/// Where libcni keeps its cache unless the runtime says otherwise; and where Multus has it.
+pub const CACHE_DIRS: [&str; 2] = ["/var/lib/cni/results", "/var/lib/cni/multus/results"];
 
 /// Whom somebody knows.
 #[derive(Debug, Default)]
@@ -38,25 +38,32 @@ impl Known {
     ///
     /// # Errors
     /// The cache is there and cannot be listed.
-    pub fn read(records: &[Record], cache_dir: &Path) -> Result<Known, CniError> {
-        let mut alive = Known::default();
+    pub fn read(records: &[Record], cache_dirs: &[PathBuf]) -> Result<Known, CniError> {
+        let mut known = Known::default();
         for record in records {
-            alive.sandboxes.insert(record.intent.key.sandbox.clone());
+            known.sandboxes.insert(record.intent.key.sandbox.clone());
             let outcomes = record.commitment.iter().flat_map(|done| &done.outcomes);
-            outcomes.for_each(|outcome| alive.note_links(&outcome.result));
+            outcomes.for_each(|outcome| known.note_links(&outcome.result));
         }
-        let failed = |e: std::io::Error| {
-            CniError::new(Code::Io, format!("listing the runtimes' cache {}: {e}", cache_dir.display()))
-        };
-        let entries = match fs::read_dir(cache_dir) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(alive),
+        for dir in cache_dirs {
+            known.read_cache(dir)?;
+        }
+        Ok(known)
+    }
+
+    /// One that is not there says nothing.
+    fn read_cache(&mut self, dir: &Path) -> Result<(), CniError> {
+        let failed =
+            |e: std::io::Error| CniError::new(Code::Io, format!("listing the runtimes' cache {}: {e}", dir.display()));
+        let entries = match fs::read_dir(dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             other => other.map_err(failed)?,
         };
-        alive.knows_all = true;
+        self.knows_all = true;
         for entry in entries {
-            alive.note(&entry.map_err(failed)?.path());
+            self.note(&entry.map_err(failed)?.path());
         }
-        Ok(alive)
+        Ok(())
     }
 
     fn note(&mut self, path: &Path) {
@@ -123,6 +130,8 @@ pub struct Observer {
     /// The namespaces that processes are in: device and inode.
     inhabited: BTreeSet<(u64, u64)>,
     boot_id: &'static str,
+    /// The caller's own namespace.
+    host_id: (u64, u64),
     /// The host's links whose other end is in another namespace.
     pairs: BTreeSet<String>,
 }
@@ -137,12 +146,14 @@ impl Observer {
         if boot_id.is_empty() {
             return Err(CniError::new(Code::Io, "reading the boot id: without /proc nobody can say what has ended"));
         }
-        let pairs = Host::open().and_then(|mut host| backends::pairs(&mut host)).map_err(native::from_backend)?;
+        let mut host = Host::open().map_err(native::from_backend)?;
+        let host_id = host.netns().id();
+        let pairs = backends::pairs(&mut host).map_err(native::from_backend)?;
         let processes =
             fs::read_dir("/proc").map(|all| all.filter_map(Result::ok).collect()).unwrap_or_else(|_| Vec::new());
         let namespace = |process: &fs::DirEntry| fs::metadata(process.path().join("ns/net")).ok();
         let inhabited = processes.iter().filter_map(namespace).map(|meta| (meta.dev(), meta.ino())).collect();
-        Ok(Observer { inhabited, boot_id, pairs })
+        Ok(Observer { inhabited, boot_id, host_id, pairs })
     }
 
     /// What is known of the pod of a record.
@@ -157,6 +168,10 @@ impl Observer {
         }
         if self.inhabited.contains(&intent.netns_id) {
             return Life::Lives;
+        }
+        // Seen from a container nothing of the host is there.
+        if intent.host_id != detach::UNKNOWN && intent.host_id != self.host_id {
+            return Life::Unclear;
         }
         // A mount namespace of its own has no /run/netns; and a pair has two ends as long as both namespaces live.
         let dir = Path::new(&intent.netns).parent().unwrap_or(Path::new("/"));
@@ -187,7 +202,7 @@ mod tests {
     #[test]
     fn the_cache_says_who_lives_unless_the_namespace_is_gone() {
         let dir = std::env::temp_dir().join(format!("plexus-known-{}", std::process::id()));
-        assert!(!Known::read(&[], &dir).unwrap().knows_all());
+        assert!(!Known::read(&[], std::slice::from_ref(&dir)).unwrap().knows_all());
         fs::create_dir_all(&dir).unwrap();
         let entry = |id: &str, netns: &str| {
             format!(
@@ -203,7 +218,7 @@ mod tests {
         ] {
             fs::write(dir.join(name), text).unwrap();
         }
-        let alive = Known::read(&[], &dir).unwrap();
+        let alive = Known::read(&[], std::slice::from_ref(&dir)).unwrap();
         fs::remove_dir_all(&dir).unwrap();
         let lives = ["aa", "bb", "cc", "dd", ""].map(|id| alive.has(id));
         assert_eq!(

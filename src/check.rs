@@ -48,7 +48,7 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
         let prefix = if named { format!("{}: ", native.kind.name()) } else { String::new() };
         return Err(CniError::generic(format!("{prefix}Required prevResult missing")));
     };
-    lease_check(job, native, &attachment.ifname, &step.conf, &plan.path)?;
+    lease_check(job, native, &attachment.ifname, &step.conf, &plan.path, previous)?;
     // What plugins the runtime executed after this one did to the MTU nobody here knows.
     let made = recorded(job)?.map(|made| Made { mtu: 0, ..made });
     let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
@@ -70,10 +70,18 @@ fn lease_check(
     ifname: &str,
     conf: &Map<String, serde_json::Value>,
     path: &[std::path::PathBuf],
+    result: &CniResult,
 ) -> Result<(), CniError> {
     let owner = Owner { sandbox: &job.request.container_id, ifname };
     match &native.ipam {
-        Ipam::HostLocal(pool) => pool.check(&owner).map_err(native::from_ipam),
+        Ipam::HostLocal(pool) => {
+            pool.check(&owner).map_err(native::from_ipam)?;
+            let told: Vec<std::net::IpAddr> = result.ips.iter().map(|ip| ip.address.ip()).collect();
+            match pool.missing(&owner, &told).map_err(native::from_ipam)?.first() {
+                Some(ip) => Err(CniError::generic(format!("host-local: the lease of {ip} is not this container's"))),
+                None => Ok(()),
+            }
+        }
         Ipam::Executed(plugin) => {
             let caller = job.caller(ifname, path, job.request.version);
             caller.execute_ipam(Command::Check, plugin, conf).map(|_| ())
@@ -187,7 +195,7 @@ fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, fou
     };
     match native::read(&step.plugin, &step.conf, &around)? {
         Verdict::Native(native, _) => {
-            lease_check(job, &native, &attachment.ifname, &step.conf, path)?;
+            lease_check(job, &native, &attachment.ifname, &step.conf, path, result)?;
             // A later plugin of the chain may have changed the MTU, and one built in process replaced what is known.
             let later = attachment.steps.get(index + 1..).unwrap_or_default();
             let made = found.made.filter(|_| later.iter().all(|step| !step.native));

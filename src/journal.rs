@@ -136,6 +136,9 @@ pub struct Intent {
     /// Its device and inode: whether a path still leads to the same namespace.
     #[serde(default)]
     pub netns_id: (u64, u64),
+    /// The host's, as it was seen at ADD.
+    #[serde(default)]
+    pub host_id: (u64, u64),
     /// Where delegates are searched: binDir, then CNI_PATH.
     pub path: Vec<PathBuf>,
     /// The pod, where the runtime named one.

@@ -261,10 +261,14 @@ fn decide(
     }
     match verdict {
         Verdict::Executed(reason) if backends::Kind::of(plugin).is_none() => executed(reason),
-        Verdict::Executed(reason) => executed(reason.clone()).map_err(|refusal| {
-            let msg = format!("{plugin}: {reason}, and there is no other plugin of that name: {}", refusal.msg);
-            CniError::new(Code::UnsupportedField, msg)
-        }),
+        Verdict::Executed(reason) => executed(reason.clone())
+            .inspect(|_| {
+                warnings.push(format!("network {:?}: {plugin} is executed: {reason}", around.network));
+            })
+            .map_err(|refusal| {
+                let msg = format!("{plugin}: {reason}, and there is no other plugin of that name: {}", refusal.msg);
+                CniError::new(Code::UnsupportedField, msg)
+            }),
         Verdict::Native(native, unknown) if unknown.is_empty() || node.native == NativePolicy::Always => {
             Ok(How::Native(native))
         }
@@ -370,12 +374,13 @@ impl Plan {
     }
 
     /// What goes to disk before anything is done.
-    pub fn intent(&self, boot_id: String, netns_id: (u64, u64)) -> journal::Intent {
+    pub fn intent(&self, boot_id: String, netns_id: (u64, u64), host_id: (u64, u64)) -> journal::Intent {
         journal::Intent {
             key: self.key.clone(),
             boot_id,
             netns: self.netns.display().to_string(),
             netns_id,
+            host_id,
             path: self.path.clone(),
             pod: self.pod.clone(),
             group: self.group,

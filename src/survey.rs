@@ -30,7 +30,7 @@ pub struct Places {
     /// Where the journal and the indexes are.
     pub state_dir: PathBuf,
     /// Where runtimes note what they attached.
-    pub cache_dir: PathBuf,
+    pub cache_dirs: Vec<PathBuf>,
     /// host-local's directories, beyond those that records name.
     pub data_dirs: BTreeSet<PathBuf>,
     /// Bridges, beyond those that records name.
@@ -94,7 +94,7 @@ pub fn survey(places: &Places) -> Result<Survey, CniError> {
 
     let observer = Observer::look()?;
     let (records, unreadable) = journal.all().map_err(|e| from_journal(&e))?;
-    let known = Known::read(&records, &places.cache_dir)?;
+    let known = Known::read(&records, &places.cache_dirs)?;
     (found.recorded, found.unreadable, found.is_certain) = (records.len(), unreadable, known.knows_all());
     judge(held, &known, places, &mut found);
     look_again(&mut found);
@@ -194,9 +194,10 @@ fn judge(held: Everything, known: &Known, places: &Places, found: &mut Survey) {
     if known.nameless() == 0 {
         found.rules = rules.collect();
     } else if rules.count() > 0 {
-        let (cache, some) = (places.cache_dir.display(), known.nameless());
-        let text =
-            format!("{cache}: {some} entries do not say whose they are: rules without a record may be of one of them");
+        let some = known.nameless();
+        let text = format!(
+            "the runtimes' cache: {some} entries do not say whose they are: rules without a record may be of one of them"
+        );
         found.failures.push(text);
     }
     found.ports = held.ports.into_iter().filter(|port| !known.has_link(&port.name)).collect();

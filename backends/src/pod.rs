@@ -100,7 +100,8 @@ impl Host {
     }
 
     /// The host's namespace.
-    pub(crate) fn netns(&self) -> &NetNs {
+    #[must_use]
+    pub fn netns(&self) -> &NetNs {
         &self.netns
     }
 }

@@ -221,6 +221,16 @@ impl Pool {
         Ok(())
     }
 
+    /// Those of the addresses that are in a range of this pool and that the owner does not hold.
+    ///
+    /// # Errors
+    /// A failure of the file system.
+    pub fn missing(&self, owner: &Owner<'_>, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
+        let held = self.held_by(owner)?;
+        let is_ours = |ip: &&IpAddr| self.sets.iter().any(|set| set.range_of(number(**ip)).is_some());
+        Ok(addresses.iter().filter(is_ours).filter(|ip| !held.contains(ip)).copied().collect())
+    }
+
     /// How much of each range set is held.
     ///
     /// # Errors

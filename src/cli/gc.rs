@@ -27,6 +27,14 @@ pub(super) struct Leak {
     pub(super) remedy: String,
 }
 
+/// A leak, and what became of it.
+#[derive(Serialize)]
+struct Done<'a> {
+    #[serde(flatten)]
+    leak: &'a Leak,
+    removed: bool,
+}
+
 /// Finds, and unless `dry` removes.
 ///
 /// # Errors
@@ -52,7 +60,10 @@ pub(super) fn run(places: &Places, dry: bool, unrecorded: bool, output: Format, 
     unclear.for_each(|leak| complain(format!("{} {} is let be: {}", leak.what, leak.place, leak.why)));
     survey.failures.iter().for_each(|failure| complain(format!("not looked at: {failure}")));
     match output {
-        Format::Json => out.json(&ours),
+        Format::Json => {
+            let done: Vec<Done> = ours.iter().map(|leak| Done { leak, removed: !dry }).collect();
+            out.json(&done)
+        }
         Format::Table if ours.is_empty() => {
             let _ = writeln!(io::stderr(), "Nothing is held by nobody."); // as kubectl: no headers without rows
             Ok(())

@@ -125,8 +125,8 @@ struct PlaceArgs {
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Where the runtimes note what they attached (libcni's cache)
-    #[arg(long, value_name = "DIR", default_value = alive::CACHE_DIR)]
-    cache_dir: PathBuf,
+    #[arg(long, value_name = "DIR", default_values = alive::CACHE_DIRS)]
+    cache_dir: Vec<PathBuf>,
     /// host-local's directory; others are known from the journal
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
@@ -137,9 +137,9 @@ struct PlaceArgs {
 
 impl From<PlaceArgs> for Places {
     fn from(args: PlaceArgs) -> Places {
-        let PlaceArgs { state_dir, cache_dir, data_dir, min_age } = args;
+        let PlaceArgs { state_dir, cache_dir: cache_dirs, data_dir, min_age } = args;
         let (bridges, min_age) = (BTreeSet::new(), Duration::from_secs(min_age));
-        Places { state_dir, cache_dir, data_dirs: [data_dir].into(), bridges, min_age }
+        Places { state_dir, cache_dirs, data_dirs: [data_dir].into(), bridges, min_age }
     }
 }
 

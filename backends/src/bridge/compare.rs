@@ -1,6 +1,8 @@
 //! CHECK of a bridge's port: the bridge, the pair between it and the pod, and what the port does. Changes nothing.
 
-use super::Spec;
+use std::net::IpAddr;
+
+use super::{Spec, vlan};
 use crate::check::{self, Expected};
 use crate::error::Error;
 use crate::netlink::bridge_vlan::{self, Member};
@@ -46,9 +48,42 @@ pub(crate) fn check(
     let interface = result(&port.name)
         .ok_or_else(|| Error::mismatch(format!("interface {} is not part of the previous result", port.name)))?;
     check::mac(&port, interface)?;
+    ups(spec, &bridge, &port)?;
+    gateways(host, spec, &bridge, expected)?;
     port_settings(spec, &port)?;
     vlans(host, spec, &bridge, &port)?;
     check::layer3(pod, &link, expected)
+}
+
+/// Nothing passes a bridge or a port that is down.
+fn ups(spec: &Spec, bridge: &Link, port: &Link) -> Result<(), Error> {
+    match [bridge, port].into_iter().find(|link| !link.up && !spec.leave_down) {
+        Some(link) => Err(Error::mismatch(format!("interface {} is down", link.name))),
+        None => Ok(()),
+    }
+}
+
+/// The pod's gateway answers: its address is on the bridge, or on what stands for its VLAN.
+fn gateways(host: &mut Host, spec: &Spec, bridge: &Link, expected: &Expected) -> Result<(), Error> {
+    let gateways: Vec<IpAddr> = expected.addresses.iter().filter_map(|address| address.gateway).collect();
+    if !spec.gateway || gateways.is_empty() {
+        return Ok(());
+    }
+    let link = match spec.vlans.vlan {
+        None => bridge.clone(),
+        Some(id) => {
+            let name = vlan::gateway_name(&spec.name, id);
+            let missing = || Error::mismatch(format!("the gateway's interface {name} is not in the host's namespace"));
+            host.side.link(&name)?.ok_or_else(missing)?
+        }
+    };
+    let present = host.side.addresses(&link)?;
+    match gateways.iter().find(|gateway| !present.iter().any(|found| found.address.ip() == **gateway)) {
+        Some(gateway) => {
+            Err(Error::mismatch(format!("interface {} has not the gateway's address {gateway}", link.name)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What was asked for is set. What somebody else set besides, as kubelets do with hairpin mode, is no difference.

@@ -1,5 +1,7 @@
 //! Masquerade: what leaves a pod for a place outside its own networks takes the node's address.
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 
 use super::message::{Base, Batch, Family};
@@ -134,10 +136,17 @@ pub(super) fn is_cut(comment: &str) -> bool {
     comment.len() >= COMMENT_BYTES_MAX
 }
 
-/// How many rules of the owner there are.
-pub(super) fn count(socket: &mut Socket, owner: &Owner<'_>) -> Result<usize, Failure> {
+/// How many of these addresses have a rule of the owner that is about them.
+pub(super) fn count(socket: &mut Socket, owner: &Owner<'_>, addresses: &[IpNetwork]) -> Result<usize, Failure> {
     let mark = mark(owner);
-    Ok(socket.rules(Family::Inet, TABLE, CHECKS)?.iter().filter(|rule| rule.comment.starts_with(&mark)).count())
+    let rules = socket.rules(Family::Inet, TABLE, CHECKS)?;
+    let own: Vec<_> = rules.iter().filter(|rule| rule.comment.starts_with(&mark)).collect();
+    let octets = |address: &IpNetwork| match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let has_rule = |address: &&IpNetwork| own.iter().any(|rule| rule.compared.contains(&octets(address)));
+    Ok(addresses.iter().filter(has_rule).count())
 }
 
 /// Whether packets come by the rules at all.

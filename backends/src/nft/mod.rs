@@ -221,8 +221,9 @@ pub fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(
     let failed = |e| Error::kernel("look at nftables rules of", owner.place(), e);
     let mut socket = Socket::open().map_err(failed)?;
     if rules.masquerade {
-        let wanted = subject.addresses.iter().filter(|address| address.prefix() > 0).count();
-        let found = masquerade::count(&mut socket, owner).map_err(failed)?;
+        let addresses: Vec<IpNetwork> = subject.addresses.iter().filter(|a| a.prefix() > 0).copied().collect();
+        let wanted = addresses.len();
+        let found = masquerade::count(&mut socket, owner, &addresses).map_err(failed)?;
         if wanted > 0 && found >= wanted && !masquerade::is_led_to(&mut socket).map_err(failed)? {
             let place = masquerade::PLACE;
             return Err(Error::mismatch(format!("nothing leads to the masquerade rules in {place}")));

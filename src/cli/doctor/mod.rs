@@ -4,6 +4,7 @@
 mod networks;
 mod node;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use plexus::survey::{self, Places};
@@ -13,6 +14,9 @@ use super::failure::Failure;
 use super::gc;
 use super::output::{Format, Out};
 use super::table::{Table, printable};
+
+/// How many leaks of one sort are shown, on one screen.
+const SHOWN_MAX: usize = 5;
 
 /// Where to look.
 #[derive(Debug)]
@@ -102,14 +106,31 @@ fn held(around: &Surroundings) -> Vec<Finding> {
     }];
     findings.extend(survey.failures.iter().map(|text| Finding::new("leak", "survey", State::Note, text)));
     if !survey.is_certain {
-        let cache = around.places.cache_dir.display().to_string();
-        let text = "is not there: who holds what is not in the journal nobody can say";
-        findings.push(Finding::new("leak", cache, State::Note, text));
+        let text = "no runtime has one: who holds what is not in the journal nobody can say";
+        findings.push(Finding::new("leak", "the runtimes' cache", State::Note, text));
     }
     let leaks = gc::leaks(&survey);
     // Without a cache a runtime may know; a port may be of a pod that somebody attached by hand.
     let is_wrong = |leak: &gc::Leak| leak.remedy == gc::REMEDY || (survey.is_certain && leak.what != "port");
-    findings.extend(leaks.into_iter().map(|leak| {
+    for what in ["attachment", "lease", "rules", "port"] {
+        let more = leaks.iter().filter(|leak| leak.what == what).count().saturating_sub(SHOWN_MAX);
+        if let Some(last) = leaks.iter().rev().find(|leak| leak.what == what).filter(|_| more > 0) {
+            let state = if is_wrong(last) { State::Wrong } else { State::Note };
+            findings.push(Finding::new(
+                "leak",
+                format!("{more} more of: {what}"),
+                state,
+                "`plexus gc -n --unrecorded` lists them",
+            ));
+        }
+    }
+    let mut shown: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let leaks = leaks.into_iter().filter(|leak| {
+        let count = shown.entry(leak.what).or_default();
+        *count += 1;
+        *count <= SHOWN_MAX
+    });
+    findings.extend(leaks.map(|leak| {
         let state = if is_wrong(&leak) { State::Wrong } else { State::Note };
         Finding::new("leak", format!("{} {}", leak.what, leak.place), state, leak.why).mended_by(leak.remedy)
     }));

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use backends::Before;
-use plexus::cni::list::{Injection, List};
+use backends::{Before, Host};
+use plexus::cni::list::{Injection, List, PluginConf};
 use plexus::confdir::{self, Fate, File};
 use plexus::config::Config;
-use plexus::native::{self, Around};
+use plexus::native::{self, Around, Verdict};
 use plexus::{chain, gather, survey};
 
 use super::{Finding, State, Surroundings};
@@ -38,10 +38,22 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
         let text = "no network configuration loads: the runtime attaches no pod, and the node is not ready";
         findings.push(Finding::new("net.d", what, State::Wrong, text));
     }
-    let metas: Vec<Config> = lists.iter().flat_map(|list| &list.plugins).filter_map(meta).collect();
-    for config in &metas {
-        match gather::default_lists(config) {
-            Ok(more) => lists.extend(more),
+    let mut used: Vec<List> = lists.iter().take(usize::from(chosen.is_some())).cloned().collect();
+    for plugin in lists.iter().flat_map(|list| &list.plugins).filter(|plugin| is_meta(plugin)) {
+        let config = match Config::parse(&plugin.object) {
+            Ok(config) => config,
+            Err(e) => {
+                findings.push(Finding::new(
+                    "net.d",
+                    format!("{}'s configuration", plugin.plugin_type),
+                    State::Wrong,
+                    e.msg,
+                ));
+                continue;
+            }
+        };
+        match gather::default_lists(&config) {
+            Ok(more) => used.extend(more),
             Err(e) => findings.push(Finding::new("net.d", "default networks", State::Wrong, e.msg)),
         }
         findings.extend(
@@ -51,6 +63,8 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
                 .map(|key| Finding::new("net.d", format!("key {key}"), State::Note, "nobody knows it: it is ignored")),
         );
     }
+    findings.extend(used.iter().flat_map(|list| readiness(list, around)));
+    lists.extend(used);
     let mut seen = BTreeSet::new();
     for list in &lists {
         for plugin in &list.plugins {
@@ -61,10 +75,37 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
     findings
 }
 
-/// The meta-plugin's own configuration, where a plugin is that.
-fn meta(plugin: &plexus::cni::list::PluginConf) -> Option<Config> {
-    let is_meta = plugin.object.contains_key("delegates") || plugin.object.contains_key("clusterNetwork");
-    is_meta.then(|| Config::parse(&plugin.object).ok()).flatten()
+/// Whether a plugin is a meta-plugin, this one or the one in whose place it is.
+fn is_meta(plugin: &PluginConf) -> bool {
+    let keys = ["delegates", "clusterNetwork"].iter().any(|key| plugin.object.contains_key(*key));
+    keys || ["plexus", "multus"].iter().any(|name| plugin.plugin_type.starts_with(name))
+}
+
+/// Whether each plugin of a network that is used could serve an ADD.
+fn readiness(list: &List, around: &Surroundings) -> Vec<Finding> {
+    let wrong = |plugin: &PluginConf, text: String| {
+        Finding::new("net.d", format!("network {}: {}", list.name, plugin.plugin_type), State::Wrong, text)
+    };
+    let mut findings = Vec::new();
+    for (index, plugin) in list.plugins.iter().enumerate().filter(|(_, plugin)| !is_meta(plugin)) {
+        let conf = list.inject(plugin, &Injection::default()).object;
+        let before = if index > 0 { Before::Awaited } else { Before::Nothing };
+        let state_dir = &around.places.state_dir;
+        let surroundings = Around { network: &list.name, version: list.cni_version, args: "", state_dir, before };
+        match native::read(&plugin.plugin_type, &conf, &surroundings) {
+            Err(e) => findings.push(wrong(plugin, e.msg)),
+            Ok(Verdict::Native(native, _)) => {
+                let ready = Host::open().and_then(|mut host| backends::ready(&mut host, &native.spec, native.rules));
+                findings.extend(ready.err().map(|e| wrong(plugin, native::chain(&e))));
+            }
+            Ok(Verdict::Executed(why)) if !around.bin_dir.join(&plugin.plugin_type).exists() => {
+                let text = format!("{why}, and there is no plugin of that name in {}", around.bin_dir.display());
+                findings.push(wrong(plugin, text));
+            }
+            Ok(Verdict::Executed(_)) => {}
+        }
+    }
+    findings
 }
 
 fn file_finding(file: &File, before_chosen: bool, bin_dir: &Path) -> Finding {
@@ -102,7 +143,7 @@ fn file_finding(file: &File, before_chosen: bool, bin_dir: &Path) -> Finding {
 /// How full the pool of a plugin's configuration is, once for each directory.
 fn pool(
     list: &List,
-    plugin: &plexus::cni::list::PluginConf,
+    plugin: &PluginConf,
     around: &mut Surroundings,
     seen: &mut BTreeSet<std::path::PathBuf>,
 ) -> Vec<Finding> {
