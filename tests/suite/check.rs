@@ -12,6 +12,7 @@ use crate::testbed::Testbed;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("check::each_change_is_told", &[Need::Macvlan], each_change),
+        Case::new("check::each_lease_and_each_masqueraded_address_counts", &[Need::Nft], leases_and_rules),
         Case::new("check::another_namespace_in_its_place_is_told", &[], another_namespace),
         Case::new("check::routes_may_move_to_another_table", &[Need::Macvlan], moved_routes),
         Case::new("check::a_later_plugin_may_change_mtu_and_address", &[], later_plugin),
@@ -59,11 +60,48 @@ fn each_change() {
     let mac = shown[0]["address"].as_str().unwrap();
     node.bed.ip(&format!("link add net1 link up0 netns a address {mac} type macvlan mode bridge"));
     node.call("CHECK", "a").run().fails(999, "interface net1 is not the one that was attached");
+    for (change, back, told) in [
+        ("link set PORT down", "link set PORT up", "interface PORT is down"),
+        (
+            "addr del 10.1.0.1/24 dev cni0",
+            "addr add 10.1.0.1/24 dev cni0",
+            "cni0 has not the gateway's address 10.1.0.1",
+        ),
+        ("link set cni0 down", "link set cni0 up", "interface cni0 is down"),
+    ] {
+        node.bed.ip(&change.replace("PORT", &port));
+        node.call("CHECK", "a").run().fails(999, &told.replace("PORT", &port));
+        node.bed.ip(&back.replace("PORT", &port));
+    }
     node.bed.ip(&format!("link set {port} nomaster"));
     node.call("CHECK", "a").run().fails(999, &format!("interface {port} is not a port of bridge cni0"));
     node.call("DEL", "a").run().ok();
     assert_eq!(node.bed.links("a"), ["lo", "net1"], "what somebody else made is somebody else's");
     node.bed.ip("-n a link del net1");
+    node.assert_clean();
+}
+
+fn leases_and_rules() {
+    let mut node = node();
+    node.conf["delegates"][0]["ipMasq"] = json!(true);
+    node.add("a", "");
+    node.call("CHECK", "a").run().ok();
+    let lease = std::path::Path::new(crate::testbed::LEASES).join("cluster/fd00:1::2");
+    let holder = std::fs::read(&lease).unwrap();
+    std::fs::remove_file(&lease).unwrap();
+    node.call("CHECK", "a").run().fails(999, "the lease of fd00:1::2 is not this container's");
+    std::fs::write(&lease, holder).unwrap();
+    node.call("CHECK", "a").run().ok();
+    // A rule with the right comment about another address.
+    let listed =
+        node.bed.tool("nft", &["-a", "list", "chain", "inet", "cni_plugins_masquerade", "masq_checks"], "").unwrap();
+    let rule = listed.lines().find(|line| line.contains("ip saddr 10.1.0.2")).unwrap();
+    let handle = rule.rsplit(' ').next().unwrap();
+    let other = rule.split(" # ").next().unwrap().trim().replace("10.1.0.2", "10.1.0.99");
+    let replace = format!("replace rule inet cni_plugins_masquerade masq_checks handle {handle} {other}");
+    node.bed.tool("nft", &["-f", "-"], &replace).unwrap();
+    node.call("CHECK", "a").run().fails(999, "1 of 2 masquerade rules for eth0");
+    node.call("DEL", "a").run().ok();
     node.assert_clean();
 }
 

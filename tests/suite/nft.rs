@@ -158,7 +158,9 @@ fn executed() {
     let text = alone.json()["msg"].to_string();
     assert!(text.contains("plexus does not build `ipMasqBackend: iptables` yet"), "{text}");
     bed.install(Side::Plexus, "bridge", &crate::call::executable(Side::Go, "bridge"));
-    bed.call(Side::Plexus, "plexus-cni").command("ADD").pod("a").conf(&node).run().ok();
+    let added = bed.call(Side::Plexus, "plexus-cni").command("ADD").pod("a").conf(&node).run();
+    added.ok();
+    assert!(added.stderr.contains("bridge is executed: plexus does not build"), "{}", added.stderr);
     let chain = leftovers(&bed).iter().any(|left| left.starts_with("chain ip nat CNI-"));
     assert!(chain, "made by the Go plugin: {:?}", leftovers(&bed));
     bed.call(Side::Plexus, "plexus-cni").command("DEL").pod("a").conf(&node).run().ok();

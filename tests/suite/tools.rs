@@ -28,6 +28,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("tools::gc_removes_rules_without_a_record", &[Need::Nft], rules),
         Case::new("tools::doctor_tells_which_file_is_used", &[], files),
         Case::new("tools::doctor_tells_full_pools_and_leaks", &[], leaks),
+        Case::new("tools::doctor_asks_whether_what_is_used_could_serve", &[Need::Macvlan], unready),
+        Case::new("tools::doctor_fits_a_screen_whatever_leaks", &[], many_leaks),
+        Case::new("tools::gc_in_a_container_sees_no_end", &[], in_a_container),
         Case::new("tools::doctor_changes_nothing", &[], nothing_changed),
     ]
 }
@@ -328,6 +331,57 @@ fn leaks() {
     let (code, shown) = doctor();
     assert_eq!((code, rows(&shown, "area", "leak").len()), (0, 0), "{shown}");
     assert_eq!(node.bed.leftovers(), ["link cni0"]);
+}
+
+fn unready() {
+    let mut node = node();
+    let mut told = |delegates: Value| {
+        node.conf["delegates"] = delegates;
+        node.bed.file("net.d/00-plexus.conf", &node.conf.to_string());
+        let (code, shown) = doctor();
+        let wrong: Vec<String> = rows(&shown, "state", "wrong").iter().map(|row| row["detail"].to_string()).collect();
+        assert_eq!((code, wrong.len()), (if wrong.is_empty() { 0 } else { 5 }, wrong.len().min(1)), "{shown}");
+        wrong.into_iter().next().unwrap_or_default()
+    };
+    let lan = |master: &str| json!([{"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": master}]);
+    assert_eq!(told(lan("up0")), "");
+    assert!(told(lan("up7")).contains("failed to lookup master"));
+    assert!(told(json!([{"cniVersion": "1.0.0", "name": "n", "type": "bridge", "vlan": 9999}])).contains("9999"));
+    assert!(
+        told(json!([{"cniVersion": "1.0.0", "name": "n", "type": "nowhere"}]))
+            .contains("there is no plugin of that name")
+    );
+    assert!(told(json!("x")).contains("delegates"));
+    assert!(told(Value::Null).contains("delegate"));
+}
+
+fn many_leaks() {
+    const LINES_MAX: usize = 50;
+    let bed = Testbed::new();
+    bed.file("net.d/10-first.conflist", r#"{"cniVersion": "1.0.0", "name": "first", "plugins": [{"type": "bridge"}]}"#);
+    fs::create_dir_all(CACHE).unwrap();
+    fs::create_dir_all(format!("{LEASES}/n")).unwrap();
+    for number in 1..=200 {
+        fs::write(format!("{LEASES}/n/10.6.0.{number}"), format!("gone{number}\r\neth0")).unwrap();
+    }
+    let words = ["doctor", "--conf-dir", "/run/scratch/net.d", "--bin-dir", "/run/cni/plexus", "--min-age=0"];
+    let table = text(&plexus(&words).stdout);
+    assert!(table.lines().count() < LINES_MAX && table.contains("195 more of: lease"), "{table}");
+}
+
+/// A container has another network namespace and sees no path of the host's: no pod has ended for that.
+fn in_a_container() {
+    let node = node();
+    node.add("a", "");
+    node.bed.pod("inside");
+    let mut gc = std::process::Command::new("nsenter");
+    gc.args(["--net=/run/netns/inside", "unshare", "-m", "sh", "-c", "umount /run/netns/a && exec \"$0\" gc -o json"]);
+    let output = gc.arg(env!("CARGO_BIN_EXE_plexus")).output().unwrap();
+    assert_eq!(text(&output.stdout).trim(), "[]", "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("is let be"), "{}", text(&output.stderr));
+    node.call("CHECK", "a").run().ok();
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
 }
 
 /// Not even a directory; and the table says the same as JSON.
