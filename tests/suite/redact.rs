@@ -83,6 +83,11 @@ pub(crate) fn redacted(facts: &Facts, names: &Names) -> Facts {
     kept
 }
 
+/// The names that both sides give to the host's end of a pair.
+fn is_random(name: &str) -> bool {
+    name.starts_with("veth") && name.len() > 4
+}
+
 /// Random names and MACs, and the words that stand for them: learned from snapshots, so that "the MAC of eth0" in a
 /// result must be the MAC that eth0 has.
 #[derive(Debug, Clone)]
@@ -113,6 +118,18 @@ impl Names {
                 if let Some(name) = peer.and_then(|outer| outer["ifname"].as_str()) {
                     self.add(name, &format!("veth({}/{})", pod.name, inner["ifname"].as_str().unwrap()));
                 }
+            }
+        }
+        // A pair whose ends are both on the host: the gateway of a VLAN, and its port of the bridge.
+        for end in &host.links {
+            let other = host.links.iter().find(|other| {
+                end["link_netnsid"].is_null()
+                    && other["ifindex"] == end["link_index"]
+                    && end["ifname"].as_str().is_some_and(is_random)
+            });
+            let name = other.and_then(|other| other["ifname"].as_str()).filter(|name| !is_random(name));
+            if let (Some(name), Some(end)) = (name, end["ifname"].as_str()) {
+                self.add(end, &format!("veth(host/{name})"));
             }
         }
         for place in &snapshot.places {
