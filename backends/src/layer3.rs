@@ -148,29 +148,97 @@ pub(crate) fn configure(
     entries: &[(IpNetwork, Entry)],
 ) -> Result<(), Error> {
     parameters(pod, &link.name, manners, addresses)?;
-    let address = Manner {
-        without_dad: manners.detection == Detection::Off,
-        optimistic: manners.detection == Detection::Optimistic,
-        without_route: !manners.connected_routes,
-    };
-    let mut requests = Vec::with_capacity(addresses.len() + entries.len() + 2);
-    requests.extend(manners.announce_v4.then(|| link::set_arp_notify(link.index)));
-    requests.extend(link_local(pod, link, manners, addresses));
-    let first_address = requests.len();
-    requests.extend(addresses.iter().map(|a| addr::add(link.index, a.address, address)));
-    requests.push(link::set_up(link.index, true));
-    requests.extend(entries.iter().map(|(dst, entry)| Entry { index: link.index, ..*entry }.add(*dst)));
-
+    let steps = steps(pod, link, manners, addresses, entries);
+    let requests = steps.iter().map(|step| step.request(link.index, manners)).collect();
     let refusals = pod.socket.batch(requests).map_err(|e| Error::kernel("configure", link.name.clone(), e))?;
-    for (position, refusal) in refusals {
-        // As with the reference plugins, a kernel that cannot announce is no reason to fail; nor is a link-local address
-        // that is there already.
-        let Some(position) = position.checked_sub(first_address) else { continue };
-        if let Some(error) = refused(&link.name, addresses, entries, position, refusal) {
-            return Err(error);
+    let mut refused = refusals.into_iter().filter_map(|(position, why)| steps.get(position)?.refused(&link.name, why));
+    match refused.next() {
+        Some(error) => Err(error),
+        None if link.kind == "ipvlan" && steps.iter().any(Step::is_announced) => release_link_local(pod, link),
+        None => Ok(()),
+    }
+}
+
+/// One message of the datagram that configures a link.
+#[derive(Debug, Clone, Copy)]
+enum Step<'a> {
+    /// The kernel is to announce IPv4 addresses when the link comes up.
+    AnnounceV4,
+    /// A link-local address that is not examined.
+    LinkLocal(IpNetwork),
+    /// An address for good.
+    Add(IpNetwork),
+    /// An address that is not examined, until the link is up.
+    AddToAnnounce(IpNetwork),
+    /// The end of it.
+    Announced(IpNetwork),
+    Up,
+    Route(&'a IpNetwork, &'a Entry),
+}
+
+/// The messages in their order.
+///
+/// When the link comes up the kernel advertises its IPv6 addresses (`ndisc_send_unsol_na` in net/ipv6/ndisc.c), but an optimistic
+/// one without the Override flag (RFC 4429, 2.1), and never again: who knows the address by the hardware address of the pod that
+/// had it goes on sending there, for eight seconds. So it comes up with an address that is not examined, which is then
+/// replaced by the optimistic one. Should another host have the address, that one answers the examination, to all nodes and
+/// overriding, and everybody knows the right owner again.
+fn steps<'a>(
+    pod: &Side,
+    link: &Link,
+    manners: Manners,
+    addresses: &[Address],
+    entries: &'a [(IpNetwork, Entry)],
+) -> Vec<Step<'a>> {
+    let is_replaced =
+        |address: &IpNetwork| manners.announce_v6 && manners.detection == Detection::Optimistic && address.is_ipv6();
+    let addresses = || addresses.iter().map(|address| address.address);
+    let mut steps = Vec::with_capacity(3 * addresses().count() + entries.len() + 3);
+    steps.extend(manners.announce_v4.then_some(Step::AnnounceV4));
+    steps.extend(link_local(pod, link, manners, addresses()).map(Step::LinkLocal));
+    steps.extend(addresses().map(|a| if is_replaced(&a) { Step::AddToAnnounce(a) } else { Step::Add(a) }));
+    steps.push(Step::Up);
+    steps.extend(addresses().filter(is_replaced).flat_map(|a| [Step::Announced(a), Step::Add(a)]));
+    steps.extend(entries.iter().map(|(dst, entry)| Step::Route(dst, entry)));
+    steps
+}
+
+impl Step<'_> {
+    fn request(&self, index: u32, manners: Manners) -> Request {
+        let unexamined = Manner { without_dad: true, optimistic: false, without_route: !manners.connected_routes };
+        let address = Manner {
+            without_dad: manners.detection == Detection::Off,
+            optimistic: manners.detection == Detection::Optimistic,
+            ..unexamined
+        };
+        match *self {
+            Self::AnnounceV4 => link::set_arp_notify(index),
+            Self::LinkLocal(ip) => addr::add(index, ip, Manner { without_route: false, ..unexamined }),
+            Self::Add(ip) => addr::add(index, ip, address),
+            Self::AddToAnnounce(ip) => addr::add(index, ip, unexamined),
+            Self::Announced(ip) => addr::delete(index, ip),
+            Self::Up => link::set_up(index, true),
+            Self::Route(dst, entry) => Entry { index, ..*entry }.add(*dst),
         }
     }
-    Ok(())
+
+    fn is_announced(&self) -> bool {
+        matches!(self, Self::Announced(_))
+    }
+
+    /// The error of a refused step. `None`: one that need not be. As with the reference plugins a kernel that cannot announce is
+    /// no reason to fail; nor is a link-local address or a route that is there already.
+    fn refused(&self, name: &str, refusal: Refusal) -> Option<Error> {
+        let (act, what) = match *self {
+            Self::AnnounceV4 | Self::LinkLocal(_) => return None,
+            Self::Route(..) if refusal.errno == Errno::EEXIST => return None,
+            Self::Add(ip) | Self::AddToAnnounce(ip) => ("failed to add IP addr", format!("{ip} to \"{name}\"")),
+            Self::Announced(ip) => ("failed to replace IP addr", format!("{ip} of \"{name}\"")),
+            Self::Up => ("failed to set", format!("\"{name}\" UP")),
+            Self::Route(dst, entry) => ("failed to add route", describe(name, *dst, entry)),
+        };
+        Some(Error::refused(act, what, refusal))
+    }
 }
 
 /// The link-local address that the kernel would make, but usable at once.
@@ -179,13 +247,34 @@ pub(crate) fn configure(
 /// is past its examination and takes the link-local one (net/ipv6/ndisc.c). So for one to two seconds nobody could be
 /// reached who did not speak first. It is made of the hardware address, so it collides only where that does too, and then
 /// the optimistic addresses' own examination finds it. An ipvlan's hardware address is its master's: the kernel makes its
-/// link-local address of another number, which it does not tell.
-fn link_local(pod: &Side, link: &Link, manners: Manners, addresses: &[Address]) -> Option<Request> {
-    let is_examined = manners.detection == Detection::Optimistic && addresses.iter().any(|a| a.address.is_ipv6());
+/// link-local address of another number, which it does not tell ([`release_link_local`]).
+fn link_local(
+    pod: &Side,
+    link: &Link,
+    manners: Manners,
+    mut addresses: impl Iterator<Item = IpNetwork>,
+) -> Option<IpNetwork> {
+    let is_examined = manners.detection == Detection::Optimistic && addresses.any(|address| address.is_ipv6());
     let mac = link.mac.filter(|_| is_examined && link.kind != "ipvlan")?;
-    let by_hardware_address = pod.sysctls.read(Tree::V6, &link.name, "addr_gen_mode").is_ok_and(|mode| mode == "0");
-    let address = IpNetwork::new(eui64_link_local(mac).into(), 64).ok().filter(|_| by_hardware_address)?;
-    Some(addr::add(link.index, address, Manner { without_dad: true, optimistic: false, without_route: false }))
+    link_local_of(pod, &link.name, mac)
+}
+
+/// Makes the link-local address that the kernel made when the link came up usable at once, as [`link_local`] does where it is
+/// known before. Best effort: without it the link is complete, and reached a little later.
+fn release_link_local(pod: &mut Side, link: &Link) -> Result<(), Error> {
+    let is_link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let made = pod.addresses(link)?.into_iter().map(|present| present.address).find(|made| is_link_local(made.ip()));
+    let Some(made) = made else { return Ok(()) };
+    let manner = Manner { without_dad: true, optimistic: false, without_route: false };
+    let requests = vec![addr::delete(link.index, made), addr::add(link.index, made, manner)];
+    let replaced = pod.socket.batch(requests);
+    replaced.map(drop).map_err(|e| Error::kernel("configure", link.name.clone(), e))
+}
+
+/// The link-local address that the kernel makes of a hardware address, where it is told to make it so.
+pub(crate) fn link_local_of(side: &Side, name: &str, mac: Mac) -> Option<IpNetwork> {
+    let by_hardware_address = side.sysctls.read(Tree::V6, name, "addr_gen_mode").is_ok_and(|mode| mode == "0");
+    IpNetwork::new(eui64_link_local(mac).into(), 64).ok().filter(|_| by_hardware_address)
 }
 
 /// RFC 4291, appendix A: the universal bit is turned over, `ff:fe` comes into the middle.
@@ -193,26 +282,6 @@ fn eui64_link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.octets().map(u16::from);
     let pair = |high: u16, low: u16| high << 8 | low;
     Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
-}
-
-/// The error of the request at `position`, counted from the first address. `None`: a route that is there already.
-fn refused(
-    name: &str,
-    addresses: &[Address],
-    entries: &[(IpNetwork, Entry)],
-    position: usize,
-    refusal: Refusal,
-) -> Option<Error> {
-    if let Some(address) = addresses.get(position) {
-        return Some(Error::refused("failed to add IP addr", format!("{} to \"{name}\"", address.address), refusal));
-    }
-    let Some((dst, entry)) = position.checked_sub(addresses.len() + 1).and_then(|route| entries.get(route)) else {
-        return Some(Error::refused("failed to set", format!("\"{name}\" UP"), refusal));
-    };
-    if refusal.errno == Errno::EEXIST {
-        return None;
-    }
-    Some(Error::refused("failed to add route", describe(name, *dst, entry), refusal))
 }
 
 /// A route as the reference plugins print it.

@@ -24,6 +24,8 @@ use crate::{Built, Interface, Made, Target};
 const SCOPE_LINK: u8 = 253;
 /// `RT_SCOPE_HOST`: what the reference plugin gives the host's routes.
 const SCOPE_HOST: u8 = 254;
+/// Nobody else is on the wire: there is nothing to examine.
+const UNEXAMINED: Manner = Manner { without_dad: true, optimistic: false, without_route: false };
 
 /// The configuration as it arrives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -106,10 +108,8 @@ impl Plan {
 
     /// The host's part, in one datagram: addresses first, a route needs them.
     fn host_requests(&self, index: u32) -> Vec<Request> {
-        // Nobody else is on the wire: there is nothing to examine.
-        let manner = Manner { without_dad: true, ..Manner::default() };
         let route = Entry { index, scope: SCOPE_HOST, ..Entry::default() };
-        let addresses = self.host_addresses.iter().map(|gateway| addr::add(index, *gateway, manner));
+        let addresses = self.host_addresses.iter().map(|gateway| addr::add(index, *gateway, UNEXAMINED));
         addresses.chain(self.host_routes.iter().map(|dst| route.add(*dst))).collect()
     }
 }
@@ -150,13 +150,18 @@ impl Spec {
 fn configure(host: &mut Host, pod: &mut Pod, ends: &Ends, plan: &Plan, l3: &Layer3) -> Result<(), Error> {
     let manners = Manners {
         detection: Detection::Off,
-        announce_v4: false,
-        announce_v6: false,
+        announce_v4: true,
+        announce_v6: l3.addresses.iter().any(|a| a.address.is_ipv6()),
         // The pod's network is reached through the gateway, so the kernel's own route to it must not be.
         connected_routes: false,
     };
-    layer3::configure(&mut pod.side, &ends.pod, manners, &l3.addresses, &plan.pod_routes)?;
     let name = ends.host_name.as_str();
+    // What the host forwards to the pod waits for a neighbour solicitation, which it sends from its link-local address only when
+    // that is past its examination (`ndisc_send_ns` in net/ipv6/ndisc.c): one to two seconds, of an address that nobody can have.
+    let link_local = manners.announce_v6.then(|| layer3::link_local_of(&host.side, name, ends.host_mac)).flatten();
+    let requests = link_local.map(|address| addr::add(ends.host_index, address, UNEXAMINED)).into_iter().collect();
+    host.side.socket.batch(requests).map_err(|e| Error::kernel("configure", name, e))?;
+    layer3::configure(&mut pod.side, &ends.pod, manners, &l3.addresses, &plan.pod_routes)?;
     let refusals =
         host.side.socket.batch(plan.host_requests(ends.host_index)).map_err(|e| Error::kernel("configure", name, e))?;
     for (position, refusal) in refusals {

@@ -157,7 +157,9 @@ fn with_enabledad_a_duplicate_is_found_by_check(world: &mut World) {
     let l3 = layer3(&["fd00::2/64"], &[]);
     let events = Events::of_addresses(&first);
     built(world, &mut first, text, &target("eth0"), l3.clone()).unwrap();
-    events.until(|line| line.contains("fd00::2/64") && !line.contains("tentative") && !line.contains("optimistic"));
+    events.until(|line| {
+        line.contains("fd00::2/64") && ["nodad", "tentative", "optimistic"].iter().all(|flag| !line.contains(flag))
+    });
     let events = Events::of_addresses(&second);
     let built = built(world, &mut second, text, &target("eth0"), l3).unwrap();
     events.until(|line| line.contains("fd00::2/64") && line.contains("dadfailed"));

@@ -1,167 +1,253 @@
-//! What neighbours learn of a pod's addresses: the kernel tells them when the pod comes, so that an address that was another
-//! pod's answers at once. Seen on the wire, by a packet socket in the host's namespace.
+//! What the neighbours of a pod see: each address is announced on the wire, and an address that moves to another pod answers at
+//! once those who knew the old one. It sees frames, and does not know how plexus makes the kernel send them.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimeout};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde_json::{Value, json};
 
-use crate::call::Side;
+use crate::call::{NATIVE, Side};
 use crate::case::Case;
 use crate::need::Need;
+use crate::nft::pings;
 use crate::testbed::Testbed;
+use crate::world;
 
-/// The cases.
+/// How long an announcement may be on its way.
+const ANNOUNCED_LIMIT: Duration = Duration::from_secs(10);
+/// A wait between looks at that limit.
+const FRAME_WAIT_MS: i64 = 200;
+/// Room for the frames of a case, in bytes: nobody reads before the call has ended.
+const CAPTURE_BYTES: usize = 1 << 20;
+const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
+const PROTOCOL_ICMPV6: u8 = 58;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// RFC 4861, 4.4: O, and neither R nor S; in a pod that does not forward.
+const OVERRIDE_ALONE: u8 = 0x20;
+/// The option with the target's hardware address, one unit of eight bytes.
+const TARGET_HARDWARE_ADDRESS: [u8; 2] = [2, 1];
+
+/// Kinds whose links lead to neighbours. A dummy leads nowhere, and what is behind a tap is a program of the pod.
+const KINDS: [&str; 6] = ["bridge", "ptp", "macvlan", "ipvlan", "vlan", "host-device"];
+/// Kinds of which several pods can be on one network.
+const SHARED_KINDS: [&str; 5] = ["bridge", "ptp", "macvlan", "ipvlan", "vlan"];
+const ADDRESSES: [&str; 4] = ["10.1.0.9/24", "10.2.0.9/24", "fd00:1::9/64", "fd00:2::9/64"];
+
 pub(crate) fn cases() -> Vec<Case> {
-    let mut cases = vec![Case::new("neighbours::an_address_that_moves_answers_at_once", &[Need::Ping], moved)];
-    for (kind, needs) in [
-        ("bridge", &[][..]),
-        ("macvlan", &[Need::Macvlan]),
-        ("ipvlan", &[Need::Ipvlan]),
-        ("vlan", &[Need::Vlan]),
-        ("host-device", &[]),
-    ] {
-        cases.push(Case::new(format!("neighbours::{kind}::each_address_is_announced"), needs, move || announced(kind)));
+    let needs =
+        |kind: &str, more: &[Need]| Need::of_kind(kind).into_iter().chain(more.iter().copied()).collect::<Vec<_>>();
+    let named = NATIVE.iter().filter(|kind| KINDS.contains(kind)).copied();
+    let mut cases: Vec<Case> = named
+        .map(|kind| Case::new(format!("neighbours::{kind}::announced"), &needs(kind, &[]), move || announced(kind)))
+        .collect();
+    let needs_of_two = needs("macvlan", &[Need::Ping]);
+    cases.push(Case::new("neighbours::macvlan::a_duplicate_is_put_right", &needs_of_two, put_right));
+    for kind in SHARED_KINDS {
+        let needs = needs(kind, &[Need::Ping]);
+        cases.push(Case::new(format!("neighbours::{kind}::moved"), &needs, move || moved(kind)));
     }
     cases
 }
 
-/// How long the kernel may take: an optimistic IPv6 address is announced after a second and a random part of another.
-const WIRE_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes of a frame that are read.
-const FRAME_BYTES: usize = 256;
-const ETHERTYPE_ARP: [u8; 2] = [8, 6];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
-const ICMPV6: u8 = 58;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
-
-/// Every frame of every link of the host's namespace.
-struct Wire {
-    socket: OwnedFd,
+fn conf(kind: &str, addresses: &[&str]) -> Value {
+    let gateway = |address: &str| address.rsplit_once(['.', ':']).map(|(network, _)| network.to_owned());
+    let entry = |address: &&str| {
+        let separator = if address.contains(':') { ':' } else { '.' };
+        json!({"address": address, "gateway": gateway(address).map(|network| format!("{network}{separator}1"))})
+    };
+    let addresses: Vec<Value> = addresses.iter().map(entry).collect();
+    let ipam = json!({"type": "static", "addresses": addresses});
+    let mut conf = json!({"cniVersion": "1.1.0", "name": "net1", "type": kind, "ipam": ipam});
+    match kind {
+        "macvlan" | "ipvlan" => conf["master"] = json!("up0"),
+        "host-device" => conf["device"] = json!("up0"),
+        "vlan" => {
+            conf["master"] = json!("up0");
+            conf["vlanId"] = json!(5);
+        }
+        _ => {}
+    }
+    conf
 }
 
-impl Wire {
-    fn open() -> Self {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll);
-        Self { socket: socket.expect("a packet socket in a namespace of our own") }
+fn add(bed: &Testbed, kind: &str, pod: &str, addresses: &[&str]) -> Value {
+    bed.pod(pod);
+    bed.call(Side::Plexus, kind).command("ADD").container(pod).pod(pod).conf(&conf(kind, addresses)).run().ok()
+}
+
+/// The hardware address of the pod's interface.
+fn mac(result: &Value) -> String {
+    let interfaces = result["interfaces"].as_array().unwrap();
+    let inside = interfaces.iter().find(|interface| interface["sandbox"].is_string()).unwrap();
+    inside["mac"].as_str().unwrap().to_owned()
+}
+
+/// Every frame of a namespace, from now on.
+struct Capture(OwnedFd);
+
+impl Capture {
+    /// Of the calling thread's namespace. Not bound: of all links.
+    fn here() -> Self {
+        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).unwrap();
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::milliseconds(FRAME_WAIT_MS)).unwrap();
+        setsockopt(&fd, RcvBuf, &CAPTURE_BYTES).unwrap();
+        Self(fd)
     }
 
-    /// Reads until each address was announced, each from the hardware address `mac`.
-    fn await_announcements(&self, addresses: &[IpAddr], mac: &str) {
-        let mut missing = addresses.to_vec();
-        let deadline = Instant::now() + WIRE_LIMIT;
-        let mut frame = [0; FRAME_BYTES];
-        while !missing.is_empty() {
-            assert!(Instant::now() < deadline, "nobody announced {missing:?} as {mac}");
-            let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            poll(&mut ready, PollTimeout::from(100_u8)).unwrap();
-            match recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::empty()) {
-                Err(Errno::EAGAIN) => {}
-                read => {
-                    let announced = announcement(&frame[..read.unwrap()]);
-                    missing.retain(|address| announced != Some((*address, mac.to_owned())));
-                }
+    fn inside(namespace: &Path) -> Self {
+        world::inside(namespace, Self::here)
+    }
+
+    /// The next frame; none where none came in a while.
+    fn frame(&self) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 2048];
+        match recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
+            Ok(length) => {
+                bytes.truncate(length);
+                Some(bytes)
             }
+            Err(Errno::EAGAIN | Errno::EINTR) => None,
+            Err(errno) => panic!("no frames: {}", io::Error::from(errno)),
         }
     }
+
+    /// Reads until each of these was announced, and says which were not.
+    fn missing(&self, bed: &Testbed, mut announcements: BTreeSet<(IpAddr, String)>) -> BTreeSet<(IpAddr, String)> {
+        let deadline = Instant::now() + ANNOUNCED_LIMIT;
+        while !announcements.is_empty() && Instant::now() < deadline {
+            let Some(frame) = self.frame() else { continue };
+            bed.note(&format!("frame {frame:02x?}\n"));
+            if let Some(announcement) = announcement(&frame) {
+                announcements.remove(&announcement);
+            }
+        }
+        announcements
+    }
 }
 
-/// The address that a frame announces, and the hardware address it does so for: a gratuitous ARP (RFC 5227, 3: sender and target
-/// are the same), an unsolicited neighbour advertisement (RFC 4861, 7.2.6: to all nodes, flag S not set).
+/// The address that a frame announces to everybody, and the hardware address that has it: a gratuitous ARP (RFC 5227, 3), or an
+/// unsolicited neighbour advertisement that overrides what others know (RFC 4861, 7.2.6).
 fn announcement(frame: &[u8]) -> Option<(IpAddr, String)> {
-    let text = |mac: &[u8]| mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
-    let kind = frame.get(12..14)?;
+    let (kind, payload) = match frame.get(12..)? {
+        [a, b, _, _, c, d, payload @ ..] if [*a, *b] == ETHERTYPE_VLAN => ([*c, *d], payload),
+        [a, b, payload @ ..] => ([*a, *b], payload),
+        _ => return None,
+    };
     if kind == ETHERTYPE_ARP {
-        let (sender, target) = (frame.get(28..32)?, frame.get(38..42)?);
-        let address = Ipv4Addr::from(<[u8; 4]>::try_from(sender).ok()?);
-        return (sender == target).then(|| (address.into(), text(&frame[22..28])));
+        let sender = Ipv4Addr::from(*payload.get(14..)?.first_chunk::<4>()?);
+        let target = Ipv4Addr::from(*payload.get(24..)?.first_chunk::<4>()?);
+        return (sender == target).then_some((sender.into(), text(payload.get(8..14)?)));
     }
-    let payload = frame.get(14..).filter(|_| kind == ETHERTYPE_IPV6)?;
-    let (next, icmp) = (*payload.get(6)?, payload.get(40..)?);
-    if next != ICMPV6 || *icmp.first()? != NEIGHBOUR_ADVERTISEMENT || icmp.get(4)? & 0x40 != 0 {
+    if kind != ETHERTYPE_IPV6 || *payload.get(6)? != PROTOCOL_ICMPV6 {
         return None;
     }
-    let address = Ipv6Addr::from(<[u8; 16]>::try_from(icmp.get(8..24)?).ok()?);
-    // Option 2: the target's link-layer address.
-    let option = icmp.get(24..32).filter(|option| option[0] == 2)?;
-    Some((address.into(), text(&option[2..8])))
+    let message = payload.get(40..)?;
+    let option = message.get(24..32)?;
+    let overrides = message.starts_with(&[NEIGHBOUR_ADVERTISEMENT]) && message.get(4)? & 0x60 == OVERRIDE_ALONE;
+    let target = Ipv6Addr::from(*message.get(8..)?.first_chunk::<16>()?);
+    (overrides && option.starts_with(&TARGET_HARDWARE_ADDRESS)).then_some((target.into(), text(&option[2..])))
 }
 
-fn configuration(kind: &str) -> Value {
-    json!({"cniVersion": "1.0.0", "name": "n", "type": kind, "bridge": "cni0", "master": "up0", "device": "dev0", "vlanId": 5,
-        "ipam": {"type": "static", "addresses": [{"address": "10.7.0.5/24"}, {"address": "10.7.0.6/24"},
-            {"address": "fd00:7::5/64"}, {"address": "fd00:7::6/64"}]}})
+fn text(mac: &[u8]) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
-fn announced(kind: &'static str) {
+fn plain(address: &str) -> &str {
+    address.split('/').next().unwrap()
+}
+
+fn announced(kind: &str) {
     let bed = Testbed::new();
     bed.parent("up0");
-    bed.ip("link add dev0 type veth peer name dev1");
-    bed.ip("link set dev1 up");
-    bed.pod("a");
-    let wire = Wire::open();
-    let mut conf = configuration(kind);
-    // Each kind is given its own keys: one that it does not know would have it executed.
-    let known: &[&str] = match kind {
-        "bridge" => &["bridge"],
-        "macvlan" | "ipvlan" => &["master"],
-        "vlan" => &["master", "vlanId"],
-        _ => &["device"],
+    let capture = match kind {
+        "bridge" => {
+            add(&bed, kind, "b", &["10.1.0.8/24"]);
+            Capture::inside(&bed.netns("b"))
+        }
+        "ptp" => Capture::here(),
+        _ => Capture::inside(&bed.netns("wire")),
     };
-    let all = ["bridge", "master", "device", "vlanId"].into_iter().filter(|key| !known.contains(key));
-    all.for_each(|key| drop(conf.as_object_mut().unwrap().remove(key)));
-    let result = bed.call(Side::Plexus, kind).command("ADD").pod("a").conf(&conf).run().ok();
-    let interfaces = result["interfaces"].as_array().unwrap();
-    let inside = interfaces.iter().find(|interface| interface["name"] == "eth0").unwrap();
-    let addresses = ["10.7.0.5", "10.7.0.6", "fd00:7::5", "fd00:7::6"].map(|ip| ip.parse().unwrap());
-    wire.await_announcements(&addresses, inside["mac"].as_str().unwrap());
-    bed.call(Side::Plexus, kind).command("DEL").pod("a").conf(&conf).run().ok();
+    let mac = mac(&add(&bed, kind, "a", &ADDRESSES));
+    let expected = ADDRESSES.iter().map(|address| (plain(address).parse().unwrap(), mac.clone()));
+    assert_eq!(capture.missing(&bed, expected.collect()), BTreeSet::new(), "not announced");
+    for (tree, key) in [("ipv4", "arp_notify"), ("ipv6", "ndisc_notify")] {
+        let path = format!("/proc/sys/net/{tree}/conf/eth0/{key}");
+        let value = world::inside(&bed.netns("a"), || std::fs::read_to_string(path).unwrap());
+        assert_eq!(value.trim(), "1", "{key}");
+    }
 }
 
-/// The hardware address under which a pod knows a neighbour.
-fn known_as(bed: &Testbed, pod: &str, address: &str) -> Option<String> {
-    let shown: Value = serde_json::from_str(&bed.ip(&format!("-n {pod} -j neigh show {address}"))).unwrap();
-    shown[0]["lladdr"].as_str().map(str::to_owned)
+/// A neighbour, `watch`: a pod on the same network, or of a VLAN, which a host has once, a link behind the wire.
+fn watch(bed: &Testbed, kind: &str) {
+    let addresses = ["10.1.0.8/24", "fd00:1::8/64"];
+    if kind != "vlan" {
+        add(bed, kind, "watch", &addresses);
+        return;
+    }
+    bed.pod("watch");
+    bed.ip("-n wire link add eth0 link up0 type vlan id 5");
+    bed.ip("-n wire link set eth0 netns watch");
+    for address in addresses {
+        bed.ip(&format!("-n watch addr add {address} dev eth0{}", if address.contains(':') { " nodad" } else { "" }));
+    }
+    bed.ip("-n watch link set eth0 up");
 }
 
-/// A third pod has talked to the first owner, and talks to the next one without asking who that is.
-fn moved() {
+fn moved(kind: &str) {
     let bed = Testbed::new();
-    let conf = |addresses: [&str; 2]| {
-        json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "cni0", "ipam": {"type": "static",
-            "addresses": addresses.map(|address| json!({"address": address}))}})
-    };
-    let shared = conf(["10.7.0.5/24", "fd00:7::5/64"]);
-    let call = |command: &str, pod: &str, conf: &Value| {
-        bed.call(Side::Plexus, "bridge").command(command).container(pod).pod(pod).conf(conf).run().ok()
-    };
-    for pod in ["first", "next", "third"] {
-        bed.pod(pod);
+    bed.parent("up0");
+    let moving = ["10.1.0.9/24", "fd00:1::9/64"];
+    watch(&bed, kind);
+    let old = mac(&add(&bed, kind, "a", &moving));
+    for address in moving {
+        assert!(pings(&bed, "watch", plain(address)), "{address} is not reached where it was");
     }
-    call("ADD", "third", &conf(["10.7.0.9/24", "fd00:7::9/64"]));
-    let mac = |result: &Value| result["interfaces"][2]["mac"].as_str().unwrap().to_owned();
-    let first = mac(&call("ADD", "first", &shared));
-    let pings = |address: &str| {
-        let words = ["netns", "exec", "third", "ping", "-c1", "-W5", address];
-        let done = std::process::Command::new("ip").args(words).output().unwrap();
-        assert!(done.status.success(), "{address}: {}", String::from_utf8_lossy(&done.stdout));
-    };
-    for address in ["10.7.0.5", "fd00:7::5"] {
-        pings(address);
-        assert_eq!(known_as(&bed, "third", address).as_deref(), Some(first.as_str()));
+    let neighbours = || bed.ip("-n watch neigh show dev eth0");
+    let known = neighbours();
+    bed.call(Side::Plexus, kind).command("DEL").container("a").pod("a").conf(&conf(kind, &moving)).run().ok();
+    let new = mac(&add(&bed, kind, "b", &moving));
+    for address in moving {
+        let entry =
+            |text: &str, mac: &str| text.lines().any(|line| line.starts_with(plain(address)) && line.contains(mac));
+        // ipvlan and vlan have their master's hardware address, and a routed pod knows only its gateway's.
+        if !["ipvlan", "vlan", "ptp"].contains(&kind) {
+            assert!(old != new && entry(&known, &old), "{address} was not known by {old}: {known}");
+        }
+        assert!(pings(&bed, "watch", plain(address)), "{kind}: {address} does not answer at once: {}", neighbours());
     }
-    call("DEL", "first", &shared);
-    let wire = Wire::open();
-    let next = mac(&call("ADD", "next", &shared));
-    assert_ne!(first, next);
-    wire.await_announcements(&["10.7.0.5", "fd00:7::5"].map(|ip| ip.parse().unwrap()), &next);
-    for address in ["10.7.0.5", "fd00:7::5"] {
-        assert_eq!(known_as(&bed, "third", address).as_deref(), Some(next.as_str()), "before anything is sent to it");
-        pings(address);
+}
+
+/// An address that another pod has is announced as well; that pod then answers its examination, and has it again.
+fn put_right() {
+    let bed = Testbed::new();
+    bed.parent("up0");
+    let address = "fd00:1::9/64";
+    add(&bed, "macvlan", "watch", &["fd00:1::8/64"]);
+    let owner = mac(&add(&bed, "macvlan", "a", &[address]));
+    // Two that are examined at the same time would both lose it.
+    until(&bed, "a", |text| !text.contains("optimistic"));
+    assert!(pings(&bed, "watch", plain(address)));
+    add(&bed, "macvlan", "b", &[address]);
+    until(&bed, "b", |text| text.contains("dadfailed"));
+    assert!(pings(&bed, "watch", plain(address)), "the owner is not reached any more");
+    let known = bed.ip("-n watch neigh show dev eth0");
+    assert!(known.lines().any(|line| line.starts_with(plain(address)) && line.contains(&owner)), "{known}");
+}
+
+/// Looks at a pod's global IPv6 addresses until they are as expected.
+fn until(bed: &Testbed, pod: &str, is_expected: impl Fn(&str) -> bool) {
+    let deadline = Instant::now() + ANNOUNCED_LIMIT;
+    while !is_expected(&bed.ip(&format!("-n {pod} -6 addr show dev eth0 scope global"))) {
+        assert!(Instant::now() < deadline, "the addresses of {pod} stay as they are");
     }
 }

@@ -266,7 +266,7 @@ fn kept() {
 }
 
 /// Runs `ping` in a pod: whether an answer came.
-fn pings(bed: &Testbed, pod: &str, address: &str) -> bool {
+pub(crate) fn pings(bed: &Testbed, pod: &str, address: &str) -> bool {
     let ping = || Command::new("ping").args(["-c1", "-W2", address]).output().unwrap();
     let output = world::inside(Path::new(&bed.netns(pod)), ping);
     bed.note(&format!("ping {address} in {pod}: {}\n", String::from_utf8_lossy(&output.stdout)));

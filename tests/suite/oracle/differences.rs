@@ -144,7 +144,7 @@ pub(crate) const ACCEPTED: &[Difference] = &[
             "*.pod.*.route.local.local *:* dev *",
         ],
     ),
-    sometimes("D-announced", &[BRIDGE, VLAN, HOST_DEVICE, TAP], &["*.pod.*/ndisc_notify", "*.pod.*/arp_notify"]),
+    sometimes("D-announced", &[BRIDGE, PTP, VLAN, HOST_DEVICE, TAP], &["*.pod.*/ndisc_notify", "*.pod.*/arp_notify"]),
     sometimes("D-no-connected-route", &[PTP], &["*.noprefixroute"]),
     always(
         "D-masquerade-backend",
