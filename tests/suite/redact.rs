@@ -120,16 +120,14 @@ impl Names {
                 }
             }
         }
-        // A pair whose ends are both on the host: the gateway of a VLAN, and its port of the bridge.
+        // A pair whose ends are both on the host: the gateway of a VLAN, and its port of the bridge. `ip` tells the other's name.
         for end in &host.links {
-            let other = host.links.iter().find(|other| {
-                end["link_netnsid"].is_null()
-                    && other["ifindex"] == end["link_index"]
-                    && end["ifname"].as_str().is_some_and(is_random)
-            });
-            let name = other.and_then(|other| other["ifname"].as_str()).filter(|name| !is_random(name));
-            if let (Some(name), Some(end)) = (name, end["ifname"].as_str()) {
-                self.add(end, &format!("veth(host/{name})"));
+            let names = (end["ifname"].as_str(), end["link"].as_str());
+            if let (Some(name), Some(other)) = names
+                && is_random(name)
+                && !is_random(other)
+            {
+                self.add(name, &format!("veth(host/{other})"));
             }
         }
         for place in &snapshot.places {
