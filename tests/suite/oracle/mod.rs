@@ -209,7 +209,10 @@ fn play(row: &Row, version: &str, side: Side) -> (Facts, String) {
     for (number, step) in row.script.iter().enumerate() {
         stage.play(number + 1, step);
     }
-    stage.facts.insert("end.leftovers".to_owned(), stage.names.apply(&format!("{:?}", bed.leftovers())));
+    // Sorted again: the names that were random come in no order.
+    let mut left: Vec<String> = bed.leftovers().iter().map(|left| stage.names.apply(left)).collect();
+    left.sort();
+    stage.facts.insert("end.leftovers".to_owned(), format!("{left:?}"));
     (stage.facts, bed.transcript())
 }
 
