@@ -148,7 +148,8 @@ impl Observer {
         }
         let mut host = Host::open().map_err(native::from_backend)?;
         let host_id = host.netns().id();
-        let pairs = backends::pairs(&mut host).map_err(native::from_backend)?;
+        let ends = backends::host_ends(&mut host).map_err(native::from_backend)?;
+        let pairs = ends.into_iter().map(|end| end.name).collect();
         let processes =
             fs::read_dir("/proc").map(|all| all.filter_map(Result::ok).collect()).unwrap_or_else(|_| Vec::new());
         let namespace = |process: &fs::DirEntry| fs::metadata(process.path().join("ns/net")).ok();

@@ -114,7 +114,10 @@ fn step(job: &Job, plugin: &str, conf: &Map<String, Value>, around: &Around, pat
 }
 
 /// Whether the kernel can build it, and has what it is built on.
-fn kernel(native: &Native) -> Result<(), CniError> {
+///
+/// # Errors
+/// Code 50 or 51 with what is missing.
+pub fn kernel(native: &Native) -> Result<(), CniError> {
     let ready = Host::open().and_then(|mut host| backends::ready(&mut host, &native.spec, native.rules));
     ready.map_err(|error| {
         // Who is attached to a lower device that is gone has lost it too.

@@ -146,6 +146,7 @@ impl Selection {
 /// `[namespace/]name[@interface]`
 fn from_text(item: &str, namespace: &str) -> Result<Selection, Refusal> {
     let (network, ifname) = match item.split_once('@') {
+        Some((_, ifname)) if ifname.contains('@') => return Err(format!("{item:?} has more than one @")),
         Some((network, ifname)) => (network.trim(), Some(checked_ifname(ifname.trim())?)),
         None => (item, None),
     };
@@ -393,7 +394,7 @@ mod tests {
         assert_eq!(all[1].ifname.as_deref(), Some("lan0"));
         assert!(parse_networks("", "ns").unwrap().is_empty());
         assert!(parse_networks("[]", "ns").unwrap().is_empty());
-        for bad in ["a,", " ", "A", "a@", "a@sixteen-bytes-xx", "a@x/y", "../a", "a/b/c", "a@x,b@x", "a b"] {
+        for bad in ["a,", " ", "A", "a@", "a@sixteen-bytes-xx", "a@x/y", "../a", "a/b/c", "a@x,b@x", "a b", "a@x@y"] {
             assert!(parse_networks(bad, "ns").is_err(), "{bad:?}");
         }
     }

@@ -240,10 +240,12 @@ fn networks(data_dir: &Path, failures: &mut Vec<String>) -> Vec<Directory> {
 
 fn ports(bridges: &BTreeSet<String>) -> Result<Vec<Port>, backends::Error> {
     let mut host = Host::open()?;
+    let ends = backends::host_ends(&mut host)?;
     let mut ports = Vec::new();
     for bridge in bridges {
-        let names = backends::ports_into_pods(&mut host, bridge)?.into_iter();
-        ports.extend(names.map(|name| Port { bridge: bridge.clone(), name }));
+        let Some(index) = backends::host_index(&mut host, bridge)? else { continue };
+        let own = ends.iter().filter(|end| end.controller == Some(index));
+        ports.extend(own.map(|end| Port { bridge: bridge.clone(), name: end.name.clone() }));
     }
     Ok(ports)
 }

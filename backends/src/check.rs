@@ -5,10 +5,10 @@ use ipnetwork::IpNetwork;
 
 use crate::error::{Error, ErrorKind};
 use crate::layer3::{Address, Route, mask_text};
-use crate::master::routes;
+use crate::master::{self, routes};
 use crate::netlink::link::Link;
 use crate::netlink::route::Present;
-use crate::pod::Pod;
+use crate::pod::{Host, Pod};
 use crate::{Interface, Made};
 
 /// What the previous result says about the attachment.
@@ -94,8 +94,15 @@ pub(crate) fn mac(link: &Link, expected: &Interface) -> Result<(), Error> {
     Err(Error::mismatch(format!("interface {} has MAC {found}, expected {}", link.name, expected.mac)))
 }
 
-/// The lower device. The number says nothing without the namespace it counts in.
-pub(crate) fn on_master(link: &Link, master: &Link, in_container: bool) -> Result<(), Error> {
+/// The lower device, by its name or that of the default route. Its number says nothing without the namespace it counts in.
+pub(crate) fn on_master(
+    host: &mut Host,
+    pod: &mut Pod,
+    link: &Link,
+    name: Option<&str>,
+    in_container: bool,
+) -> Result<(), Error> {
+    let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, name)?;
     if link.parent == Some(master.index) && link.parent_elsewhere != in_container {
         return Ok(());
     }

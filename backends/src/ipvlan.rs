@@ -68,12 +68,6 @@ pub struct Spec {
 }
 
 impl Conf {
-    /// The first key this crate does not build.
-    #[must_use]
-    pub fn unsupported(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Parses the configuration.
     ///
     /// # Errors
@@ -176,12 +170,10 @@ pub(crate) fn check(
     ifname: &str,
     expected: &Expected,
 ) -> Result<(), Error> {
-    let in_container = spec.link_in_container;
     let link = check::pod_interface(pod, ifname, "ipvlan", expected)?;
     // Without a name it was whatever had the default route or was in a result, which may be another link by now.
     if let Master::Named(master) = &spec.master {
-        let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, Some(master))?;
-        check::on_master(&link, &master, in_container)?;
+        check::on_master(host, pod, &link, Some(master), spec.link_in_container)?;
     }
     if link.mode != Some(spec.mode.number().into()) {
         return Err(Error::mismatch(format!("container ipvlan {ifname} is not in mode {:?}", spec.mode)));

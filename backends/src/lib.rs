@@ -42,8 +42,6 @@ pub use pod::{Entering, Host, Pod};
 pub use probe::{filters_vlans, ready, supports};
 pub use removal::{Deleter, Deletion, Doomed, Removed, Spawn, remove, remove_now};
 
-use std::collections::BTreeSet;
-
 use netlink::link::Link;
 use pod::Side;
 use serde::{Deserialize, Serialize};
@@ -290,23 +288,31 @@ pub fn links(pod: &mut Pod) -> Result<Vec<LinkSummary>, Error> {
     Ok(pod.side.links()?.into_iter().map(summary).collect())
 }
 
-/// The ports of a bridge that are one end of a pair whose other end is in another namespace; none where there is no such bridge.
-///
-/// # Errors
-/// As [`links`].
-pub fn ports_into_pods(host: &mut Host, bridge: &str) -> Result<Vec<String>, Error> {
-    let Some(bridge) = host.side.link(bridge)? else { return Ok(Vec::new()) };
-    let is_port = |link: &Link| link.controller == Some(bridge.index) && link.kind == "veth" && link.parent_elsewhere;
-    Ok(host.side.links()?.into_iter().filter(is_port).map(|link| link.name).collect())
+/// The host's end of a pair whose other end is in another namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Its name.
+    pub name: String,
+    /// The index of the bridge that it is a port of.
+    pub controller: Option<u32>,
 }
 
-/// The links of the host that are one end of a pair whose other end is in another namespace.
+/// All such ends.
 ///
 /// # Errors
 /// As [`links`].
-pub fn pairs(host: &mut Host) -> Result<BTreeSet<String>, Error> {
-    let is_pair = |link: &Link| link.kind == "veth" && link.parent_elsewhere;
-    Ok(host.side.links()?.into_iter().filter(is_pair).map(|link| link.name).collect())
+pub fn host_ends(host: &mut Host) -> Result<Vec<HostEnd>, Error> {
+    let is_end = |link: &Link| link.kind == "veth" && link.parent_elsewhere;
+    let ends = host.side.links()?.into_iter().filter(is_end);
+    Ok(ends.map(|link| HostEnd { name: link.name, controller: link.controller }).collect())
+}
+
+/// The index of the host's link of this name, if there is one.
+///
+/// # Errors
+/// As [`links`].
+pub fn host_index(host: &mut Host, name: &str) -> Result<Option<u32>, Error> {
+    Ok(host.side.link(name)?.map(|link| link.index))
 }
 
 /// Whether a name is taken in the pod.

@@ -83,12 +83,6 @@ pub struct Spec {
 }
 
 impl Conf {
-    /// The first key this crate does not build.
-    #[must_use]
-    pub fn unsupported(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Parses the configuration.
     ///
     /// # Errors
@@ -205,12 +199,10 @@ pub(crate) fn check(
     ifname: &str,
     expected: &Expected,
 ) -> Result<(), Error> {
-    let in_container = spec.link_in_container;
     let link = check::pod_interface(pod, ifname, "macvlan", expected)?;
     // Without a name it was whatever had the default route, which may be another link by now.
     if spec.master.is_some() || !expected.is_on_known_parent() {
-        let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, spec.master.as_deref())?;
-        check::on_master(&link, &master, in_container)?;
+        check::on_master(host, pod, &link, spec.master.as_deref(), spec.link_in_container)?;
     }
     let mode = Mode::named(link.mode.unwrap_or_default());
     if mode != spec.mode.name() {

@@ -109,10 +109,8 @@ pub(crate) fn check(
     ifname: &str,
     expected: &Expected,
 ) -> Result<(), Error> {
-    let in_container = spec.link_in_container;
-    let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, Some(&spec.master))?;
     let link = check::pod_interface(pod, ifname, "vlan", expected)?;
-    check::on_master(&link, &master, in_container)?;
+    check::on_master(host, pod, &link, Some(&spec.master), spec.link_in_container)?;
     let found = link.mode.unwrap_or_default();
     if found != u32::from(spec.vlan_id) {
         let wanted = spec.vlan_id;

@@ -46,9 +46,8 @@ pub(super) fn run(places: &Places, dry: bool, unrecorded: bool, output: Format, 
     let all = leaks(&survey);
     let is_ours = |leak: &&Leak| leak.remedy == REMEDY || (unrecorded && leak.remedy == UNRECORDED);
     let ours: Vec<Leak> = all.iter().filter(is_ours).cloned().collect();
-    if !dry {
-        survey::remove(&survey, places, unrecorded).map_err(refused)?;
-    }
+    // What was tried is told, whatever came of it; then what went wrong.
+    let removed = if dry { Ok(()) } else { survey::remove(&survey, places, unrecorded).map_err(refused) };
     let others = all.iter().filter(|leak| leak.remedy == UNRECORDED && !unrecorded).count();
     let complain = |line: String| drop(writeln!(io::stderr(), "plexus: {}", printable(&line))); // nobody to tell
     if others > 0 {
@@ -61,15 +60,22 @@ pub(super) fn run(places: &Places, dry: bool, unrecorded: bool, output: Format, 
     survey.failures.iter().for_each(|failure| complain(format!("not looked at: {failure}")));
     match output {
         Format::Json => {
-            let done: Vec<Done> = ours.iter().map(|leak| Done { leak, removed: !dry }).collect();
-            out.json(&done)
+            let done: Vec<Done> = ours.iter().map(|leak| Done { leak, removed: !dry && removed.is_ok() }).collect();
+            out.json(&done)?;
         }
         Format::Table if ours.is_empty() => {
             let _ = writeln!(io::stderr(), "Nothing is held by nobody."); // as kubectl: no headers without rows
-            Ok(())
         }
-        Format::Table => out.text(&table(&ours, if dry { "would be removed" } else { "removed" })),
+        Format::Table => {
+            let done = match (dry, &removed) {
+                (true, _) => "would be removed",
+                (false, Ok(())) => "removed",
+                (false, Err(_)) => "tried",
+            };
+            out.text(&table(&ours, done))?;
+        }
     }
+    removed
 }
 
 fn table(leaks: &[Leak], done: &str) -> String {

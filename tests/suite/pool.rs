@@ -127,6 +127,7 @@ fn shared() {
     }
     assert_eq!(count, each * WORKERS_OF_A_SIDE, "half of all operations take an address");
     let left: Vec<_> = files_below(Path::new(LEASES)).into_iter().map(|(path, _)| path.display().to_string()).collect();
+    assert!(left.iter().any(|name| name == "net1/lock"), "a pool that was used has its lock: {left:?}");
     let leases: Vec<&String> = left.iter().filter(|name| name.contains("net1/10.")).collect();
     assert!(leases.is_empty(), "{leases:?}");
     bed.note(&format!("{} operations, {} addresses, {:?}", 2 * count, holdings.len(), begin.elapsed()));

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use backends::{Before, Host};
+use backends::Before;
 use plexus::cni::list::{Injection, List, PluginConf};
 use plexus::confdir::{self, Fate, File};
 use plexus::config::Config;
 use plexus::native::{self, Around, Verdict};
-use plexus::{chain, gather, survey};
+use plexus::{gather, readiness, survey};
 
 use super::{Finding, State, Surroundings};
 
@@ -63,7 +63,8 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
                 .map(|key| Finding::new("net.d", format!("key {key}"), State::Note, "nobody knows it: it is ignored")),
         );
     }
-    findings.extend(used.iter().flat_map(|list| readiness(list, around)));
+    let delegated = |index: usize| index > 0 || chosen.is_none();
+    findings.extend(used.iter().enumerate().flat_map(|(index, list)| unready(list, delegated(index), around)));
     lists.extend(used);
     let mut seen = BTreeSet::new();
     for list in &lists {
@@ -82,7 +83,9 @@ fn is_meta(plugin: &PluginConf) -> bool {
 }
 
 /// Whether each plugin of a network that is used could serve an ADD.
-fn readiness(list: &List, around: &Surroundings) -> Vec<Finding> {
+///
+/// `delegated`: by the meta-plugin; the runtime's own plugins are looked for with its file.
+fn unready(list: &List, delegated: bool, around: &Surroundings) -> Vec<Finding> {
     let wrong = |plugin: &PluginConf, text: String| {
         Finding::new("net.d", format!("network {}: {}", list.name, plugin.plugin_type), State::Wrong, text)
     };
@@ -95,10 +98,9 @@ fn readiness(list: &List, around: &Surroundings) -> Vec<Finding> {
         match native::read(&plugin.plugin_type, &conf, &surroundings) {
             Err(e) => findings.push(wrong(plugin, e.msg)),
             Ok(Verdict::Native(native, _)) => {
-                let ready = Host::open().and_then(|mut host| backends::ready(&mut host, &native.spec, native.rules));
-                findings.extend(ready.err().map(|e| wrong(plugin, native::chain(&e))));
+                findings.extend(readiness::kernel(&native).err().map(|e| wrong(plugin, e.msg)));
             }
-            Ok(Verdict::Executed(why)) if !around.bin_dir.join(&plugin.plugin_type).exists() => {
+            Ok(Verdict::Executed(why)) if delegated && !around.bin_dir.join(&plugin.plugin_type).exists() => {
                 let text = format!("{why}, and there is no plugin of that name in {}", around.bin_dir.display());
                 findings.push(wrong(plugin, text));
             }
@@ -116,10 +118,8 @@ fn file_finding(file: &File, before_chosen: bool, bin_dir: &Path) -> Finding {
     };
     match &file.fate {
         Fate::Chosen(list) => {
-            let missing: Vec<&str> = list.plugins.iter().map(|plugin| plugin.plugin_type.as_str()).collect();
-            let is_missing =
-                |plugin: &&&str| chain::find(plugin, &[bin_dir.to_owned()]).is_err() && !bin_dir.join(plugin).exists();
-            match missing.iter().find(is_missing) {
+            let mut types = list.plugins.iter().map(|plugin| plugin.plugin_type.as_str());
+            match types.find(|name| !bin_dir.join(name).exists()) {
                 None => Finding::new("net.d", what, State::Ok, format!("used; {}", named(list))),
                 Some(plugin) => {
                     let text = format!("used, but there is no plugin {plugin} in {}", bin_dir.display());
