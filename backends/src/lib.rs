@@ -5,6 +5,7 @@
 //! which undoes everything if a step fails.
 
 pub mod bridge;
+pub mod chained;
 mod check;
 mod default_route;
 pub mod dummy;

@@ -1,0 +1,1 @@
+//! Limits of the rate of a pod's traffic.

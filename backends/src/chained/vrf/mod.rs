@@ -1,0 +1,1 @@
+//! A routing domain of the pod that its link becomes part of.
