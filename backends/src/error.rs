@@ -21,6 +21,8 @@ pub enum ErrorKind {
     LinkMissing,
     /// The name is taken by another link.
     NameTaken,
+    /// A port of the host leads to somebody else already.
+    PortTaken,
     /// The bridge's port did not come up in time.
     PortState,
     /// Another host on the link has the address.

@@ -99,6 +99,11 @@ impl Host {
         Ok(Self { side, netns: NetNs::own()? })
     }
 
+    /// A second socket in the namespace of the calling thread, which is the host's.
+    pub(crate) fn second_socket(&self) -> Result<Socket, Error> {
+        Socket::open().map_err(|e| Error::kernel("open a netlink socket on", "the host", e))
+    }
+
     /// The host's namespace.
     #[must_use]
     pub fn netns(&self) -> &NetNs {

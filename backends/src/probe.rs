@@ -40,7 +40,8 @@ pub fn supports(host: &mut Host, kind: Kind) -> Result<bool, Error> {
     }
 }
 
-fn knows(host: &mut Host, shape: Shape<'_>) -> Result<bool, Error> {
+/// Whether the kernel can build a link of this shape; changes nothing.
+pub(crate) fn knows(host: &mut Host, shape: Shape<'_>) -> Result<bool, Error> {
     let name = random_name();
     let link = NewLink { mac: Some(OF_A_GROUP), ..NewLink::new(&name, shape) };
     match host.side.apply(link.request()) {

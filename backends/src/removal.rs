@@ -11,10 +11,10 @@ use nix::errno::Errno;
 use crate::error::{Error, ErrorKind};
 use crate::loopback;
 use crate::mac::random_bytes;
-use crate::netlink::Message;
 use crate::netlink::link::{self, GROUP_LINK, Link, RTM_DELLINK};
 use crate::netlink::socket::{Heard, stand_alone};
-use crate::pod::Pod;
+use crate::netlink::{Message, Socket};
+use crate::pod::{Pod, Side};
 
 /// How long the announcements may take: many removals at once queue behind each other, 0.2 s for hundreds.
 const ANNOUNCED_TIMEOUT_MS: u64 = 10_000;
@@ -83,24 +83,50 @@ pub fn remove(pod: &mut Pod, doomed: &[Doomed], spawn: &Spawn<'_>) -> Result<Rem
     let links = find(pod, doomed)?;
     let removed = removed(&links);
     let links = set_loopback_down(pod, links)?;
-    let Some(message) = request(pod, doomed, &links)? else { return Ok(removed) };
+    let Some(message) = request(&mut pod.side, doomed, &links)? else { return Ok(removed) };
+    let second = pod.second_socket()?;
+    hand_over(&mut pod.side, &second, &links, message, spawn)?;
+    Ok(removed)
+}
 
-    let socket = pod.second_socket()?.as_fd().try_clone_to_owned();
+/// Removes links of one side. With a second socket of its namespace, and somebody to hand that to, it returns at the announcement,
+/// as [`remove`] does.
+pub(crate) fn remove_links(
+    side: &mut Side,
+    links: &[Link],
+    elsewhere: Option<(Socket, &Spawn<'_>)>,
+) -> Result<(), Error> {
+    let Some(message) = request(side, &[], links)? else { return Ok(()) };
+    match elsewhere {
+        Some((second, spawn)) => hand_over(side, &second, links, message, spawn),
+        None => delete(side, links, message),
+    }
+}
+
+/// Has another process send the request and waits for the announcement.
+fn hand_over(
+    side: &mut Side,
+    second: &Socket,
+    links: &[Link],
+    message: Message,
+    spawn: &Spawn<'_>,
+) -> Result<(), Error> {
+    let socket = second.as_fd().try_clone_to_owned();
     let socket =
-        socket.map_err(|e| Error::at(ErrorKind::Io, "hand over a socket to delete", names(&links)).because(e))?;
+        socket.map_err(|e| Error::at(ErrorKind::Io, "hand over a socket to delete", names(links)).because(e))?;
     // Before the request is under way: nothing is missed.
-    let failed = |e| Error::kernel("listen for the removal of", names(&links), e);
-    pod.side.socket.join(GROUP_LINK).map_err(failed)?;
+    let failed = |e| Error::kernel("listen for the removal of", names(links), e);
+    side.socket.join(GROUP_LINK).map_err(failed)?;
     let bytes = stand_alone(message.clone());
     let outcome = match spawn(Deletion { socket, message: bytes }) {
-        Ok(mut deleter) => announced(pod, &links, deleter.as_mut()),
+        Ok(mut deleter) => announced(side, links, deleter.as_mut()),
         Err(_) => Ok(false),
     };
-    let left = pod.side.socket.leave(GROUP_LINK).map_err(failed);
+    let left = side.socket.leave(GROUP_LINK).map_err(failed);
     if !outcome? {
-        delete(pod, &links, message)?;
+        delete(side, links, message)?;
     }
-    left.map(|()| removed)
+    left
 }
 
 /// Removes links and waits for the kernel's answer.
@@ -111,8 +137,8 @@ pub fn remove_now(pod: &mut Pod, doomed: &[Doomed]) -> Result<Removed, Error> {
     let links = find(pod, doomed)?;
     let removed = removed(&links);
     let links = set_loopback_down(pod, links)?;
-    if let Some(message) = request(pod, doomed, &links)? {
-        delete(pod, &links, message)?;
+    if let Some(message) = request(&mut pod.side, doomed, &links)? {
+        delete(&mut pod.side, &links, message)?;
     }
     Ok(removed)
 }
@@ -158,7 +184,7 @@ fn set_loopback_down(pod: &mut Pod, links: Vec<Link>) -> Result<Vec<Link>, Error
 }
 
 /// One request for all links. Deleted one by one, each would wait for the grace periods of the one before.
-fn request(pod: &mut Pod, doomed: &[Doomed], links: &[Link]) -> Result<Option<Message>, Error> {
+fn request(side: &mut Side, doomed: &[Doomed], links: &[Link]) -> Result<Option<Message>, Error> {
     match (doomed, links) {
         (_, []) => Ok(None),
         (_, [only]) => Ok(Some(link::delete(only.index).into_message())),
@@ -169,7 +195,7 @@ fn request(pod: &mut Pod, doomed: &[Doomed], links: &[Link]) -> Result<Option<Me
             let group = u32::from_ne_bytes([a, b, c, d]) | 1 << 31;
             let requests = links.iter().map(|link| link::set_group(link.index, group)).collect();
             let failed = |e| Error::kernel("group for deletion", names(links), e);
-            for (_, refusal) in pod.side.socket.batch(requests).map_err(failed)? {
+            for (_, refusal) in side.socket.batch(requests).map_err(failed)? {
                 if refusal.errno != Errno::ENODEV {
                     return Err(failed(refusal.into()));
                 }
@@ -180,7 +206,7 @@ fn request(pod: &mut Pod, doomed: &[Doomed], links: &[Link]) -> Result<Option<Me
 }
 
 /// Waits until all links are announced gone. `Ok(false)`: the deleter ended and they are not.
-fn announced(pod: &mut Pod, links: &[Link], deleter: &mut dyn Deleter) -> Result<bool, Error> {
+fn announced(side: &mut Side, links: &[Link], deleter: &mut dyn Deleter) -> Result<bool, Error> {
     let failed = |e| Error::kernel("wait for the removal of", names(links), e);
     let deadline = Instant::now() + Duration::from_millis(ANNOUNCED_TIMEOUT_MS);
     let mut left: Vec<u32> = links.iter().map(|link| link.index).collect();
@@ -190,7 +216,7 @@ fn announced(pod: &mut Pod, links: &[Link], deleter: &mut dyn Deleter) -> Result
             return Err(Error::at(ErrorKind::Timeout, "wait for the removal of", names(links))
                 .because_of(format!("nothing announced within {ANNOUNCED_TIMEOUT_MS} ms")));
         }
-        let heard = pod.side.socket.event(deadline.min(now + Duration::from_millis(CHILD_LOOK_MS)), |kind, payload| {
+        let heard = side.socket.event(deadline.min(now + Duration::from_millis(CHILD_LOOK_MS)), |kind, payload| {
             if kind == RTM_DELLINK {
                 let gone = link::gone(payload);
                 left.retain(|index| Some(*index) != gone);
@@ -204,7 +230,7 @@ fn announced(pod: &mut Pod, links: &[Link], deleter: &mut dyn Deleter) -> Result
         // Nothing more will be announced, or something was and is lost: see for ourselves.
         let mut still = Vec::new();
         for index in &left {
-            still.extend(pod.side.link_at(*index)?.map(|link| link.index));
+            still.extend(side.link_at(*index)?.map(|link| link.index));
         }
         left = still;
         if ended && !left.is_empty() {
@@ -215,8 +241,8 @@ fn announced(pod: &mut Pod, links: &[Link], deleter: &mut dyn Deleter) -> Result
 }
 
 /// Sends the request from here and waits for the answer.
-fn delete(pod: &mut Pod, links: &[Link], message: Message) -> Result<(), Error> {
-    match pod.side.socket.acknowledged(message, 0) {
+fn delete(side: &mut Side, links: &[Link], message: Message) -> Result<(), Error> {
+    match side.socket.acknowledged(message, 0) {
         Err(failure) if failure.errno() != Some(Errno::ENODEV) => {
             Err(Error::kernel("delete link", names(links), failure))
         }

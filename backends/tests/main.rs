@@ -8,18 +8,28 @@
     reason = "a test may panic; clippy does not see that these are tests, for they have a harness of their own"
 )]
 
+mod bandwidth;
 mod bridge;
 mod default_route;
+mod firewall;
 mod host_device;
 mod ipvlan;
 mod loopback;
 mod macvlan;
+mod moved_routes;
 mod namespaces;
 mod nft;
+mod portmap;
+mod portmap_interop;
+mod portmap_traffic;
 mod ptp;
 mod removal;
+mod routing;
+mod sbr;
 mod tap;
+mod tuning;
 mod vlan;
+mod vrf;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -35,17 +45,26 @@ fn main() {
     let cases = [
         bridge::CASES,
         default_route::CASES,
+        &firewall::cases(),
         host_device::CASES,
         ipvlan::CASES,
         loopback::CASES,
         macvlan::CASES,
+        moved_routes::CASES,
         namespaces::CASES,
         nft::CASES,
+        portmap::CASES,
+        portmap_interop::CASES,
+        portmap_traffic::CASES,
         ptp::CASES,
         removal::CASES,
+        sbr::CASES,
         tap::CASES,
+        tuning::CASES,
         vlan::CASES,
+        vrf::CASES,
     ];
+    let cases = [cases.concat(), bandwidth::cases()];
     let trials = cases.concat().into_iter().map(|(name, run)| {
         let trial = Trial::test(name, move || in_a_world(run));
         match obstacle.clone().or_else(|| lacks(name)) {
@@ -61,7 +80,27 @@ fn lacks(name: &str) -> Option<String> {
     if name.starts_with("nft::") && std::process::Command::new("nft").arg("-v").output().is_err() {
         return Some("nft (package nftables) is not installed".to_owned());
     }
-    let (_, words) = vlan::NEEDS.iter().find(|(prefix, _)| name.starts_with(prefix))?;
+    if name.contains("::peer_") && !routing::peers().join("sbr").exists() {
+        return Some("the reference plugins are not built: run tests/peers/build".to_owned());
+    }
+    if name.starts_with("nft::go_") && !std::path::Path::new(portmap_interop::PLUGIN).exists() {
+        return Some("the reference plugins are not built (tests/peers)".to_owned());
+    }
+    if name.contains("iptables") && std::process::Command::new("iptables").arg("--version").output().is_err() {
+        return Some("iptables is not installed".to_owned());
+    }
+    if name.starts_with("firewall::")
+        && let Some(reason) = firewall::lacks(name)
+    {
+        return Some(reason);
+    }
+    if name.starts_with("bandwidth::")
+        && let Some(reason) = bandwidth::lacks(name)
+    {
+        return Some(reason);
+    }
+    let needs = |prefix: &str| name.starts_with(prefix) || name.contains(&format!("::{prefix}"));
+    let (_, words) = vlan::NEEDS.iter().find(|(prefix, _)| needs(prefix))?;
     let tried = std::thread::spawn(move || {
         World::new().lower("x0");
         let words = words.split_whitespace();

@@ -21,7 +21,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Sends the request from a thread and reads the answer, as the detached process does.
-fn sent_by_a_thread(deletion: Deletion) -> io::Result<Box<dyn Deleter>> {
+pub(crate) fn sent_by_a_thread(deletion: Deletion) -> io::Result<Box<dyn Deleter>> {
     Ok(Box::new(std::thread::spawn(move || {
         let Deletion { socket, message } = deletion;
         send(socket.as_raw_fd(), &message, MsgFlags::empty()).unwrap();

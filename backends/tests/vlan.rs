@@ -24,6 +24,7 @@ pub(crate) const NEEDS: &[(&str, &str)] = &[
     ("dummy::", "link add d0 type dummy"),
     ("ipvlan::", "link add link x0 name x1 type ipvlan"),
     ("vlan_filtering::", "link add b0 type bridge vlan_filtering 1"),
+    ("vrf::", "link add v0 type vrf table 1"),
     ("tap::", "tuntap add mode tap name t0"),
 ];
 

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NlasIterator};
 use netlink_packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
-    InfoVlan, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage, MacVlanMode,
+    InfoVlan, InfoVrf, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
+    MacVlanMode,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -24,6 +25,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
@@ -40,7 +42,8 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 /// Of a bridge's port: hairpin mode, isolation (8 bits).
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
-/// The mode is attribute 1 of both macvlan's (32 bits) and ipvlan's (16 bits) data, the id that of vlan's (16 bits).
+/// The mode is attribute 1 of both macvlan's (32 bits) and ipvlan's (16 bits) data, the id that of vlan's (16 bits), the table
+/// that of vrf's (32 bits).
 const IFLA_KIND_NUMBER: u16 = 1;
 /// In a bridge's data.
 const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
@@ -72,6 +75,10 @@ pub(crate) enum Shape<'a> {
     /// The id of IEEE 802.1Q.
     Vlan(u16),
     Dummy,
+    /// The table that its ports' routes are in.
+    Vrf(u32),
+    /// What is redirected to it comes back where it was, after its own discipline.
+    Ifb,
     /// A veth's other end has no shape of its own.
     Peer,
 }
@@ -84,9 +91,11 @@ pub(crate) struct NewLink<'a> {
     pub(crate) mtu: Option<u32>,
     pub(crate) mac: Option<Mac>,
     pub(crate) group: Option<u32>,
+    /// How many packets the discipline of the kernel's choice lets wait (`IFLA_TXQLEN`).
+    pub(crate) queue_len: Option<u32>,
     /// The lower device, in the namespace of the socket.
     pub(crate) parent: Option<u32>,
-    /// The bridge it becomes a port of.
+    /// The bridge or VRF it becomes a port of.
     pub(crate) controller: Option<u32>,
     /// The namespace it appears in. `None`: the socket's.
     pub(crate) netns: Option<BorrowedFd<'a>>,
@@ -95,7 +104,18 @@ pub(crate) struct NewLink<'a> {
 
 impl<'a> NewLink<'a> {
     pub(crate) fn new(name: &'a str, shape: Shape<'a>) -> Self {
-        Self { name, shape, mtu: None, mac: None, group: None, parent: None, controller: None, netns: None, up: false }
+        Self {
+            name,
+            shape,
+            mtu: None,
+            mac: None,
+            group: None,
+            queue_len: None,
+            parent: None,
+            controller: None,
+            netns: None,
+            up: false,
+        }
     }
 
     /// The request: never touches an existing link.
@@ -114,6 +134,7 @@ impl<'a> NewLink<'a> {
         attributes.extend(self.mtu.map(LinkAttribute::Mtu));
         attributes.extend(self.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
         attributes.extend(self.group.map(LinkAttribute::Group));
+        attributes.extend(self.queue_len.map(LinkAttribute::TxQueueLen));
         attributes.extend(self.parent.map(LinkAttribute::Link));
         attributes.extend(self.controller.map(LinkAttribute::Controller));
         attributes.extend(self.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
@@ -138,6 +159,8 @@ impl Shape<'_> {
             }
             Self::Vlan(id) => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(*id)]))),
             Self::Dummy => (InfoKind::Dummy, None),
+            Self::Vrf(table) => (InfoKind::Vrf, Some(InfoData::Vrf(vec![InfoVrf::TableId(*table)]))),
+            Self::Ifb => (InfoKind::Ifb, None),
             Self::Ipvlan(mode) => {
                 (InfoKind::IpVlan, Some(InfoData::IpVlan(vec![InfoIpVlan::Mode(IpVlanMode::from(*mode))])))
             }
@@ -167,10 +190,14 @@ pub(crate) struct Link {
     pub(crate) promiscuous: bool,
     /// How many have it promiscuous: whoever asked, and whoever captures packets.
     pub(crate) promiscuity: u32,
+    /// Receives all multicast by request.
+    pub(crate) all_multicast: bool,
+    /// Length of the transmit queue, in packets.
+    pub(crate) tx_queue: u32,
     pub(crate) group: u32,
     /// The kernel's kind: "bridge", "veth", "macvlan"; empty for a physical device.
     pub(crate) kind: String,
-    /// The number in the kind's data: the mode of macvlan and ipvlan, the id of vlan.
+    /// The number in the kind's data: the mode of macvlan and ipvlan, the id of vlan, the table of vrf.
     pub(crate) mode: Option<u32>,
     /// The VLAN a bridge puts its new ports into; 0 is none. Not said by a kernel without VLAN filtering.
     pub(crate) default_vlan: Option<u16>,
@@ -178,7 +205,7 @@ pub(crate) struct Link {
     pub(crate) parent: Option<u32>,
     /// Whether `parent` is in another namespace.
     pub(crate) parent_elsewhere: bool,
-    /// The bridge it is a port of.
+    /// The bridge or VRF it is a port of.
     pub(crate) controller: Option<u32>,
     /// As a port it sends frames back where they came from.
     pub(crate) hairpin: bool,
@@ -201,6 +228,7 @@ impl Link {
             index: header.index,
             up: header.flags.contains(LinkFlags::Up),
             promiscuous: header.flags.contains(LinkFlags::Promisc),
+            all_multicast: header.flags.contains(LinkFlags::Allmulti),
             loopback: header.flags.contains(LinkFlags::Loopback),
             ..Self::default()
         };
@@ -218,6 +246,7 @@ impl Link {
                 IFLA_MTU => link.mtu = number(value)?,
                 IFLA_LINK => link.parent = Some(number(value)?),
                 IFLA_LINK_NETNSID => link.parent_elsewhere = true,
+                IFLA_TXQLEN => link.tx_queue = number(value)?,
                 IFLA_MASTER => link.controller = Some(number(value)?),
                 IFLA_OPERSTATE => link.oper_state = value.first().copied().unwrap_or_default(),
                 IFLA_GROUP => link.group = number(value)?,
@@ -235,7 +264,7 @@ impl Link {
             let attribute = attribute.map_err(|e| Failure::Malformed(e.to_string()))?;
             match attribute.kind() {
                 IFLA_INFO_KIND => self.kind = text(attribute.value()),
-                IFLA_INFO_DATA if ["macvlan", "ipvlan", "vlan"].contains(&self.kind.as_str()) => {
+                IFLA_INFO_DATA if ["macvlan", "ipvlan", "vlan", "vrf"].contains(&self.kind.as_str()) => {
                     self.mode = small_number(attribute.value(), IFLA_KIND_NUMBER);
                 }
                 IFLA_INFO_DATA if self.kind == "bridge" => {
@@ -311,8 +340,18 @@ pub(crate) fn all() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(question(None))
 }
 
+/// Asks for the ports of a bridge.
+pub(crate) fn ports_of(controller: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(question(Some(LinkAttribute::Controller(controller))))
+}
+
+/// Asks for all ifbs. A kernel before 4.20, or one that has no ifb yet, lists all links.
+pub(crate) fn ifbs() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(question(Some(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]))))
+}
+
 /// A change of an existing link, found by its index.
-fn change(index: u32) -> LinkMessage {
+pub(super) fn change(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message
@@ -384,6 +423,11 @@ pub(crate) fn set_properties(
     message.attributes.extend(group.map(LinkAttribute::Group));
     message.attributes.extend(controller.map(LinkAttribute::Controller));
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Makes a link a port of a bridge or VRF; 0: of none any more.
+pub(crate) fn set_controller(index: u32, controller: u32) -> Request {
+    set_properties(index, None, None, None, Some(controller))
 }
 
 /// Puts a link into a device group.

@@ -2,11 +2,16 @@
 
 pub(crate) mod addr;
 pub(crate) mod bridge_vlan;
+pub(crate) mod conntrack;
 pub(crate) mod error;
 pub(crate) mod link;
 pub(crate) mod netfilter;
+pub(crate) mod qdisc;
 pub(crate) mod route;
+pub(crate) mod rule;
 pub(crate) mod socket;
+pub(crate) mod tuning;
+pub(crate) mod whole;
 
 pub use error::{Failure, Refusal};
 pub(crate) use link::{NewLink, Shape};
@@ -28,7 +33,15 @@ fn read_payload(payload: &[u8]) {
     drop(link::Link::parse(payload));
     drop(addr::parse(payload));
     drop(route::parse(payload));
+    drop(rule::parse(payload));
+    drop(whole::Address::parse(payload));
+    if let Ok(Some(route)) = whole::Route::parse(payload) {
+        drop(route.delete(1));
+    }
     drop(bridge_vlan::parse(payload));
+    drop(qdisc::parse(payload));
+    drop(qdisc::Filter::parse(payload));
+    assert!(conntrack::udp_port(payload).is_none() || !payload.is_empty());
     for flags in [0, u16::MAX] {
         drop(error::verdict(flags, payload));
     }

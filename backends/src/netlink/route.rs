@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, Parseable};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE, Parseable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
@@ -39,6 +39,11 @@ impl Entry {
     /// IPv4 puts it before them, IPv6 makes one route with several next hops.
     pub(crate) fn add(&self, dst: IpNetwork) -> Request {
         Request::new(RouteNetlinkMessage::NewRoute(self.message(dst)), NLM_F_CREATE)
+    }
+
+    /// Adds the route behind others to the same destination.
+    pub(crate) fn append(&self, dst: IpNetwork) -> Request {
+        Request::new(RouteNetlinkMessage::NewRoute(self.message(dst)), NLM_F_CREATE | NLM_F_APPEND)
     }
 
     /// Adds the route in the place of the one with the same destination and priority, in one step.
@@ -105,6 +110,20 @@ pub(crate) fn of_family(v6: bool, table: Option<u32>) -> RouteNetlinkMessage {
     let any: IpAddr = if v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() };
     message.header.address_family = family(any);
     message.attributes.extend(table.map(RouteAttribute::Table));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// Asks for the routes of all families and tables.
+pub(crate) fn all() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetRoute(RouteMessage::default())
+}
+
+/// Asks how a packet to this address leaves.
+pub(crate) fn to(ip: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ip);
+    message.header.destination_prefix_length = if ip.is_ipv6() { 128 } else { 32 };
+    message.attributes.push(RouteAttribute::Destination(ip.into()));
     RouteNetlinkMessage::GetRoute(message)
 }
 

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -162,11 +162,30 @@ impl Socket {
         questions: Vec<RouteNetlinkMessage>,
         parse: impl Fn(&[u8]) -> Result<T, Failure>,
     ) -> Result<Vec<Result<T, Refusal>>, Failure> {
+        self.ask(questions, 0, parse)
+    }
+
+    /// As [`Socket::questions`], one alone, of the kind whose answer goes only to who asks for the echo of a change: those about
+    /// queueing disciplines (net/sched/sch_api.c, qdisc_get_notify).
+    pub(crate) fn echoed<T>(
+        &mut self,
+        question: RouteNetlinkMessage,
+        parse: impl Fn(&[u8]) -> Result<T, Failure>,
+    ) -> Result<Option<Result<T, Refusal>>, Failure> {
+        Ok(self.ask(vec![question], NLM_F_ECHO, parse)?.pop())
+    }
+
+    fn ask<T>(
+        &mut self,
+        questions: Vec<RouteNetlinkMessage>,
+        flags: u16,
+        parse: impl Fn(&[u8]) -> Result<T, Failure>,
+    ) -> Result<Vec<Result<T, Refusal>>, Failure> {
         let count = questions.len();
         let mut datagram = Vec::new();
         let first = self.sequence.wrapping_add(1);
         for question in questions {
-            self.append(&mut datagram, question, NLM_F_REQUEST);
+            self.append(&mut datagram, question, NLM_F_REQUEST | flags);
         }
         self.send(&datagram)?;
         let mut answers = Vec::with_capacity(count);

@@ -25,7 +25,7 @@ const COLLECTED_MAX: usize = 1000;
 pub(super) const PLACE: &str = "table inet cni_plugins_masquerade, chain masq_checks";
 
 /// The comment begins with hashes of network and attachment, which is all that the reference plugins compare.
-fn comment(owner: &Owner<'_>) -> String {
+pub(super) fn comment(owner: &Owner<'_>) -> String {
     let Owner { network, sandbox, ifname } = owner;
     let mut text = format!("{}, net: {network}, if: {ifname}, id: {sandbox}", mark(owner));
     let border = (0..=COMMENT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
@@ -33,7 +33,8 @@ fn comment(owner: &Owner<'_>) -> String {
     text
 }
 
-fn mark(owner: &Owner<'_>) -> String {
+/// Hashes of the network, and of the attachment: how the comment of everything of theirs begins.
+pub(super) fn mark(owner: &Owner<'_>) -> String {
     let attachment = format!("{}:{}", owner.ifname, owner.sandbox);
     format!("{}-{}", hash(owner.network, 16), hash(&attachment, 16))
 }
@@ -102,22 +103,27 @@ pub(super) fn remove_others(
     valid: &[(&str, &str)],
     by_ifname: bool,
 ) -> Result<(), Failure> {
+    let is_other = others(network, valid, by_ifname);
+    let rules = socket.rules(Family::Inet, TABLE, CHECKS)?;
+    for rule in rules.iter().filter(|rule| is_other(&rule.comment)).take(COLLECTED_MAX) {
+        batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
+    }
+    Ok(())
+}
+
+/// Whether a comment is of a network's attachment that is none of the valid ones: as [`remove_others`].
+pub(super) fn others(network: &str, valid: &[(&str, &str)], by_ifname: bool) -> impl Fn(&str) -> bool {
     let prefix = format!("{}-", hash(network, 16));
     let own = |ifname: &str, sandbox: &str| hash(&format!("{ifname}:{sandbox}"), 16);
     let named: Vec<String> = valid.iter().map(|(sandbox, ifname)| own(ifname, sandbox)).collect();
-    let is_other = |comment: &str| {
+    move |comment: &str| {
         let Some(rest) = comment.strip_prefix(&prefix) else { return false };
         if by_ifname || named.iter().any(|mark| rest.starts_with(mark)) {
             return !named.iter().any(|mark| rest.starts_with(mark));
         }
         let told = rest.split_once(", if: ").and_then(|(_, tail)| tail.split_once(", id: "));
         told.is_some_and(|(ifname, _)| !valid.iter().any(|(sandbox, _)| rest.starts_with(&own(ifname, sandbox))))
-    };
-    let rules = socket.rules(Family::Inet, TABLE, CHECKS)?;
-    for rule in rules.iter().filter(|rule| is_other(&rule.comment)).take(COLLECTED_MAX) {
-        batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
     }
-    Ok(())
 }
 
 /// Whether a comment's beginning is made of the network's and the attachment's names that it tells: nobody else's rule is so.

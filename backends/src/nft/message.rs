@@ -6,10 +6,13 @@ const BATCH_BYTES_MAX: usize = 128 * 1024;
 
 const NLM_F_REQUEST: u16 = 0x001;
 const NLM_F_ACK: u16 = 0x004;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_APPEND: u16 = 0x800;
-const NLA_F_NESTED: u16 = 1 << 15;
+pub(super) const NLM_F_ECHO: u16 = 0x008;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+/// Of a new object: what is there already is refused.
+pub(super) const NLM_F_EXCL: u16 = 0x200;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_APPEND: u16 = 0x800;
+pub(super) const NLA_F_NESTED: u16 = 1 << 15;
 /// What is left of an attribute's type without its flags.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -24,7 +27,7 @@ const FIRST: u32 = 2;
 const HEADER_LEN: usize = 20;
 
 /// Protocol families (include/uapi/linux/netfilter.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Family {
     Inet = 1,
     Ipv4 = 2,
@@ -52,6 +55,11 @@ pub(super) const DELCHAIN: u16 = 5;
 pub(super) const NEWRULE: u16 = 6;
 pub(super) const GETRULE: u16 = 7;
 pub(super) const DELRULE: u16 = 8;
+pub(super) const NEWSET: u16 = 9;
+pub(super) const NEWSETELEM: u16 = 12;
+pub(super) const GETSETELEM: u16 = 13;
+pub(super) const DELSETELEM: u16 = 14;
+pub(super) const GETGEN: u16 = 16;
 
 /// Attributes under construction.
 #[derive(Debug, Default)]
@@ -161,8 +169,19 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new() -> Self {
+        Self::begin(&[])
+    }
+
+    /// One that the kernel refuses (`ERESTART`) if anybody changed anything since this generation.
+    pub(super) fn under(generation: u32) -> Self {
+        let mut attributes = Attributes::default();
+        attributes.number(1, generation);
+        Self::begin(&attributes.bytes)
+    }
+
+    fn begin(attributes: &[u8]) -> Self {
         let mut batch = Self { bytes: Vec::with_capacity(4096), sequence: 0, last: 0, places: Vec::new() };
-        batch.frame(NFNL_MSG_BATCH_BEGIN);
+        batch.header(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, SUBSYSTEM, attributes);
         batch
     }
 
@@ -176,10 +195,6 @@ impl Batch {
         self.bytes.len() > BATCH_BYTES_MAX
     }
 
-    fn frame(&mut self, kind: u16) {
-        self.header(kind, NLM_F_REQUEST, 0, SUBSYSTEM, &[]);
-    }
-
     fn header(&mut self, kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) {
         self.sequence += 1;
         self.bytes.extend(header(kind, flags, self.sequence, family, resource, attributes.len()));
@@ -187,7 +202,7 @@ impl Batch {
     }
 
     /// A message of `[table, chain]`; the chain is empty where the table itself is meant.
-    fn message(
+    pub(super) fn message(
         &mut self,
         number: u16,
         flags: u16,
@@ -225,6 +240,14 @@ impl Batch {
     /// A chain that packets come by, unless it is there.
     pub(super) fn base_chain(&mut self, family: Family, table: &str, name: &str, base: &Base) {
         self.chain(family, table, name, |chain| base.fill(chain));
+    }
+
+    /// A chain that packets come by, which nobody has made before: its policy would be changed.
+    pub(super) fn new_base_chain(&mut self, family: Family, table: &str, name: &str, base: &Base) {
+        self.message(NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, family, [table, name], |chain| {
+            chain.text(3, name);
+            base.fill(chain);
+        });
     }
 
     pub(super) fn delete_chain(&mut self, family: Family, table: &str, name: &str) {
@@ -275,7 +298,7 @@ impl Batch {
             let asked = bytes.first_chunk::<2>().map_or(0, |flags| u16::from_ne_bytes(*flags)) | NLM_F_ACK;
             bytes.copy_from_slice(&asked.to_ne_bytes());
         }
-        self.frame(NFNL_MSG_BATCH_END);
+        self.header(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, SUBSYSTEM, &[]);
         &self.bytes
     }
 }
@@ -300,6 +323,30 @@ pub(super) fn rules_of(sequence: u32, family: Family, table: &str, chain: &str) 
     question(GETRULE, NLM_F_DUMP, sequence, family, &attributes)
 }
 
+/// Asks for the rules of all chains of a table.
+pub(super) fn rules_of_table(sequence: u32, family: Family, table: &str) -> Vec<u8> {
+    let mut attributes = Attributes::default();
+    attributes.text(1, table);
+    question(GETRULE, NLM_F_DUMP, sequence, family, &attributes)
+}
+
+/// Asks for the number of changes so far.
+pub(super) fn generation(sequence: u32) -> Vec<u8> {
+    question(GETGEN, 0, sequence, Family::Inet, &Attributes::default())
+}
+
+/// Asks for one rule.
+pub(super) fn rule_of(sequence: u32, family: Family, [table, chain]: [&str; 2], handle: u64) -> Vec<u8> {
+    let mut attributes = Attributes::default();
+    attributes.text(1, table).text(2, chain).handle(3, handle);
+    question(GETRULE, NLM_F_ACK, sequence, family, &attributes)
+}
+
+/// Whether a message of the kernel tells of a rule that is there.
+pub(super) fn is_rule(kind: u16) -> bool {
+    kind == SUBSYSTEM << 8 | NEWRULE
+}
+
 /// Asks for one chain.
 pub(super) fn chain_of(sequence: u32, family: Family, table: &str, chain: &str) -> Vec<u8> {
     let mut attributes = Attributes::default();
@@ -307,7 +354,7 @@ pub(super) fn chain_of(sequence: u32, family: Family, table: &str, chain: &str) 
     question(GETCHAIN, NLM_F_ACK, sequence, family, &attributes)
 }
 
-fn question(number: u16, flags: u16, sequence: u32, family: Family, attributes: &Attributes) -> Vec<u8> {
+pub(super) fn question(number: u16, flags: u16, sequence: u32, family: Family, attributes: &Attributes) -> Vec<u8> {
     let kind = SUBSYSTEM << 8 | number;
     let mut bytes = header(kind, NLM_F_REQUEST | flags, sequence, family as u8, 0, attributes.bytes.len());
     bytes.extend(&attributes.bytes);
@@ -334,6 +381,17 @@ mod tests {
         assert_eq!(first(56), [20, 0, 0, 0, 17, 0, 1, 0]);
         assert_eq!(bytes[74..76], [0, 10]);
         assert_eq!((batch.place(1), batch.place(2), batch.place(3)), (None, Some("table inet t"), None));
+    }
+
+    #[test]
+    fn a_batch_can_be_bound_to_a_generation() {
+        let mut batch = Batch::under(0x0102_0304);
+        assert!(batch.is_empty());
+        batch.table(Family::Ipv4, "t", None);
+        let bytes = batch.finish();
+        assert_eq!(bytes[..8], [28, 0, 0, 0, 16, 0, 1, 0]);
+        assert_eq!(bytes[20..28], [8, 0, 1, 0, 1, 2, 3, 4]);
+        assert_eq!((batch.place(1), batch.place(2)), (None, Some("table ip t")));
     }
 
     #[test]

@@ -4,10 +4,14 @@
 //!
 //! Rules are found again by their comment, never by an address that a link may have lost. Of a configuration it knows the backend's name only.
 
+pub(crate) mod forward;
 mod iptables;
 mod masquerade;
 mod message;
+mod nat;
+pub(crate) mod ports;
 mod rule;
+mod set;
 mod socket;
 mod spoof;
 mod survey;
@@ -246,13 +250,14 @@ pub fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(
 pub(crate) use socket::read_anything;
 
 impl Owner<'_> {
-    fn place(&self) -> String {
+    /// For a person, in an error.
+    pub(crate) fn place(&self) -> String {
         format!("{} of {} in network \"{}\"", self.ifname, self.sandbox, self.network)
     }
 }
 
 /// The first digits of a text's SHA-512, in lower case.
-fn hash(text: &str, digits: usize) -> String {
+pub(crate) fn hash(text: &str, digits: usize) -> String {
     let hex: String = Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     hex.chars().take(digits).collect()
 }

@@ -8,14 +8,14 @@ use ipnetwork::IpNetwork;
 use super::message::{Attributes, contains, each, find};
 
 /// `NFT_REG_1`
-const REGISTER: u32 = 1;
+pub(super) const REGISTER: u32 = 1;
 const META_NFPROTO: u32 = 15;
-const META_IIFNAME: u32 = 6;
-const EQUAL: u32 = 0;
-const NOT_EQUAL: u32 = 1;
+pub(super) const META_IIFNAME: u32 = 6;
+pub(super) const EQUAL: u32 = 0;
+pub(super) const NOT_EQUAL: u32 = 1;
 /// Payload bases.
 const LINK: u32 = 0;
-const NETWORK: u32 = 1;
+pub(super) const NETWORK: u32 = 1;
 /// Longest interface name with its NUL (`IFNAMSIZ`).
 const IFNAMSIZ: usize = 16;
 
@@ -23,6 +23,7 @@ const IFNAMSIZ: usize = 16;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Verdict<'a> {
     Drop,
+    Accept,
     Return,
     Jump(&'a str),
     Goto(&'a str),
@@ -43,26 +44,26 @@ impl Expressions {
         each(there).count() == each(self.bytes()).count() && pairs.into_iter().all(|(a, b)| contains(a.1, b.1))
     }
 
-    fn push(mut self, name: &str, fill: impl FnOnce(&mut Attributes)) -> Self {
+    pub(super) fn push(mut self, name: &str, fill: impl FnOnce(&mut Attributes)) -> Self {
         self.0.nest(1, |element| {
             element.text(1, name).nest(2, fill);
         });
         self
     }
 
-    fn meta(self, key: u32) -> Self {
+    pub(super) fn meta(self, key: u32) -> Self {
         self.push("meta", |meta| {
             meta.number(2, key).number(1, REGISTER);
         })
     }
 
-    fn payload(self, base: u32, offset: u32, length: u32) -> Self {
+    pub(super) fn payload(self, base: u32, offset: u32, length: u32) -> Self {
         self.push("payload", |payload| {
             payload.number(1, REGISTER).number(2, base).number(3, offset).number(4, length);
         })
     }
 
-    fn compare(self, operator: u32, value: &[u8]) -> Self {
+    pub(super) fn compare(self, operator: u32, value: &[u8]) -> Self {
         self.push("cmp", |compare| {
             compare.number(1, REGISTER).number(2, operator).nest(3, |data| {
                 data.raw(1, value);
@@ -70,7 +71,7 @@ impl Expressions {
         })
     }
 
-    fn mask(self, mask: &[u8]) -> Self {
+    pub(super) fn mask(self, mask: &[u8]) -> Self {
         self.push("bitwise", |bitwise| {
             bitwise.number(1, REGISTER).number(2, REGISTER).number(3, u32::try_from(mask.len()).unwrap_or_default());
             bitwise.nest(4, |data| {
@@ -136,6 +137,7 @@ impl Expressions {
     pub(super) fn verdict(self, verdict: Verdict<'_>) -> Self {
         let (code, chain) = match verdict {
             Verdict::Drop => (0, None),
+            Verdict::Accept => (1, None),
             Verdict::Return => (-5, None),
             Verdict::Jump(chain) => (-3, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
@@ -161,7 +163,7 @@ pub(super) fn link_name(name: &str) -> Vec<u8> {
 }
 
 /// An address' bytes, and the offset of its family.
-fn octets(ip: IpAddr, [v4, v6]: [u32; 2]) -> (Vec<u8>, u32) {
+pub(super) fn octets(ip: IpAddr, [v4, v6]: [u32; 2]) -> (Vec<u8>, u32) {
     match ip {
         IpAddr::V4(ip) => (ip.octets().to_vec(), v4),
         IpAddr::V6(ip) => (ip.octets().to_vec(), v6),
@@ -196,12 +198,36 @@ impl Found {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+/// A rule of any chain of a table, with what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) chain: String,
+    pub(super) handle: u64,
+    /// The comment; empty where there is none.
+    pub(super) comment: String,
+    /// As the kernel tells them.
+    pub(super) expressions: Vec<u8>,
+}
+
+impl Told {
+    /// Reads a rule's attributes; none where they are of no rule.
+    pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
+        let handle = find(attributes, 3).and_then(|bytes| bytes.first_chunk::<8>().copied())?;
+        Some(Self {
+            chain: find(attributes, 2).map(text)?,
+            handle: u64::from_be_bytes(handle),
+            comment: find(attributes, 7).and_then(comment).unwrap_or_default(),
+            expressions: expressions(attributes).to_vec(),
+        })
+    }
+}
+
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// Type 0 of the user data's entries.
-fn comment(mut entries: &[u8]) -> Option<String> {
+pub(super) fn comment(mut entries: &[u8]) -> Option<String> {
     while let [kind, length, rest @ ..] = entries {
         let value = rest.get(..usize::from(*length))?;
         if *kind == 0 {
@@ -213,7 +239,7 @@ fn comment(mut entries: &[u8]) -> Option<String> {
 }
 
 /// The chain of the first expression that is a verdict with one.
-fn jump(list: &[u8]) -> Option<String> {
+pub(super) fn jump(list: &[u8]) -> Option<String> {
     each(list).find_map(|(_, element)| {
         let is_immediate = find(element, 1).is_some_and(|name| text(name) == "immediate");
         let data = find(element, 2).filter(|_| is_immediate)?;
@@ -222,7 +248,7 @@ fn jump(list: &[u8]) -> Option<String> {
 }
 
 /// The values of all comparisons.
-fn compared(list: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn compared(list: &[u8]) -> Vec<Vec<u8>> {
     let value = |(_, element)| {
         let is_compare = find(element, 1).is_some_and(|name| text(name) == "cmp");
         find(find(find(element, 2).filter(|_| is_compare)?, 3)?, 1).map(<[u8]>::to_vec)

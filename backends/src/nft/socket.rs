@@ -1,11 +1,13 @@
 //! Questions to the kernel's nftables: a transaction in one send, and listings.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
-use super::message::{Base, Batch, Family, chain_of, rules_of};
-use super::rule::{Expressions, Found, expressions};
+use super::message::{Base, Batch, Family, chain_of, find, generation, is_rule, rule_of, rules_of, rules_of_table};
+use super::rule::{Expressions, Found, Told, expressions};
+use super::set::{Element, Key, element_of, elements_of};
 use crate::netlink::error::verdict;
 use crate::netlink::netfilter::Netfilter;
 use crate::netlink::{Failure, Refusal};
@@ -14,6 +16,11 @@ use crate::netlink::{Failure, Refusal};
 const ATTEMPTS: u32 = 8;
 /// More rules than a chain of ours ever has: each pod has two.
 const RULES_MAX: usize = 1 << 20;
+
+/// More elements than a set of ours ever has: each pod has a few for each port.
+const ELEMENTS_MAX: usize = 1 << 20;
+/// Questions sent at once: their answers take up to 5 kB each of a receive buffer of 208 kB.
+const QUESTIONS_AT_ONCE: usize = 16;
 
 /// `struct nlmsghdr` and `struct nfgenmsg`, in bytes.
 const NLMSG_HEADER_LEN: usize = 16;
@@ -54,7 +61,13 @@ impl Socket {
     }
 
     /// Carries out a transaction.
-    pub(super) fn commit(&mut self, mut batch: Batch) -> Result<(), Failure> {
+    pub(super) fn commit(&mut self, batch: Batch) -> Result<(), Failure> {
+        self.commit_and_hear(batch, |_, _| {})
+    }
+
+    /// Carries out a transaction. `hear` gets the protocol family and the attributes of each rule that was added with
+    /// `NLM_F_ECHO`.
+    pub(super) fn commit_and_hear(&mut self, mut batch: Batch, mut hear: impl FnMut(u8, &[u8])) -> Result<(), Failure> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -65,6 +78,10 @@ impl Socket {
         let mut refused: Option<Refusal> = None;
         // One answer that is no acknowledgement voids all others.
         self.answers(|answer| {
+            if is_rule(answer.kind) {
+                let family = answer.payload.first().copied().unwrap_or_default();
+                hear(family, answer.payload.get(NFGENMSG_LEN..).unwrap_or_default());
+            }
             if answer.kind == NLMSG_ERROR && refused.is_none() {
                 let refusal = verdict(answer.flags, answer.payload)?;
                 refused = refusal.map(|refusal| at(refusal, batch.place(answer.sequence)));
@@ -72,6 +89,27 @@ impl Socket {
             Ok(false)
         })?;
         refused.map_or(Ok(()), |refusal| Err(refusal.into()))
+    }
+
+    /// What `pick` makes of the attributes of one rule; none where there is no rule of this handle.
+    pub(super) fn rule<T>(
+        &mut self,
+        family: Family,
+        place: [&str; 2],
+        handle: u64,
+        pick: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
+        self.sequence += 1;
+        self.netfilter.send(&rule_of(self.sequence, family, place, handle))?;
+        let mut picked = None;
+        let told = self.listing(|attributes| {
+            picked = pick(attributes);
+            Ok(())
+        });
+        match told {
+            Err(failure) if says_absent(&failure) => Ok(None),
+            other => other.map(|_| picked),
+        }
     }
 
     /// A transaction made of what is there. Made anew where somebody else was faster, or uses what was to go: then what can be
@@ -96,33 +134,160 @@ impl Socket {
     }
 
     /// The rules of a chain; none where there is no such chain.
+    pub(super) fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<Found>, Failure> {
+        let question = |sequence| rules_of(sequence, family, table, chain);
+        let parse = |attributes: &[u8], all: &mut Vec<Found>| all.extend(Found::parse(attributes));
+        self.list(question, parse, |rule| rule.handle, RULES_MAX)
+    }
+
+    /// What `pick` makes of the attributes of each rule of a chain; `handle` is the rule's.
+    pub(super) fn picked<T>(
+        &mut self,
+        family: Family,
+        [table, chain]: [&str; 2],
+        pick: impl Fn(&[u8]) -> Option<T>,
+        handle: impl Fn(&T) -> u64,
+    ) -> Result<Vec<T>, Failure> {
+        let question = |sequence| rules_of(sequence, family, table, chain);
+        self.list(question, |attributes, all| all.extend(pick(attributes)), handle, RULES_MAX)
+    }
+
+    /// The rules of all chains of a table; none where there is no such table.
+    pub(super) fn rules_of_table(&mut self, family: Family, table: &str) -> Result<Vec<Told>, Failure> {
+        let question = |sequence| rules_of_table(sequence, family, table);
+        let parse = |attributes: &[u8], all: &mut Vec<Told>| all.extend(Told::parse(attributes));
+        self.list(question, parse, |rule| rule.handle, RULES_MAX)
+    }
+
+    /// The elements of a set; none where there is no such set.
+    pub(super) fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Element>, Failure> {
+        let question = |sequence| elements_of(sequence, family, table, set);
+        let parse = |attributes: &[u8], all: &mut Vec<Element>| all.extend(Element::parse(attributes));
+        self.list(question, parse, |element| element.key.clone(), ELEMENTS_MAX)
+    }
+
+    /// Lists; `parse` adds what a message tells, `key` tells one from the other.
     ///
     /// On a busy node every listing may be interrupted: each datagram begins after as many rules as were told before, so that a
     /// rule is passed over for each that somebody removed meanwhile (`__nf_tables_dump_rules` in net/netfilter/nf_tables_api.c).
     /// What several such listings tell together is whole: a rule that was passed over lies before that border the next time.
-    pub(super) fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<Found>, Failure> {
+    fn list<T, K: Ord>(
+        &mut self,
+        question: impl Fn(u32) -> Vec<u8>,
+        parse: impl Fn(&[u8], &mut Vec<T>),
+        key: impl Fn(&T) -> K,
+        max: usize,
+    ) -> Result<Vec<T>, Failure> {
         let mut told = Vec::new();
         for _ in 0..ATTEMPTS {
             self.sequence += 1;
-            self.netfilter.send(&rules_of(self.sequence, family, table, chain))?;
-            let mut rules = Vec::new();
+            self.netfilter.send(&question(self.sequence))?;
+            let mut found = Vec::new();
             let whole = self.listing(|attributes| {
-                if rules.len() >= RULES_MAX {
-                    return Err(Failure::Malformed(format!("more than {RULES_MAX} rules in one chain")));
+                if found.len() >= max {
+                    return Err(Failure::Malformed(format!("more than {max} in one listing")));
                 }
-                rules.extend(Found::parse(attributes));
+                parse(attributes, &mut found);
                 Ok(())
             });
             match whole {
                 Err(failure) if says_absent(&failure) => return Ok(Vec::new()),
                 Err(failure) => return Err(failure),
-                Ok(true) => return Ok(rules),
-                Ok(false) => told.append(&mut rules),
+                Ok(true) => return Ok(found),
+                Ok(false) => told.append(&mut found),
             }
         }
-        told.sort_by_key(|rule: &Found| rule.handle);
-        told.dedup_by_key(|rule| rule.handle);
+        told.sort_by_key(&key);
+        told.dedup_by_key(|one| key(one));
         Ok(told)
+    }
+
+    /// How often anything was changed so far; none on a kernel without nf_tables.
+    pub(super) fn generation(&mut self) -> Result<Option<u32>, Failure> {
+        self.sequence += 1;
+        self.netfilter.send(&generation(self.sequence))?;
+        let mut told = None;
+        match self.listing(|attributes| {
+            told = find(attributes, 1).and_then(|bytes| bytes.first_chunk().copied()).map(u32::from_be_bytes);
+            Ok(())
+        }) {
+            Err(failure) if says_absent(&failure) => Ok(None),
+            other => other.map(|_| told),
+        }
+    }
+
+    /// The same where there is an nf_tables.
+    pub(super) fn sure_generation(&mut self) -> Result<u32, Failure> {
+        let none = || Refusal { errno: Errno::EOPNOTSUPP, text: Some("this kernel has no nftables".to_owned()) };
+        self.generation()?.ok_or_else(|| none().into())
+    }
+
+    /// The elements of these keys, in their order.
+    pub(super) fn find(&mut self, keys: &[Key]) -> Result<Vec<Option<Element>>, Failure> {
+        let parse = |attributes: &[u8]| Element::parse(attributes).next();
+        self.ask(keys, element_of, parse)
+    }
+
+    /// Whether there are chains of these names, in their order.
+    pub(super) fn have_chains(&mut self, chains: &[(Family, &str, &str)]) -> Result<Vec<bool>, Failure> {
+        let question =
+            |sequence, (family, table, chain): &(Family, &str, &str)| chain_of(sequence, *family, table, chain);
+        let found = self.ask(chains, question, |_| Some(()))?;
+        Ok(found.into_iter().map(|found| found.is_some()).collect())
+    }
+
+    /// Asks for several things, each of which is told in one message, or not there.
+    fn ask<Q, T>(
+        &mut self,
+        questions: &[Q],
+        message: impl Fn(u32, &Q) -> Vec<u8>,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, Failure> {
+        let mut all = Vec::with_capacity(questions.len());
+        for some in questions.chunks(QUESTIONS_AT_ONCE) {
+            let first = self.sequence + 1;
+            let mut datagram = Vec::new();
+            for question in some {
+                self.sequence += 1;
+                let bytes = message(self.sequence, question);
+                datagram.extend(&bytes);
+                datagram.resize(datagram.len().next_multiple_of(4), 0);
+            }
+            self.netfilter.send(&datagram)?;
+            let mut found: Vec<Option<T>> = some.iter().map(|_| None).collect();
+            self.answers(|answer| {
+                let position = usize::try_from(answer.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                match verdict_of(answer)? {
+                    Some(failure) if says_absent(&failure) => {}
+                    Some(failure) => return Err(failure),
+                    None if answer.kind == NLMSG_ERROR => {}
+                    None => {
+                        if let Some(place) = found.get_mut(position) {
+                            *place = parse(answer.payload.get(NFGENMSG_LEN..).unwrap_or_default());
+                        }
+                    }
+                }
+                Ok(false)
+            })?;
+            all.append(&mut found);
+        }
+        Ok(all)
+    }
+
+    /// How many refer to a chain: its rules and whatever jumps to it (`NFTA_CHAIN_USE`). None where it is not there.
+    pub(super) fn chain_use(&mut self, family: Family, table: &str, chain: &str) -> Result<Option<u32>, Failure> {
+        let used = Cell::new(None);
+        self.look_at_chain(family, table, chain, |attributes| {
+            let told = find(attributes, 6).and_then(|bytes| bytes.first_chunk());
+            used.set(Some(told.map_or(0, |bytes| u32::from_be_bytes(*bytes))));
+            true
+        })?;
+        Ok(used.get())
+    }
+
+    /// The socket itself, for other parts of netfilter.
+    pub(super) fn netfilter(&mut self) -> &mut Netfilter {
+        &mut self.netfilter
     }
 
     /// Whether anybody answers who knows tables and chains (net/netfilter/nfnetlink.c, nfnetlink_rcv_msg: EINVAL where not).
@@ -227,6 +392,12 @@ fn says_absent(failure: &Failure) -> bool {
     matches!(failure.errno(), Some(Errno::ENOENT | Errno::EINVAL | Errno::EAFNOSUPPORT))
 }
 
+/// Why a question was refused.
+fn verdict_of(answer: &Answer<'_>) -> Result<Option<Failure>, Failure> {
+    let refusal = if answer.kind == NLMSG_ERROR { verdict(answer.flags, answer.payload)? } else { None };
+    Ok(refusal.map(Into::into))
+}
+
 /// Adds to a refusal where it was.
 fn at(refusal: Refusal, place: Option<&str>) -> Refusal {
     let texts: Vec<&str> = place.into_iter().chain(refusal.text.as_deref()).collect();
@@ -259,6 +430,8 @@ impl<'a> Answer<'a> {
 #[cfg(fuzzing)]
 pub(crate) fn read_anything(mut bytes: &[u8]) {
     Found::parse(bytes);
+    Told::parse(bytes);
+    assert!(Element::parse(bytes).count() <= bytes.len());
     while let Some((answer, next)) = Answer::split(bytes) {
         let attributes = answer.payload.get(NFGENMSG_LEN..).unwrap_or_default();
         drop(verdict(answer.flags, answer.payload));

@@ -1,48 +1,80 @@
 //! The rules of all attachments, as their comments tell, and the removal of some of them. Whose attachment still lives is not
 //! known here.
 
+use std::collections::BTreeSet;
+
 use super::message::{Batch, Family};
 use super::socket::{InUse, Socket};
-use super::{Owner, masquerade, spoof};
+use super::{Owner, forward, hash, masquerade, ports, spoof};
 use crate::error::Error;
 use crate::netlink::Failure;
 
 /// Rules removed in one transaction: about a hundred kilobytes.
 const REMOVED_AT_ONCE: usize = 1000;
 
+/// What rules are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Masquerade,
+    SpoofCheck,
+    Ports,
+    /// As the reference plugin makes them.
+    CompatiblePorts,
+    Firewall,
+}
+
 /// The rules of one attachment, as their comment names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Noted {
-    /// The network's name; empty in rules that check hardware addresses, which do not tell it.
+    /// The network's name; empty in rules that check hardware addresses and in the reference plugin's for mapped ports, which
+    /// do not tell it.
     pub network: String,
     /// The container id, or its beginning where the comment was too long and cut.
     pub sandbox: String,
-    /// The interface in the pod.
+    /// The interface in the pod; empty in the reference plugin's rules for mapped ports.
     pub ifname: String,
     /// The comment itself.
     pub comment: String,
+    purpose: Purpose,
 }
 
 impl Noted {
     /// Whether they can be rules of this container.
     #[must_use]
     pub fn can_be_of(&self, sandbox: &str) -> bool {
-        if self.network.is_empty() {
+        match self.purpose {
             // The id may have a dash, and so may the interface: who begins like the owner may be it.
-            let whose = self.comment.strip_prefix(spoof::COMMENT).unwrap_or_default();
-            return whose.strip_prefix(sandbox).is_some_and(|rest| rest.starts_with('-'));
+            Purpose::SpoofCheck => {
+                let whose = self.comment.strip_prefix(spoof::COMMENT).unwrap_or_default();
+                whose.strip_prefix(sandbox).is_some_and(|rest| rest.starts_with('-'))
+            }
+            Purpose::Masquerade | Purpose::Firewall => {
+                self.can_begin(masquerade::is_cut(plain(&self.comment)), sandbox)
+            }
+            Purpose::Ports => self.can_begin(ports::holder(&self.comment).is_some_and(|holder| holder.3), sandbox),
+            Purpose::CompatiblePorts => sandbox == self.sandbox,
         }
-        sandbox == self.sandbox || (masquerade::is_cut(&self.comment) && sandbox.starts_with(&self.sandbox))
+    }
+
+    fn can_begin(&self, is_cut: bool, sandbox: &str) -> bool {
+        sandbox == self.sandbox || is_cut && sandbox.starts_with(&self.sandbox)
     }
 
     /// Where the rules are, for a person.
     #[must_use]
     pub fn place(&self) -> &'static str {
-        if self.network.is_empty() { spoof::PLACE } else { masquerade::PLACE }
+        match self.purpose {
+            Purpose::Masquerade => masquerade::PLACE,
+            Purpose::SpoofCheck => spoof::PLACE,
+            Purpose::Ports => ports::PLACE,
+            Purpose::CompatiblePorts => ports::COMPATIBLE_PLACE,
+            Purpose::Firewall => forward::PLACE,
+        }
     }
 }
 
-/// All masquerade rules and all checks of hardware addresses, one entry an attachment and table, sorted.
+/// All masquerade rules, checks of hardware addresses, mapped ports, and rules of the firewall that name an owner: one entry an
+/// attachment and purpose, sorted.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] or [`crate::ErrorKind::Refused`] if the kernel cannot be asked. One without nftables has none.
@@ -51,7 +83,16 @@ pub fn noted() -> Result<Vec<Noted>, Error> {
     let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(Vec::new()) };
     let mut all = masquerade::comments(&mut socket).map_err(failed)?;
     all.extend(spoof::comments(&mut socket).map_err(failed)?);
+    all.extend(forward::names(&mut socket).map_err(failed)?);
     let mut noted: Vec<Noted> = all.into_iter().filter_map(parse).collect();
+    noted.extend(ports::comments(&mut socket).map_err(failed)?.into_iter().filter_map(parse_ports));
+    noted.extend(ports::containers(&mut socket).map_err(failed)?.into_iter().map(|sandbox| Noted {
+        network: String::new(),
+        ifname: String::new(),
+        comment: sandbox.clone(),
+        sandbox,
+        purpose: Purpose::CompatiblePorts,
+    }));
     noted.sort();
     noted.dedup();
     Ok(noted)
@@ -62,15 +103,30 @@ fn parse(comment: String) -> Option<Noted> {
     if let Some(whose) = comment.strip_prefix(spoof::COMMENT) {
         let (sandbox, ifname) = whose.rsplit_once('-')?;
         let (sandbox, ifname) = (sandbox.to_owned(), ifname.to_owned());
-        return Some(Noted { network: String::new(), sandbox, ifname, comment });
+        return Some(Noted { network: String::new(), sandbox, ifname, comment, purpose: Purpose::SpoofCheck });
     }
-    let (_, told) = comment.split_once(", net: ")?;
+    let plain = plain(&comment);
+    let (_, told) = plain.split_once(", net: ")?;
     let (network, told) = told.split_once(", if: ")?;
     let (ifname, sandbox) = told.split_once(", id: ")?;
     let owner = Owner { network, sandbox, ifname };
-    let is_ours = !sandbox.is_empty() && masquerade::is_ours(&comment, &owner);
+    let is_ours = !sandbox.is_empty() && masquerade::is_ours(plain, &owner);
     let [network, ifname, sandbox] = [network, ifname, sandbox].map(str::to_owned);
-    is_ours.then_some(Noted { network, sandbox, ifname, comment })
+    let purpose = if plain.len() == comment.len() { Purpose::Masquerade } else { Purpose::Firewall };
+    is_ours.then_some(Noted { network, sandbox, ifname, comment, purpose })
+}
+
+/// What a comment says of its owner, whatever its rules are for.
+fn plain(comment: &str) -> &str {
+    comment.strip_prefix(forward::NAMED).unwrap_or(comment)
+}
+
+/// The same of all elements of an attachment.
+fn parse_ports(comment: String) -> Option<Noted> {
+    let (network, ifname, sandbox, _) = ports::holder(&comment)?;
+    let is_ours = !sandbox.is_empty() && comment.starts_with(&format!("{}-", hash(network, 16)));
+    let [network, ifname, sandbox] = [network, ifname, sandbox].map(str::to_owned);
+    is_ours.then_some(Noted { network, sandbox, ifname, comment, purpose: Purpose::Ports })
 }
 
 /// Removes them; what is gone already is no error.
@@ -82,19 +138,40 @@ pub fn remove_noted(noted: &[Noted]) -> Result<(), Error> {
     let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
     noted
         .chunks(REMOVED_AT_ONCE)
-        .try_for_each(|some| socket.change(|socket, batch, in_use| fill(socket, batch, some, in_use)))
+        .try_for_each(|some| {
+            socket.change(|socket, batch, in_use| fill(socket, batch, some, in_use))?;
+            let comments = comments_of(some, Purpose::Ports);
+            match comments.is_empty() {
+                true => Ok(()),
+                false => ports::remove_where(&mut socket, |element| {
+                    comments.contains(ports::without_prefix(&element.comment).as_str())
+                }),
+            }
+        })
         .map_err(failed)
 }
 
+fn comments_of(noted: &[Noted], purpose: Purpose) -> BTreeSet<&str> {
+    noted.iter().filter(|noted| noted.purpose == purpose).map(|noted| noted.comment.as_str()).collect()
+}
+
 fn fill(socket: &mut Socket, batch: &mut Batch, noted: &[Noted], in_use: InUse) -> Result<(), Failure> {
-    let comments: Vec<&str> = noted.iter().map(|noted| noted.comment.as_str()).collect();
+    let comments = comments_of(noted, Purpose::Masquerade);
     for rule in socket.rules(Family::Inet, masquerade::TABLE, masquerade::CHECKS)? {
-        if comments.contains(&rule.comment.as_str()) {
+        if comments.contains(rule.comment.as_str()) {
             batch.delete_rule(Family::Inet, [masquerade::TABLE, masquerade::CHECKS], rule.handle);
         }
     }
-    for Noted { sandbox, ifname, .. } in noted.iter().filter(|noted| noted.network.is_empty()) {
+    let named = comments_of(noted, Purpose::Firewall);
+    if !named.is_empty() {
+        forward::remove_named(socket, batch, &named.into_iter().collect::<Vec<_>>())?;
+    }
+    for Noted { sandbox, ifname, .. } in noted.iter().filter(|noted| noted.purpose == Purpose::SpoofCheck) {
         spoof::remove(socket, batch, &Owner { network: "", sandbox, ifname }, in_use)?;
+    }
+    let containers: Vec<&str> = comments_of(noted, Purpose::CompatiblePorts).into_iter().collect();
+    if !containers.is_empty() {
+        ports::remove_containers(socket, batch, &containers)?;
     }
     Ok(())
 }
