@@ -4,12 +4,14 @@
 
 use std::time::Instant;
 
+use backends::chained::{Chained, Original};
 use backends::nft;
-use backends::{Built, Entering, Host, Made, Pod, Resolved, Target, host_device};
+use backends::{Before, Built, Entering, Host, Made, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
 
 use crate::chain::{Caller, DELEGATE_DEADLINE, UNDO_DEADLINE};
+use crate::chained;
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
@@ -17,8 +19,8 @@ use crate::cni::version::Version;
 use crate::convert;
 use crate::default_route;
 use crate::detach;
-use crate::journal::{Commitment, Intent, Journal, Outcome};
-use crate::native::{self, Ipam, Native, from_backend, from_ipam};
+use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
+use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
 use crate::plan::{Attachment, How, Plan, Step};
 use crate::rules;
 use crate::status;
@@ -67,6 +69,7 @@ enum Done<'a> {
     Rules { attachment: &'a Attachment, rules: nft::Rules },
     Leases { attachment: &'a Attachment, native: &'a Native, step: &'a Step },
     Delegate { attachment: &'a Attachment, step: &'a Step },
+    Chained { attachment: &'a Attachment, step: &'a Step, result: Box<CniResult>, original: Option<Original> },
 }
 
 /// Does it all, or nothing.
@@ -92,7 +95,8 @@ pub fn attach(
     note_devices(&mut intent, &resolved);
     let begin = held.intend(&intent).map_err(|e| from_journal(&e))?;
     let mut done = Vec::new();
-    let failure = match run(plan, &mut kernel, resolved, &mut done) {
+    let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));
+    let failure = match run(plan, &mut kernel, resolved, &mut done, &mut note) {
         Ok((results, outcomes)) => {
             let status = status_of(plan, &results);
             match held.commit(&Commitment { outcomes, status: Some(status.clone()) }) {
@@ -114,7 +118,7 @@ pub fn attach(
 /// As [`attach`], where a record would say nothing that a DEL needs: a runtime that never sends one would leave it for ever.
 fn unrecorded(plan: &Plan, kernel: &mut Kernel, resolved: ResolvedSteps) -> Result<Attached, CniError> {
     let mut done = Vec::new();
-    match run(plan, kernel, resolved, &mut done) {
+    match run(plan, kernel, resolved, &mut done, &mut |_| Ok(())) {
         Ok((results, _)) => Ok(Attached { status: status_of(plan, &results), results }),
         Err(failure) => Err(undo(plan, kernel, done, failure)?),
     }
@@ -152,6 +156,10 @@ fn resolve(plan: &Plan, kernel: &mut Kernel) -> Result<ResolvedSteps, CniError> 
             let resolved = native.spec.clone().resolve(&mut kernel.host, Some(&mut kernel.pod));
             resolved.map(Some).map_err(|e| named(plan, attachment, from_backend(e)))
         }
+        How::Chained(spec) => {
+            let claimed = spec.claim(&owner(plan, attachment)).map(|()| None);
+            claimed.map_err(|e| named(plan, attachment, from_backend(e)))
+        }
         How::Executed(_) => Ok(None),
     };
     plan.attachments.iter().map(|a| a.steps.iter().map(|step| one(a, step)).collect()).collect()
@@ -184,12 +192,16 @@ fn run<'a>(
     kernel: &mut Kernel,
     resolved: ResolvedSteps,
     done: &mut Vec<Done<'a>>,
+    note: &mut dyn FnMut(&Progress) -> Result<(), CniError>,
 ) -> Result<(Vec<CniResult>, Vec<Outcome>), CniError> {
     let mut results = Vec::with_capacity(plan.attachments.len());
     let mut outcomes = Vec::with_capacity(plan.attachments.len());
-    for (attachment, resolved) in plan.attachments.iter().zip(resolved) {
+    for (index, (attachment, resolved)) in plan.attachments.iter().zip(resolved).enumerate() {
         let begin = Instant::now();
-        let (result, made) = one(plan, attachment, resolved, kernel, done).map_err(|e| named(plan, attachment, e))?;
+        let mut note =
+            |step: usize, original: &Original| note(&Progress { attachment: index, step, original: original.clone() });
+        let (result, made) =
+            one(plan, attachment, resolved, kernel, done, &mut note).map_err(|e| named(plan, attachment, e))?;
         let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         outcomes.push(Outcome { result: result.to_value(Version::V1_1_0)?, made, micros });
         results.push(result);
@@ -205,10 +217,11 @@ fn one<'a>(
     resolved: Vec<Option<Resolved>>,
     kernel: &mut Kernel,
     done: &mut Vec<Done<'a>>,
+    note: &mut dyn FnMut(usize, &Original) -> Result<(), CniError>,
 ) -> Result<(CniResult, Option<Made>), CniError> {
     let mut previous: Option<CniResult> = attachment.previous.clone();
     let mut made = None;
-    for (step, resolved) in attachment.steps.iter().zip(resolved) {
+    for (index, (step, resolved)) in attachment.steps.iter().zip(resolved).enumerate() {
         let result = match &step.how {
             How::Native(native) => {
                 let resolved = match resolved {
@@ -218,6 +231,19 @@ fn one<'a>(
                 let built = build(plan, attachment, step, native, &resolved, previous.take(), kernel, done)?;
                 made = built.1;
                 built.0
+            }
+            How::Chained(spec) => {
+                let link = chained::Link { owner: owner(plan, attachment), sandbox: netns_of(plan), group: plan.group };
+                let before = previous.take().unwrap_or_default();
+                let known = Box::new(before.clone());
+                let mut found = None;
+                let mut note = |original: &Original| {
+                    found = Some(original.clone());
+                    note(index, original)
+                };
+                let result = chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)?;
+                done.push(Done::Chained { attachment, step, result: known, original: found });
+                result
             }
             How::Executed(_) => {
                 done.push(Done::Delegate { attachment, step });
@@ -251,7 +277,7 @@ fn execute(
 fn caller<'a>(plan: &'a Plan, attachment: &'a Attachment) -> Caller<'a> {
     Caller {
         sandbox: &plan.key.sandbox,
-        netns: plan.netns.to_str().unwrap_or_default(),
+        netns: netns_of(plan),
         ifname: &attachment.ifname,
         args: &attachment.args,
         path: &plan.path,
@@ -306,6 +332,10 @@ fn build<'a>(
     Ok((result_of(plan, native, leased, built, previous), made))
 }
 
+fn netns_of(plan: &Plan) -> &str {
+    plan.netns.to_str().unwrap_or_default()
+}
+
 /// Whose the rules of an attachment are.
 fn owner<'a>(plan: &'a Plan, attachment: &'a Attachment) -> nft::Owner<'a> {
     nft::Owner { network: &attachment.cni_name, sandbox: &plan.key.sandbox, ifname: &attachment.ifname }
@@ -345,7 +375,7 @@ fn result_of(plan: &Plan, native: &Native, leased: CniResult, built: Built, prev
         return previous; // facts of the reference plugin: a loopback in a chain passes on what it got
     }
     let Built { interfaces, address_interface, layer3, .. } = built;
-    let sandbox = plan.netns.to_str().unwrap_or_default();
+    let sandbox = netns_of(plan);
     let dns = native.dns.clone().unwrap_or(leased.dns);
     CniResult {
         interfaces: interfaces.into_iter().map(|i| convert::to_interface(i, sandbox)).collect(),
@@ -370,6 +400,9 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
             Done::Delegate { attachment, step } => {
                 undoer(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())
             }
+            Done::Chained { attachment, step, result, original } => {
+                unchain(plan, attachment, step, &result, original.as_ref(), &mut kernel.pod)
+            }
         };
         failures.extend(undone.err());
     }
@@ -382,6 +415,31 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
             Err(CniError { msg, ..failure })
         }
     }
+}
+
+fn unchain(
+    plan: &Plan,
+    attachment: &Attachment,
+    step: &Step,
+    result: &CniResult,
+    original: Option<&Original>,
+    pod: &mut Pod,
+) -> Result<(), CniError> {
+    let step = &attachment.record_step(step);
+    let around = Around {
+        network: &attachment.cni_name,
+        version: attachment.version,
+        args: &attachment.args,
+        ifname: &attachment.ifname,
+        state_dir: &plan.state_dir,
+        before: Before::Awaited,
+    };
+    let owner = owner(plan, attachment);
+    let Some(chained) = Chained::of(&step.plugin) else { return Ok(()) };
+    let mut filter = if chained.is_in_filter() { rules::open()? } else { nft::Filter::default() };
+    let known = chained::Known { owner, step, around, result: Some(result), original, link_stays: true };
+    // What cannot be put back as it was is a failure of the undo.
+    detach::join(chained::remove(chained, &known, &mut filter, Some(pod))?)
 }
 
 fn unlease(plan: &Plan, attachment: &Attachment, native: &Native, step: &Step) -> Result<(), CniError> {

@@ -3,6 +3,7 @@
 //! The meta-plugin compares its record with the kernel; a directly executed kind compares `prevResult`, as the reference
 //! plugins do, and what the record says beyond it where there is one.
 
+use backends::chained::{self, Chained};
 use backends::nft::Owner as RulesOwner;
 use backends::{Before, Expected, Kind, Made, NetNs};
 use ipam::Owner;
@@ -11,6 +12,7 @@ use serde_json::Map;
 
 use crate::attach::{Kernel, from_journal};
 use crate::chain::Caller;
+use crate::chained::Link;
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
 use crate::cni::request::Command;
@@ -34,6 +36,12 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
     let Some(step) = attachment.steps.first() else { return Ok(()) };
     let native = match &step.how {
         How::Native(native) => native,
+        How::Chained(spec) => {
+            let refused = || native::unchained(spec.chained(), Command::Check);
+            let previous = attachment.previous.as_ref().ok_or_else(refused)?;
+            let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made: None };
+            return chained_check(job, spec, &subject, previous);
+        }
         How::Executed(_) => {
             let caller = job.caller(&attachment.ifname, &plan.path, attachment.version);
             return caller.execute(Command::Check, &step.plugin, &step.conf, None).map(|_| ());
@@ -50,18 +58,17 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
     };
     lease_check(job, native, &attachment.ifname, &step.conf, &plan.path, previous)?;
     // What plugins the runtime executed after this one did to the MTU nobody here knows.
-    let made = recorded(job)?.map(|made| Made { mtu: 0, ..made });
+    let outcome = recorded(job)?.and_then(|record| record.commitment).and_then(|done| done.outcomes.into_iter().next());
+    let made = outcome.and_then(|outcome| outcome.made).map(|made| Made { mtu: 0, ..made });
     let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
     kernel_check(job, native, &subject, previous)
 }
 
-/// The interface that a directly executed kind made, where plexus attached it, in this boot.
-fn recorded(job: &Job) -> Result<Option<Made>, CniError> {
+/// What a directly executed plugin did, where plexus did it, in this boot.
+fn recorded(job: &Job) -> Result<Option<Record>, CniError> {
     let held = job.journal().hold(&job.key(), false).map_err(|e| from_journal(&e))?;
     let records = held.map_or_else(|| Ok(Vec::new()), |held| held.records()).map_err(|e| from_journal(&e))?;
-    let record = records.into_iter().next_back().filter(|record| record.intent.boot_id == journal::boot_id());
-    let outcome = record.and_then(|record| record.commitment).and_then(|done| done.outcomes.into_iter().next());
-    Ok(outcome.and_then(|outcome| outcome.made))
+    Ok(records.into_iter().next_back().filter(|record| record.intent.boot_id == journal::boot_id()))
 }
 
 fn lease_check(
@@ -108,6 +115,17 @@ fn kernel_check(job: &Job, native: &Native, subject: &Subject, expected: &CniRes
         .map_err(native::from_backend)?;
     let owner = RulesOwner { network, sandbox: &job.request.container_id, ifname };
     rules::check(native.rules, &owner, &expected.interfaces, &expected.addresses)
+}
+
+fn chained_check(job: &Job, spec: &chained::Spec, subject: &Subject, result: &CniResult) -> Result<(), CniError> {
+    if spec.is_idle() {
+        return Ok(());
+    }
+    let owner = RulesOwner { network: subject.network, sandbox: &job.request.container_id, ifname: subject.ifname };
+    let netns = job.request.netns.clone().unwrap_or_default();
+    let mut kernel = Kernel::open(&netns, job.request.netns_override)?;
+    let link = Link { owner, sandbox: netns.to_str().unwrap_or_default(), group: None };
+    crate::chained::check(spec, &link, result, (&mut kernel.host, &mut kernel.pod))
 }
 
 /// CHECK of a pod: every attachment of its record.
@@ -190,6 +208,7 @@ fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, fou
         network: &attachment.cni_name,
         version,
         args: &attachment.args,
+        ifname: &attachment.ifname,
         state_dir: &job.state_dir,
         before: if index > 0 { Before::Awaited } else { Before::Nothing },
     };
@@ -198,10 +217,15 @@ fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, fou
             lease_check(job, &native, &attachment.ifname, &step.conf, path, result)?;
             // A later plugin of the chain may have changed the MTU, and one built in process replaced what is known.
             let later = attachment.steps.get(index + 1..).unwrap_or_default();
-            let made = found.made.filter(|_| later.iter().all(|step| !step.native));
+            let made =
+                found.made.filter(|_| later.iter().all(|step| !step.native || Chained::of(&step.plugin).is_some()));
             let made = made.map(|made| if later.is_empty() { made } else { Made { mtu: 0, ..made } });
             let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
             kernel_check(job, &native, &subject, result)
+        }
+        Verdict::Chained(spec, _) => {
+            let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made: None };
+            chained_check(job, &spec, &subject, result)
         }
         Verdict::Executed(_) => Ok(()),
     }

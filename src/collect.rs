@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use backends::chained::{self, Chained};
 use backends::{Before, nft};
 use ipam::Owner;
 use ipam::host_local::Pool;
@@ -80,12 +81,16 @@ fn addresses(conf: &Map<String, Value>, around: &Around, owned: &Owned) -> Resul
     }
 }
 
-/// The packet filter's rules of a network that nobody owns: those whose record never was.
+/// What of a network nobody owns in the host's packet filter, and limits of rates: those whose record never was.
 fn rules(conf: &Map<String, Value>, network: &str, owned: &Owned) -> Result<(), CniError> {
     let plugin = gojson::field(conf, "type").and_then(Value::as_str).unwrap_or_default();
-    let Some(kind) = backends::Kind::of(plugin) else { return Ok(()) };
     let valid: Vec<(&str, &str)> = owned.valid.iter().map(|v| (v.container_id.as_str(), v.ifname.as_str())).collect();
-    nft::retain(native::rules(kind, conf), network, &valid, owned.by_ifname).map_err(native::from_backend)
+    let retained = match (backends::Kind::of(plugin), Chained::of(plugin)) {
+        (Some(kind), _) => nft::retain(native::rules(kind, conf), network, &valid, owned.by_ifname),
+        (None, Some(chained)) => chained::retain(chained, network, &valid, owned.by_ifname),
+        (None, None) => Ok(()),
+    };
+    retained.map_err(native::from_backend)
 }
 
 /// GC of a directly executed host-local.
@@ -188,15 +193,16 @@ fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError>
                 network: &list.name,
                 version: list.cni_version,
                 args: "",
+                ifname: "",
                 state_dir: &job.state_dir,
                 before: Before::Nothing,
             };
             let conf = list.inject(plugin, &Injection::default()).object;
             failures.extend(rules(&conf, &list.name, &owned).err());
-            failures.extend(match backends::Kind::of(&plugin.plugin_type) {
-                Some(_) => addresses(&conf, &around, &owned).err(),
+            failures.extend(match native::builds(&plugin.plugin_type) {
+                true => addresses(&conf, &around, &owned).err(),
                 // It passes GC on to its own IPAM plugin; host-local, which may be plexus itself, is served here at once.
-                None => {
+                false => {
                     let pool = native::ipam_type(&conf) == "host-local";
                     let served = pool.then(|| addresses(&conf, &around, &owned)).and_then(Result::err);
                     let passed = pass_on(&plugin.plugin_type, conf, &owned, list.cni_version).err();

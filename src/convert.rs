@@ -1,6 +1,7 @@
 //! The same things in the words of three crates: addresses, routes and interfaces of a result, a lease, and a link.
 //! Nothing is decided here.
 
+use backends::chained::{Gain, Previous};
 use backends::{Address, Interface, Layer3, Route};
 use ipam::Allocation;
 
@@ -53,6 +54,25 @@ pub fn interfaces(result: &CniResult) -> Vec<Interface> {
         mtu: given(interface.mtu),
     };
     result.interfaces.iter().map(plain).collect()
+}
+
+/// A result, as a chained plugin gets it.
+pub fn previous(result: &CniResult) -> Previous {
+    let address = |ip: &result::Ip| (Address { address: ip.address, gateway: ip.gateway }, ip.interface);
+    Previous {
+        interfaces: interfaces(result),
+        addresses: result.ips.iter().map(address).collect(),
+        routes: result.routes.iter().map(from_route).collect(),
+    }
+}
+
+/// What a chained plugin adds to a result.
+pub fn gain(result: &mut CniResult, ifname: &str, gain: Gain, sandbox: &str) {
+    if let Some(mac) = gain.mac {
+        let named = result.interfaces.iter_mut().filter(|interface| interface.name == ifname);
+        named.for_each(|interface| interface.mac = mac.to_string());
+    }
+    result.interfaces.extend(gain.interfaces.into_iter().map(|interface| to_interface(interface, sandbox)));
 }
 
 /// A backend's interface, as a result has it. Its MTU stays out: the reference plugins do not tell it either, and what

@@ -6,12 +6,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use backends::chained::{Chained, Original};
 use backends::nft;
-use backends::{Deleter, Deletion, Doomed, ErrorKind, Host, Kind, NetNs, Pod, host_device, tap};
+use backends::{Before, Deleter, Deletion, Doomed, ErrorKind, Host, Kind, NetNs, Pod, host_device, tap};
 use ipam::{Owner, host_local};
 use serde_json::{Map, Value};
 
 use crate::chain::{Caller, DELEGATE_DEADLINE};
+use crate::chained;
 use crate::cni::error::CniError;
 use crate::cni::gojson;
 use crate::cni::list::{Injection, List, PluginConf};
@@ -19,8 +21,9 @@ use crate::cni::request::{Command, Request};
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::deleter;
-use crate::journal::{self, Attachment, Intent, Pool, Record, Step};
-use crate::native;
+use crate::journal::{self, Attachment, Intent, Pool, Progress, Record, Step};
+use crate::log::warn;
+use crate::native::{self, Around};
 use crate::rules;
 
 /// Everything that must go.
@@ -40,6 +43,8 @@ pub struct Departure<'a> {
     pub attachments: &'a [Attachment],
     /// Their results, same order, where ADD had come that far.
     pub results: Vec<Option<CniResult>>,
+    /// What their chained steps had found.
+    pub progress: &'a [Progress],
     /// The indices of their links, same order; 0 where nobody knows.
     pub indices: Vec<u32>,
     /// It is from a record: what that does not say was never done.
@@ -73,6 +78,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
         indices: all
             .map(|index| outcome(index).and_then(|outcome| outcome.made).map_or(0, |made| made.ifindex))
             .collect(),
+        progress: &record.progress,
         recorded: true,
         state_dir,
     })
@@ -117,17 +123,17 @@ const DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// What a configuration of a directly executed kind can have attached: for a DEL without a record, because the reference
 /// plugin did the ADD or the record is lost. It asks less of the configuration than ADD did.
-pub fn attachment_of(kind: Kind, request: &Request) -> Attachment {
+pub fn attachment_of(plugin: &str, request: &Request) -> Attachment {
     Attachment {
         network: request.network.clone(),
         cni_name: request.network.clone(),
         cni_version: request.version.to_string(),
-        ifname: if kind == Kind::Loopback { "lo".to_owned() } else { request.ifname.clone() },
+        ifname: if plugin == Kind::Loopback.name() { "lo".to_owned() } else { request.ifname.clone() },
         args: request.args.clone(),
         default: true,
         disable_check: false,
         default_route: Vec::new(),
-        steps: vec![step_of(kind.name(), &request.config, &request.network)],
+        steps: vec![step_of(plugin, &request.config, &request.network)],
     }
 }
 
@@ -160,7 +166,7 @@ fn step_of(plugin: &str, conf: &Map<String, Value>, network: &str) -> Step {
         "" | "static" => (None, None),
         other => (None, Some(other.to_owned())),
     };
-    let native = Kind::of(plugin).is_some();
+    let native = native::builds(plugin);
     Step { plugin: plugin.to_owned(), native, conf: conf.clone(), pool, device: None, ipam_delegate }
 }
 
@@ -172,17 +178,28 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
     let inside = departure.inside.take();
     let mut failures: Vec<CniError> = Vec::new();
     let mut keep = |outcome: Result<(), CniError>| failures.extend(outcome.err());
-    for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
-        for step in attachment.steps.iter().rev().filter(|step| !step.native) {
-            keep(departure.execute(attachment, &step.plugin, step, result.as_ref()));
-        }
-    }
     // Opened first: closing it takes the kernel as long as the links' removal, for which a child waits anyway.
     let mut filter = departure.filter().unwrap_or_else(|failure| {
         keep(Err(failure));
         nft::Filter::default()
     });
-    let removed = departure.empty_pod(inside, &filter);
+    let mut pod = departure.enter(inside);
+    for (index, (attachment, result)) in departure.attachments.iter().zip(&departure.results).enumerate().rev() {
+        for (number, step) in attachment.steps.iter().enumerate().rev() {
+            let (pod, result) = (pod.as_mut().ok().and_then(Option::as_mut), result.as_ref());
+            match Chained::of(&step.plugin) {
+                _ if !step.native => keep(departure.execute(attachment, &step.plugin, step, result)),
+                Some(chained) => {
+                    let mut all = departure.progress.iter().rev();
+                    let original = all.find(|noted| (noted.attachment, noted.step) == (index, number));
+                    let original = original.map(|noted| &noted.original);
+                    keep(departure.unchain(chained, attachment, step, result, original, &mut filter, pod));
+                }
+                None => {}
+            }
+        }
+    }
+    let removed = pod.and_then(|pod| departure.empty_pod(pod, &filter));
     let is_empty = removed.is_ok();
     keep(removed);
     if is_empty {
@@ -244,14 +261,14 @@ impl Departure<'_> {
 
     /// The rules of a step leave the packet filter. They are found by their owner: neither link nor address is needed.
     fn lift(&self, filter: &mut nft::Filter, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
-        let owner = nft::Owner { network: &attachment.cni_name, sandbox: self.sandbox, ifname: &attachment.ifname };
-        rules::remove_by(filter, rules_of(step), &owner)
+        rules::remove_by(filter, rules_of(step), &self.owner(attachment))
     }
 
     /// A way to the packet filter; where no step has rules, none is opened.
     fn filter(&self) -> Result<nft::Filter, CniError> {
         let mut steps = self.attachments.iter().flat_map(|attachment| &attachment.steps);
-        let any = steps.any(|step| step.native && !rules_of(step).is_empty());
+        let is_chained = |step: &Step| Chained::of(&step.plugin).is_some_and(Chained::is_in_filter);
+        let any = steps.any(|step| step.native && (!rules_of(step).is_empty() || is_chained(step)));
         if any { rules::open() } else { Ok(nft::Filter::default()) }
     }
 
@@ -265,20 +282,63 @@ impl Departure<'_> {
         released.map(|_| ()).map_err(native::from_ipam)
     }
 
-    /// Everything of ours leaves the pod: devices of the host go back to it, links are removed.
-    fn empty_pod(&self, inside: Option<NetNs>, filter: &nft::Filter) -> Result<(), CniError> {
-        let (doomed, devices) = (self.doomed(), self.devices());
-        if doomed.is_empty() && devices.is_empty() {
-            return Ok(());
-        }
-        let mut pod = match inside {
-            Some(netns) if netns.is_current().map_err(native::from_backend)? => return Err(CniError::same_netns()),
-            Some(netns) => match Pod::enter_to_remove(netns) {
-                Err(e) if e.kind() == ErrorKind::NotNetns => None, // a namespace, but of another type
-                other => Some(other.map_err(native::from_backend)?),
-            },
-            None => None,
+    /// A step of a chain is undone.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the step, what is known of it, and the two things it is removed with"
+    )]
+    fn unchain(
+        &self,
+        chained: Chained,
+        attachment: &Attachment,
+        step: &Step,
+        result: Option<&CniResult>,
+        original: Option<&Original>,
+        filter: &mut nft::Filter,
+        pod: Option<&mut Pod>,
+    ) -> Result<(), CniError> {
+        let around = Around {
+            network: &attachment.cni_name,
+            version: Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT),
+            args: &attachment.args,
+            ifname: &attachment.ifname,
+            state_dir: self.state_dir,
+            before: Before::Awaited,
         };
+        let link_stays = !makes(attachment, |kind| !matches!(kind, Kind::Loopback | Kind::HostDevice));
+        let owner = self.owner(attachment);
+        let told = chained::remove(
+            chained,
+            &chained::Known { owner, step, around, result, original, link_stays },
+            filter,
+            pod,
+        )?;
+        told.into_iter().for_each(|error| warn(&format!("network {:?}: {}", attachment.network, error.msg)));
+        Ok(())
+    }
+
+    fn owner<'a>(&'a self, attachment: &'a Attachment) -> nft::Owner<'a> {
+        nft::Owner { network: &attachment.cni_name, sandbox: self.sandbox, ifname: &attachment.ifname }
+    }
+
+    /// Goes into the pod, where something of ours is there to remove; none where its namespace is gone.
+    fn enter(&self, inside: Option<NetNs>) -> Result<Option<Pod>, CniError> {
+        let is_inside = |step: &Step| step.native && Chained::of(&step.plugin).is_some_and(Chained::is_in_pod);
+        let any = self.attachments.iter().flat_map(|attachment| &attachment.steps).any(is_inside);
+        match inside {
+            Some(_) if !any && self.doomed().is_empty() && self.devices().is_empty() => Ok(None),
+            Some(netns) if netns.is_current().map_err(native::from_backend)? => Err(CniError::same_netns()),
+            Some(netns) => match Pod::enter_to_remove(netns) {
+                Err(e) if e.kind() == ErrorKind::NotNetns => Ok(None), // a namespace, but of another type
+                other => other.map(Some).map_err(native::from_backend),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Everything of ours leaves the pod: devices of the host go back to it, links are removed.
+    fn empty_pod(&self, mut pod: Option<Pod>, filter: &nft::Filter) -> Result<(), CniError> {
+        let (doomed, devices) = (self.doomed(), self.devices());
         // First: whatever removes links must find no device of the host among them.
         let given_back = Self::give_back(pod.as_mut(), devices);
         let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed, filter));

@@ -4,10 +4,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::iter;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use backends::chained::{Chained, Spec};
 use backends::{Entering, Kind};
 use serde_json::Map;
 
@@ -16,8 +18,9 @@ use crate::cni::version::{self, SUPPORTED};
 use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
 use crate::config::{self, Config, META_TYPES, NativePolicy};
 use crate::detach::{self, Departure};
-use crate::job::{Job, warn};
+use crate::job::Job;
 use crate::journal::{self, Key, PodName};
+use crate::log::warn;
 use crate::native;
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::sources::{Manifests, Pod};
@@ -33,6 +36,8 @@ pub enum Role {
     Meta,
     /// One kind, in the reference plugin's place.
     Kind(Kind),
+    /// One plugin of a chain, in the reference plugin's place.
+    Chained(Chained),
     /// The IPAM plugin host-local.
     HostLocal,
     /// The IPAM plugin static.
@@ -46,7 +51,7 @@ impl Role {
             meta if META_TYPES.contains(&meta) => Some(Role::Meta),
             "host-local" => Some(Role::HostLocal),
             "static" => Some(Role::Static),
-            other => Kind::of(other).map(Role::Kind),
+            other => Kind::of(other).map(Role::Kind).or_else(|| Chained::of(other).map(Role::Chained)),
         }
     }
 }
@@ -138,7 +143,11 @@ pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError>
         _ => (Role::of(plugin_type(&request.config)).unwrap_or(Role::Meta), NativePolicy::Auto),
     };
     let state_dir = PathBuf::from(config::STATE_DIR);
-    let plugin = if let Role::Kind(kind) = role { kind.name() } else { "" };
+    let plugin = match role {
+        Role::Kind(kind) => kind.name(),
+        Role::Chained(chained) => chained.name(),
+        Role::Meta | Role::HostLocal | Role::Static => "",
+    };
     let mut job = Job { request, plugin, native, state_dir };
     match role {
         Role::Meta => {
@@ -148,7 +157,7 @@ pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError>
             collect_older_boot(&job);
             serve_meta(&job, &config)
         }
-        Role::Kind(kind) => serve_kind(&job, kind),
+        Role::Kind(_) | Role::Chained(_) => serve_direct(&job),
         Role::HostLocal | Role::Static => serve_ipam(&job, role),
     }
 }
@@ -188,30 +197,31 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
     }
 }
 
-fn serve_kind(job: &Job, kind: Kind) -> Result<Option<Vec<u8>>, CniError> {
+/// A plugin in the reference plugin's place.
+fn serve_direct(job: &Job) -> Result<Option<Vec<u8>>, CniError> {
     match job.request.command {
         Command::Add => {
-            let pod = enter_ahead(job);
+            // A kind always goes into the pod; a plugin of a chain that has nothing to do passes on what it got, and that is all.
+            let ahead = Kind::of(job.plugin).map(|_| enter_ahead(job));
+            let plan = direct_plan(job)?;
+            if plan.is_idle() {
+                let previous = plan.attachments.into_iter().next().and_then(|attachment| attachment.previous);
+                return previous.unwrap_or_default().print(job.request.version).map(Some);
+            }
             collect_older_boot(job);
-            let wanted = direct(job, kind)?;
-            let plan = job.plan(vec![wanted], None, &job.request.path)?;
-            let attached = attach_all(job, &plan, pod)?;
+            let attached = attach_all(job, &plan, ahead.unwrap_or_else(|| enter_ahead(job)))?;
             let result = attached.results.into_iter().next().unwrap_or_default();
             result.print(job.request.version).map(Some)
         }
         Command::Del => {
             if del_record(job)? != Found::Record {
-                del_by_configuration(job, kind)?;
+                del_by_configuration(job)?;
             }
             Ok(None)
         }
-        Command::Check => {
-            let wanted = direct(job, kind)?;
-            let plan = job.plan(vec![wanted], None, &job.request.path)?;
-            check::configuration(job, &plan).map(|()| None)
-        }
+        Command::Check => check::configuration(job, &direct_plan(job)?).map(|()| None),
         Command::Gc => collect::network(job, None).map(|()| None),
-        Command::Status => readiness::kind(job, kind).map(|()| None),
+        Command::Status => readiness::direct(job).map(|()| None),
         Command::Version => Ok(None),
     }
 }
@@ -263,14 +273,19 @@ fn attach_all(job: &Job, plan: &Plan, pod: Entering) -> Result<attach::Attached,
     attach::attach(plan, &job.journal(), journal::boot_id().to_owned(), pod, job.request.netns_override)
 }
 
-/// The configuration of a directly executed kind, as a network of one attachment.
-fn direct(job: &Job, kind: Kind) -> Result<Wanted, CniError> {
+/// The plan for a directly executed plugin.
+fn direct_plan(job: &Job) -> Result<Plan, CniError> {
+    job.plan(vec![direct(job)?], None, &job.request.path)
+}
+
+/// The configuration of a directly executed plugin, as a network of one attachment.
+fn direct(job: &Job) -> Result<Wanted, CniError> {
     let previous = gojson::field(&job.request.config, "prevResult");
     let previous = previous.map(|value| CniResult::parse_prev(value, job.request.version)).transpose()?;
-    let ifname = if kind == Kind::Loopback { "lo" } else { job.request.ifname.as_str() };
+    let ifname = if job.plugin == Kind::Loopback.name() { "lo" } else { job.request.ifname.as_str() };
     Ok(Wanted {
         network: job.request.network.clone(),
-        list: Wanted::direct(&job.request.network, job.request.version, kind.name(), &job.request.config),
+        list: Wanted::direct(&job.request.network, job.request.version, job.plugin, &job.request.config),
         ifname: ifname.to_owned(),
         default: true,
         selection: None,
@@ -316,8 +331,11 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
 }
 
 /// What a reference plugin attached, or what has lost its record: the configuration says what there can be.
-fn del_by_configuration(job: &Job, kind: Kind) -> Result<(), CniError> {
-    del_attachments(job, &[detach::attachment_of(kind, job.request)])
+fn del_by_configuration(job: &Job) -> Result<(), CniError> {
+    // A kind finds what it made by itself; who only changed it must be told what it was.
+    let previous = Chained::of(job.plugin).and_then(|_| gojson::field(&job.request.config, "prevResult"));
+    let previous = previous.and_then(|value| CniResult::parse_prev(value, job.request.version).ok());
+    del_attachments(job, &[detach::attachment_of(job.plugin, job.request)], previous)
 }
 
 /// The default networks of a pod whose record cannot be read. What its annotation asked for leaves with its namespace.
@@ -330,10 +348,11 @@ fn del_defaults(job: &Job, config: &Config) -> Result<(), CniError> {
     let name = |index: usize| if index == 0 { request.ifname.clone() } else { format!("net{index}") };
     let attachments = lists.iter().enumerate();
     let attachments = attachments.map(|(index, list)| detach::attachment_of_list(list, &name(index), &request.args));
-    del_attachments(job, &attachments.collect::<Vec<_>>())
+    del_attachments(job, &attachments.collect::<Vec<_>>(), None)
 }
 
-fn del_attachments(job: &Job, attachments: &[journal::Attachment]) -> Result<(), CniError> {
+/// `result`: of the first, where the runtime told it.
+fn del_attachments(job: &Job, attachments: &[journal::Attachment], result: Option<CniResult>) -> Result<(), CniError> {
     let inside = job.request.netns.as_deref().map(detach::open).transpose()?.flatten();
     detach::detach(Departure {
         sandbox: &job.request.container_id,
@@ -342,8 +361,9 @@ fn del_attachments(job: &Job, attachments: &[journal::Attachment]) -> Result<(),
         path: &job.request.path,
         group: None,
         attachments,
-        results: vec![None::<CniResult>; attachments.len()],
+        results: [result].into_iter().chain(iter::repeat(None)).take(attachments.len()).collect(),
         indices: vec![0; attachments.len()],
+        progress: &[],
         state_dir: &job.state_dir,
         recorded: false,
     })
@@ -365,14 +385,15 @@ pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result
     let asked = gather::of_pod(&config, &all, &namespace, &annotations, &asking, Some(name))?;
     let path = config.search_path(&[]);
     let find = |plugin: &str| chain::find(plugin, &path);
-    let node = Node { native: config.native.clone(), state_dir: &config.state_dir, find: &find };
+    let fit = |spec: &Spec| spec.fit().map_err(native::from_backend);
+    let node = Node { native: config.native.clone(), state_dir: &config.state_dir, find: &find, fit: &fit };
     let key = Key {
         network: String::new(),
         sandbox: "explained".to_owned(),
         ifname: "eth0".to_owned(),
         plugin: String::new(),
     };
-    let call = Call { key, netns: PathBuf::new(), path: path.clone(), pod: asked.pod };
+    let call = Call { command: Command::Add, key, netns: PathBuf::new(), path: path.clone(), pod: asked.pod };
     let mut plan = plan::plan(call, asked.wanted, &node)?;
     plan.warnings.extend(asked.warnings);
     Ok(plan)

@@ -2,10 +2,10 @@
 //!
 //! It does not know the commands.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use backends::Before;
+use backends::chained::Spec;
 
 use crate::chain::{self, Caller, DELEGATE_DEADLINE};
 use crate::cni::version::Version;
@@ -13,7 +13,8 @@ use crate::cni::{CniError, Request};
 use crate::config::NativePolicy;
 use crate::gather::Asking;
 use crate::journal::{Journal, Key, PodName};
-use crate::native::Around;
+use crate::log::warn;
+use crate::native::{self, Around};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 
 /// See the module.
@@ -56,6 +57,7 @@ impl Job<'_> {
             network: &self.request.network,
             version: self.request.version,
             args: &self.request.args,
+            ifname: &self.request.ifname,
             state_dir: &self.state_dir,
             before: Before::Nothing,
         }
@@ -80,18 +82,15 @@ impl Job<'_> {
     /// Every refusal of every attachment.
     pub fn plan(&self, wanted: Vec<Wanted>, pod: Option<PodName>, path: &[PathBuf]) -> Result<Plan, CniError> {
         let find = |plugin: &str| chain::find(plugin, path);
-        let node = Node { native: self.native.clone(), state_dir: &self.state_dir, find: &find };
+        let fit = |spec: &Spec| spec.fit().map_err(native::from_backend);
+        let node = Node { native: self.native.clone(), state_dir: &self.state_dir, find: &find, fit: &fit };
         let netns = self.request.netns.clone().unwrap_or_default();
-        let call = Call { key: self.key(), netns, path: path.to_vec(), pod };
+        let command = self.request.command;
+        let call = Call { command, key: self.key(), netns, path: path.to_vec(), pod };
         let plan = plan::plan(call, wanted, &node)?;
         for warning in &plan.warnings {
             warn(warning);
         }
         Ok(plan)
     }
-}
-
-/// One line for the runtime's log.
-pub fn warn(line: &str) {
-    let _ = writeln!(io::stderr(), "plexus: warning: {line}"); // nobody to tell
 }

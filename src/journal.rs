@@ -2,8 +2,9 @@
 //!
 //! A file is named by what the runtime gives to every command of an attachment (network, sandbox, interface), so DEL opens
 //! exactly one file and ends by unlinking it: it never rewrites a record, and so never needs room on a full disk.
-//! A file holds one JSON value a line: the intent, and after success the commitment. A commitment is an append of one
-//! line (6 us on ext4, where replacing a file by rename costs 73 us, because ext4 starts to write back what it replaced).
+//! A file holds one JSON value a line: the intent, what steps of a chain find before they change it, and after success the
+//! commitment. Each is an append of one line (6 us on ext4, where replacing a file by rename costs 73 us, because ext4 starts to
+//! write back what it replaced).
 //! A line that kill -9 cut short has no newline and counts as not written.
 //!
 //! No fsync: a record carries the boot id, and after a reboot no attachment of an older boot exists.
@@ -19,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use backends::Made;
+use backends::chained::Original;
 use backends::host_device::Device;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -176,11 +178,25 @@ pub struct Commitment {
     pub status: Option<String>,
 }
 
+/// A line between both: a step of a chain is about to change what was there before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Which attachment of the intent.
+    pub attachment: usize,
+    /// Which step of its chain.
+    pub step: usize,
+    /// What was there.
+    pub original: Original,
+}
+
 /// A request's file, read back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// What was about to be done.
     pub intent: Intent,
+    /// What chained steps found, in the order of ADD.
+    pub progress: Vec<Progress>,
     /// Present where it was done.
     pub commitment: Option<Commitment>,
 }
@@ -392,6 +408,16 @@ impl Held {
         Ok(begin)
     }
 
+    /// Appends what a step is about to change.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn note(&mut self, progress: &Progress) -> Result<(), Error> {
+        let mut line = line_of(progress, &self.path)?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(at("completing the record", &self.path))
+    }
+
     /// Appends the commitment.
     ///
     /// # Errors
@@ -456,11 +482,13 @@ pub fn parse(bytes: &[u8]) -> Vec<Record> {
     let mut records: Vec<Record> = Vec::new();
     for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
         if let Ok(intent) = serde_json::from_slice::<Intent>(line) {
-            records.push(Record { intent, commitment: None });
+            records.push(Record { intent, progress: Vec::new(), commitment: None });
         } else if let (Ok(done), Some(last)) = (serde_json::from_slice::<Commitment>(line), records.last_mut())
             && done.outcomes.len() == last.intent.attachments.len()
         {
             last.commitment = Some(done);
+        } else if let (Ok(progress), Some(last)) = (serde_json::from_slice::<Progress>(line), records.last_mut()) {
+            last.progress.push(progress);
         }
     }
     records

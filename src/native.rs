@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use backends::chained::{self, Chained};
 use backends::{Before, DnsRule, IpamRule, Kind, Mac, MacRule, Spec};
 use ipam::Cidr;
 use ipam::host_local::{self, Pool};
@@ -18,6 +19,7 @@ use crate::cni::args::Args;
 use crate::cni::conf::NetConf;
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
+use crate::cni::request::Command;
 use crate::cni::result::Dns;
 use crate::cni::version::Version;
 
@@ -81,6 +83,8 @@ pub struct Native {
 pub enum Verdict {
     /// Built in process. The keys that plexus does not know are listed: the caller decides what they mean.
     Native(Box<Native>, Vec<String>),
+    /// The same for a plugin that changes what others before it attached.
+    Chained(Box<chained::Spec>, Vec<String>),
     /// Executed, and why.
     Executed(String),
 }
@@ -94,6 +98,8 @@ pub struct Around<'a> {
     pub version: Version,
     /// CNI_ARGS as this plugin gets them.
     pub args: &'a str,
+    /// CNI_IFNAME; empty for commands that are about no attachment.
+    pub ifname: &'a str,
     /// Where indexes and the journal are.
     pub state_dir: &'a Path,
     /// What ran before it.
@@ -105,6 +111,9 @@ pub struct Around<'a> {
 /// # Errors
 /// What the reference plugin of that name would refuse, in its words.
 pub fn read(plugin: &str, conf: &Map<String, Value>, around: &Around) -> Result<Verdict, CniError> {
+    if let Some(chained) = Chained::of(plugin) {
+        return read_chained(chained, conf, around);
+    }
     let Some(kind) = Kind::of(plugin) else {
         return Ok(Verdict::Executed(format!("plexus builds no `{plugin}`")));
     };
@@ -123,6 +132,67 @@ pub fn read(plugin: &str, conf: &Map<String, Value>, around: &Around) -> Result<
         DnsRule::ConfIfSet | DnsRule::ConfWithIpam | DnsRule::Never => None,
     };
     Ok(Verdict::Native(Box::new(Native { kind, spec, mac, ipam, rules: rules(kind, conf), dns }), unknown))
+}
+
+/// Whether plexus builds it, as a kind or in a chain.
+pub fn builds(plugin: &str) -> bool {
+    Kind::of(plugin).is_some() || Chained::of(plugin).is_some()
+}
+
+/// The same as [`read`] for a plugin that is chained.
+fn read_chained(chained: Chained, conf: &Map<String, Value>, around: &Around) -> Result<Verdict, CniError> {
+    use backends::chained::{bandwidth, firewall, portmap, sbr, tuning, vrf};
+    let (spec, unknown, unsupported) = match chained {
+        Chained::Tuning => {
+            let (own, unknown) = decode::<tuning::Conf>(conf)?;
+            let args = parse_args(around.args, &["MAC"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
+            let env_mac = args.get("MAC").unwrap_or_default();
+            let asked = tuning::Asked { ifname: around.ifname, env_mac, has_previous: true };
+            (chained::Spec::Tuning(own.validate(&asked).map_err(from_backend)?), unknown, None)
+        }
+        Chained::Firewall => {
+            let (own, unknown) = decode::<firewall::Conf>(conf)?;
+            let unsupported = own.unsupported();
+            (chained::Spec::Firewall(own.validate().map_err(from_backend)?), unknown, unsupported)
+        }
+        Chained::Sbr => {
+            let (own, unknown) = decode::<sbr::Conf>(conf)?;
+            (chained::Spec::Sbr(own.validate().map_err(from_backend)?), unknown, None)
+        }
+        Chained::Portmap => {
+            let (own, unknown) = decode::<portmap::Conf>(conf)?;
+            let unsupported = own.unsupported();
+            let refused = |error| {
+                let error = from_backend(error);
+                CniError { msg: format!("failed to parse config: {}", error.msg), ..error }
+            };
+            (chained::Spec::Portmap(own.validate().map_err(refused)?), unknown, unsupported)
+        }
+        Chained::Vrf => {
+            let (own, unknown) = decode::<vrf::Conf>(conf)?;
+            (chained::Spec::Vrf(own.validate().map_err(from_backend)?), unknown, None)
+        }
+        Chained::Bandwidth => {
+            let (own, unknown) = decode::<bandwidth::Conf>(conf)?;
+            (chained::Spec::Bandwidth(own.validate().map_err(from_backend)?), unknown, None)
+        }
+    };
+    Ok(match unsupported {
+        Some(key) => Verdict::Executed(format!("plexus does not build `{key}`")),
+        None => Verdict::Chained(Box::new(spec), unknown),
+    })
+}
+
+/// What a plugin of a chain says that no plugin ran before.
+pub fn unchained(chained: Chained, command: Command) -> CniError {
+    let text = match (chained, command) {
+        (Chained::Portmap, Command::Add) | (Chained::Bandwidth, Command::Add) => "must be called as chained plugin",
+        (Chained::Bandwidth, _) => "must be called as a chained plugin",
+        (Chained::Sbr, _) => "This plugin must be called as chained plugin",
+        (Chained::Firewall | Chained::Vrf, _) => "missing prevResult from earlier plugin",
+        (Chained::Tuning | Chained::Portmap, _) => "Required prevResult missing",
+    };
+    CniError::new(Code::Generic, text)
 }
 
 type KindRead = (Spec, Vec<String>, Option<&'static str>);

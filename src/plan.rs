@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use backends::Before;
+use backends::chained::{self, Chained, Fit};
 use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::list::{Injection, List};
+use crate::cni::request::Command;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::config::NativePolicy;
@@ -86,6 +88,8 @@ pub struct Step {
 pub enum How {
     /// plexus, in process.
     Native(Box<Native>),
+    /// plexus changes what steps before it attached.
+    Chained(Box<chained::Spec>),
     /// The binary of that name, and why.
     Executed(String),
 }
@@ -121,11 +125,15 @@ pub struct Node<'a> {
     pub state_dir: &'a Path,
     /// Where the binary of a type is; never plexus itself.
     pub find: &'a dyn Fn(&str) -> Result<PathBuf, CniError>,
+    /// Whether the node lets plexus do what a chained plugin would.
+    pub fit: &'a dyn Fn(&chained::Spec) -> Result<Fit, CniError>,
 }
 
 /// The request a plan is made for.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// What it is made for.
+    pub command: Command,
     /// Which request.
     pub key: Key,
     /// CNI_NETNS.
@@ -153,7 +161,7 @@ pub fn plan(call: Call, wanted: Vec<Wanted>, node: &Node) -> Result<Plan, CniErr
     let mut attachments = Vec::with_capacity(wanted.len());
     for want in wanted {
         let network = want.network.clone();
-        match attachment(want, node, &mut warnings) {
+        match attachment(want, call.command, node, &mut warnings) {
             Ok(attachment) => attachments.push(attachment),
             Err(refusal) => refusals.push((network, refusal)),
         }
@@ -164,11 +172,16 @@ pub fn plan(call: Call, wanted: Vec<Wanted>, node: &Node) -> Result<Plan, CniErr
     check_names(&attachments)?;
     let links = attachments.iter().flat_map(|a| &a.steps).filter(|step| step.makes_link()).count();
     let group = (links > 1).then(|| journal::group_of(&call.key));
-    let Call { key, netns, path, pod } = call;
+    let Call { key, netns, path, pod, .. } = call;
     Ok(Plan { key, netns, path, pod, group, state_dir: node.state_dir.to_owned(), attachments, checks_names, warnings })
 }
 
 impl Step {
+    /// Whether it changes nothing at all.
+    fn is_idle(&self) -> bool {
+        matches!(&self.how, How::Chained(spec) if spec.is_idle())
+    }
+
     fn makes_link(&self) -> bool {
         matches!(&self.how, How::Native(native) if native.kind != backends::Kind::Loopback)
     }
@@ -200,7 +213,7 @@ fn check_names(attachments: &[Attachment]) -> Result<(), CniError> {
     Ok(())
 }
 
-fn attachment(want: Wanted, node: &Node, warnings: &mut Vec<String>) -> Result<Attachment, CniError> {
+fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<String>) -> Result<Attachment, CniError> {
     let Wanted { network, list, ifname, default, selection, args, runtime, previous, direct } = want;
     // What has the interface in the pod already is its own result (CHECK), and not that of a plugin before.
     let is_own = |result: &&CniResult| result.interfaces.iter().any(|i| i.name == ifname && !i.sandbox.is_empty());
@@ -218,10 +231,17 @@ fn attachment(want: Wanted, node: &Node, warnings: &mut Vec<String>) -> Result<A
             network: &list.name,
             version: list.cni_version,
             args: &args,
+            ifname: &ifname,
             state_dir: node.state_dir,
             before: if index > 0 { Before::Awaited } else { before },
         };
         let how = decide(&plugin.plugin_type, &conf, &around, node, warnings)?;
+        if let How::Chained(spec) = &how
+            && index == 0
+            && previous.is_none()
+        {
+            return Err(native::unchained(spec.chained(), command));
+        }
         steps.push(Step { plugin: plugin.plugin_type.clone(), conf, how });
     }
     if let Some(selection) = &selection {
@@ -252,7 +272,12 @@ fn decide(
     if !node.native.allows(plugin) {
         return executed("the node's configuration says so".to_owned());
     }
-    let verdict = native::read(plugin, conf, around)?;
+    let mut verdict = native::read(plugin, conf, around)?;
+    if let Verdict::Chained(spec, _) = &verdict
+        && let Fit::ElsewhereBecause(reason) = (node.fit)(spec)?
+    {
+        verdict = Verdict::Executed(reason);
+    }
     // A plugin that is nowhere must not be in a record: DEL could never undo it.
     if let Verdict::Native(native, _) = &verdict
         && let Ipam::Executed(ipam) = &native.ipam
@@ -260,7 +285,7 @@ fn decide(
         (node.find)(ipam).map_err(|refusal| native::ipam_refusal(native.kind, refusal))?;
     }
     match verdict {
-        Verdict::Executed(reason) if backends::Kind::of(plugin).is_none() => executed(reason),
+        Verdict::Executed(reason) if !native::builds(plugin) => executed(reason),
         Verdict::Executed(reason) => executed(reason.clone())
             .inspect(|_| {
                 warnings.push(format!("network {:?}: {plugin} is executed: {reason}", around.network));
@@ -269,20 +294,22 @@ fn decide(
                 let msg = format!("{plugin}: {reason}, and there is no other plugin of that name: {}", refusal.msg);
                 CniError::new(Code::UnsupportedField, msg)
             }),
-        Verdict::Native(native, unknown) if unknown.is_empty() || node.native == NativePolicy::Always => {
-            Ok(How::Native(native))
-        }
-        Verdict::Native(native, unknown) => {
-            let keys = unknown.join(", ");
-            match (node.find)(plugin) {
-                Ok(_) => Ok(How::Executed(format!("plexus does not know its key {keys}"))),
-                Err(_) => {
-                    warnings.push(format!("network {:?}: {plugin}: unknown key {keys} is ignored", around.network));
-                    Ok(How::Native(native))
-                }
-            }
-        }
+        Verdict::Native(native, unknown) => Ok(known(plugin, How::Native(native), &unknown, around, node, warnings)),
+        Verdict::Chained(spec, unknown) => Ok(known(plugin, How::Chained(spec), &unknown, around, node, warnings)),
     }
+}
+
+/// Who does a step whose configuration has keys that plexus does not know: its plugin, where there is one.
+fn known(plugin: &str, how: How, unknown: &[String], around: &Around, node: &Node, warnings: &mut Vec<String>) -> How {
+    if unknown.is_empty() || node.native == NativePolicy::Always {
+        return how;
+    }
+    let keys = unknown.join(", ");
+    if (node.find)(plugin).is_ok() {
+        return How::Executed(format!("plexus does not know its key {keys}"));
+    }
+    warnings.push(format!("network {:?}: {plugin}: unknown key {keys} is ignored", around.network));
+    how
 }
 
 /// Whether a plugin declares the capability, and does something with it.
@@ -295,6 +322,10 @@ fn has_capability(steps: &[Step], capability: &str) -> bool {
         (How::Native(native), "mac") => native.kind.rules().mac != backends::MacRule::Never,
         (How::Native(native), "ips") => !matches!(native.ipam, Ipam::None | Ipam::Previous),
         (How::Native(_), _) => false,
+        (How::Chained(spec), "portMappings") => spec.chained() == Chained::Portmap,
+        (How::Chained(spec), "bandwidth") => spec.chained() == Chained::Bandwidth,
+        (How::Chained(spec), "mac") => spec.chained() == Chained::Tuning,
+        (How::Chained(_), _) => false,
     };
     steps.iter().any(|step| declares(step) && means_it(step))
 }
@@ -331,7 +362,9 @@ fn check_honoured(
         _ => false,
     });
     check(!selection.ips.is_empty(), "ips", takes_ips, executes)?;
-    check(selection.mac.is_some(), "mac", natives().any(|n| n.kind.rules().mac != backends::MacRule::Never), executes)?;
+    let tunes = |step: &Step| matches!(&step.how, How::Chained(spec) if spec.chained() == Chained::Tuning);
+    let takes_mac = natives().any(|n| n.kind.rules().mac != backends::MacRule::Never) || steps.iter().any(tunes);
+    check(selection.mac.is_some(), "mac", takes_mac, executes)?;
     check(!selection.port_mappings.is_empty(), "portMappings", false, false)?;
     check(selection.bandwidth.is_some(), "bandwidth", false, false)?;
     check(selection.infiniband_guid.is_some(), "infinibandGUID", false, false)?;
@@ -365,12 +398,18 @@ fn check_distinct(wanted: &[Wanted]) -> Result<(), CniError> {
 }
 
 impl Plan {
+    /// Nothing at all is to be done: the result is the one that came.
+    pub fn is_idle(&self) -> bool {
+        self.attachments.iter().flat_map(|attachment| &attachment.steps).all(Step::is_idle)
+    }
+
     /// Nothing of it outlives the pod's namespace, and nothing in there is made: `lo` is set up, and that is all.
     pub fn ends_with_its_namespace(&self) -> bool {
-        self.attachments
-            .iter()
-            .flat_map(|attachment| &attachment.steps)
-            .all(|step| matches!(&step.how, How::Native(native) if native.kind == backends::Kind::Loopback))
+        self.attachments.iter().flat_map(|attachment| &attachment.steps).all(|step| match &step.how {
+            How::Native(native) => native.kind == backends::Kind::Loopback,
+            How::Chained(spec) => spec.is_idle(),
+            How::Executed(_) => false,
+        })
     }
 
     /// What goes to disk before anything is done.
@@ -404,13 +443,15 @@ impl Attachment {
         }
     }
 
-    fn record_step(&self, step: &Step) -> journal::Step {
+    /// A step, as the journal has it.
+    pub fn record_step(&self, step: &Step) -> journal::Step {
         let mut conf = step.conf.clone();
         conf.remove("prevResult");
         let native = match &step.how {
             How::Native(native) => Some(native),
-            How::Executed(_) => None,
+            How::Chained(_) | How::Executed(_) => None,
         };
+        let in_process = !matches!(step.how, How::Executed(_));
         let pool = native.and_then(|native| match &native.ipam {
             Ipam::HostLocal(pool) => Some(journal::Pool {
                 data_dir: pool.directory().parent().unwrap_or(Path::new("/")).to_owned(),
@@ -422,6 +463,6 @@ impl Attachment {
             Ipam::Executed(plugin) => Some(plugin.clone()),
             _ => None,
         });
-        journal::Step { plugin: step.plugin.clone(), native: native.is_some(), conf, pool, device: None, ipam_delegate }
+        journal::Step { plugin: step.plugin.clone(), native: in_process, conf, pool, device: None, ipam_delegate }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use backends::{Before, ErrorKind, Host, Kind};
+use backends::{Before, ErrorKind, Host};
 use ipam::host_local::Pool;
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
@@ -16,7 +16,8 @@ use crate::cni::list::Injection;
 use crate::cni::request::Command;
 use crate::config::Config;
 use crate::gather;
-use crate::job::{Job, warn};
+use crate::job::Job;
+use crate::log::warn;
 use crate::native::{self, Around, Ipam, Native, Verdict};
 
 /// STATUS of a directly executed host-local.
@@ -59,15 +60,15 @@ fn is_full(place: &Path) -> bool {
     statvfs(place).is_ok_and(|all| all.blocks_available() == 0 || (all.files() > 0 && all.files_available() == 0))
 }
 
-/// STATUS of a directly executed kind.
+/// STATUS of a directly executed plugin.
 ///
 /// # Errors
 /// Code 50 or 51 with what is missing; what its IPAM plugin says.
-pub fn kind(job: &Job, kind: Kind) -> Result<(), CniError> {
+pub fn direct(job: &Job) -> Result<(), CniError> {
     writable("the state directory", &job.state_dir)?;
     let around = Around { args: "", ..job.around() };
     let path = job.request.path.clone();
-    step(job, kind.name(), &job.request.config, &around, &path)
+    step(job, job.plugin, &job.request.config, &around, &path)
 }
 
 /// STATUS of the meta-plugin: each default network.
@@ -83,6 +84,7 @@ pub fn meta(job: &Job, config: &Config) -> Result<(), CniError> {
                 network: &list.name,
                 version: list.cni_version,
                 args: "",
+                ifname: "",
                 state_dir: &job.state_dir,
                 before: if index > 0 { Before::Awaited } else { Before::Nothing },
             };
@@ -109,7 +111,7 @@ fn step(job: &Job, plugin: &str, conf: &Map<String, Value>, around: &Around, pat
         Verdict::Executed(_) if around.version.supports(Command::Status) => {
             caller.execute(Command::Status, plugin, conf, None).map(|_| ())
         }
-        Verdict::Executed(_) => Ok(()),
+        Verdict::Chained(..) | Verdict::Executed(_) => Ok(()),
     }
 }
 

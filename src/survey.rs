@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use backends::chained::bandwidth;
 use backends::nft::{self, Noted};
 use backends::{Host, Kind};
 use ipam::host_local::{self, Held};
@@ -68,6 +69,8 @@ pub struct Survey {
     pub leases: Vec<(Directory, Held)>,
     /// Rules of nobody who lives.
     pub rules: Vec<Noted>,
+    /// Links that limit rates of nobody who lives.
+    pub limits: Vec<bandwidth::Noted>,
     /// Ports that nobody's result names, whose other end is in some namespace.
     pub ports: Vec<Port>,
     /// How many records there are.
@@ -137,6 +140,7 @@ fn files(records: Vec<Record>) -> Vec<Vec<Record>> {
 struct Everything {
     leases: Vec<(Directory, Held)>,
     rules: Vec<Noted>,
+    limits: Vec<bandwidth::Noted>,
     ports: Vec<Port>,
 }
 
@@ -161,6 +165,10 @@ fn held(places: &Places, records: &[Record], found: &mut Survey) -> Everything {
     }
     let mut keep = |failure: backends::Error| found.failures.push(native::chain(&failure));
     all.rules = nft::noted().unwrap_or_else(|e| {
+        keep(e);
+        Vec::new()
+    });
+    all.limits = Host::open().and_then(|mut host| bandwidth::noted(&mut host)).unwrap_or_else(|e| {
         keep(e);
         Vec::new()
     });
@@ -200,6 +208,12 @@ fn judge(held: Everything, known: &Known, places: &Places, found: &mut Survey) {
         );
         found.failures.push(text);
     }
+    // What does not tell whose it is may be anybody's who lives.
+    let has_ended = |noted: &bandwidth::Noted| {
+        !noted.sandbox.is_empty() && !noted.sandbox.starts_with('#') && !known.has(&noted.sandbox)
+    };
+    let limits = held.limits.into_iter().filter(|noted| has_ended(noted) && !young.contains(&noted.sandbox));
+    found.limits = limits.filter(|_| known.nameless() == 0).collect();
     found.ports = held.ports.into_iter().filter(|port| !known.has_link(&port.name)).collect();
 }
 
@@ -276,6 +290,8 @@ pub fn remove(survey: &Survey, places: &Places, unrecorded: bool) -> Result<(), 
             failures.extend(released.err().map(native::from_ipam));
         }
         failures.extend(nft::remove_noted(&survey.rules).err().map(native::from_backend));
+        let limits = Host::open().and_then(|mut host| bandwidth::remove_noted(&mut host, &survey.limits));
+        failures.extend(limits.err().map(native::from_backend));
     }
     detach::join(failures)
 }

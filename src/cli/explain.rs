@@ -78,7 +78,7 @@ fn row(attachment: &Attachment) -> Row {
         kind: first.map(|step| step.plugin.clone()).unwrap_or_default(),
         executed: first.and_then(|step| match &step.how {
             How::Executed(why) => Some(why.clone()),
-            How::Native(_) => None,
+            How::Native(_) | How::Chained(_) => None,
         }),
         parent: parent.into_iter().find(|name| !name.is_empty()).unwrap_or_default(),
         mac: wanted("MAC"),

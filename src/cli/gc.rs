@@ -127,6 +127,9 @@ pub(super) fn leaks(survey: &Survey) -> Vec<Leak> {
         let place = format!("{}: {}", rules.place(), rules.comment);
         leaks.push(unknown("rules", place, &rules.sandbox, unrecorded));
     }
+    for limits in &survey.limits {
+        leaks.push(unknown("limits", format!("link {}", limits.device), &limits.sandbox, unrecorded));
+    }
     for port in survey.ports.iter().filter(|_| survey.is_certain) {
         let place = format!("{} of bridge {}", port.name, port.bridge);
         leaks.push(unknown("port", place, "", &format!("ip link delete {}", port.name)));

@@ -81,7 +81,7 @@ pub(super) fn read(state_dir: &Path) -> Result<(Vec<Row>, usize), Failure> {
 
 /// What a record says, as rows.
 fn rows(record: Record) -> Vec<Row> {
-    let Record { intent, commitment } = record;
+    let Record { intent, commitment, .. } = record;
     let state = if commitment.is_some() { "committed" } else { "intended" };
     let (outcomes, network_status) = commitment.map(|done| (done.outcomes, done.status)).unwrap_or_default();
     let mut outcomes = outcomes.into_iter();

@@ -56,7 +56,10 @@ fn one_command_at_a_time_holds_a_record_until_it_is_forgotten() {
     assert!(journal.hold(&intent.key, false).unwrap_err().is_held());
     first.intend(&intent).unwrap();
     first.commit(&done(Value::Null)).unwrap();
-    assert_eq!(first.records().unwrap(), [Record { intent: intent.clone(), commitment: Some(done(Value::Null)) }]);
+    assert_eq!(
+        first.records().unwrap(),
+        [Record { intent: intent.clone(), progress: Vec::new(), commitment: Some(done(Value::Null)) }]
+    );
     first.forget().unwrap();
     first.forget().unwrap();
     drop(first);

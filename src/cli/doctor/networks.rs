@@ -94,12 +94,14 @@ fn unready(list: &List, delegated: bool, around: &Surroundings) -> Vec<Finding> 
         let conf = list.inject(plugin, &Injection::default()).object;
         let before = if index > 0 { Before::Awaited } else { Before::Nothing };
         let state_dir = &around.places.state_dir;
-        let surroundings = Around { network: &list.name, version: list.cni_version, args: "", state_dir, before };
+        let surroundings =
+            Around { network: &list.name, version: list.cni_version, args: "", ifname: "", state_dir, before };
         match native::read(&plugin.plugin_type, &conf, &surroundings) {
             Err(e) => findings.push(wrong(plugin, e.msg)),
             Ok(Verdict::Native(native, _)) => {
                 findings.extend(readiness::kernel(&native).err().map(|e| wrong(plugin, e.msg)));
             }
+            Ok(Verdict::Chained(..)) => {}
             Ok(Verdict::Executed(why)) if delegated && !around.bin_dir.join(&plugin.plugin_type).exists() => {
                 let text = format!("{why}, and there is no plugin of that name in {}", around.bin_dir.display());
                 findings.push(wrong(plugin, text));
@@ -156,6 +158,7 @@ fn pool(
         network: &list.name,
         version: list.cni_version,
         args: "",
+        ifname: "",
         state_dir: &state_dir,
         before: Before::Nothing,
     };
