@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    capability, check, crash, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process, program, status,
-    tools, world,
+    capability, chains, check, crash, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process, program,
+    status, tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -38,6 +38,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(status::cases());
     cases.extend(neighbours::cases());
     cases.extend(check::cases());
+    cases.extend(chains::cases());
     cases.extend(odd::cases());
     cases.extend(program::cases());
     cases.extend(tools::cases());

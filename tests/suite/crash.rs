@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::call::{Call, Side};
 use crate::case::Case;
+use crate::chains;
 use crate::need::Need;
 use crate::nft;
 use crate::testbed::Testbed;
@@ -47,6 +48,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("tap", &[Need::Tap], "tap", tap),
         case("host_device", &[], "host-device", device),
         case("meta_plugin", &[], "plexus-cni", delegates),
+        case("chain", &[Need::Nft, Need::Iptables], "plexus-cni", chains::node_chain()),
     ];
     kinds.into_iter().flatten().collect()
 }

@@ -16,6 +16,7 @@
 mod call;
 mod capability;
 mod case;
+mod chains;
 mod check;
 mod compare;
 mod crash;

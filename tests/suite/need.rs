@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Dummy,
     /// VLAN links.
     Vlan,
+    /// VRF links.
+    Vrf,
     /// tap links: /dev/net/tun, open to this user.
     Tap,
     /// Bridges with `vlan_filtering`.
@@ -35,13 +37,14 @@ pub(crate) enum Need {
     Iptables,
 }
 
-const ALL: [Need; 11] = [
+const ALL: [Need; 12] = [
     Need::Namespaces,
     Need::Peers,
     Need::Macvlan,
     Need::Ipvlan,
     Need::Dummy,
     Need::Vlan,
+    Need::Vrf,
     Need::Tap,
     Need::VlanFiltering,
     Need::Ping,
@@ -73,8 +76,13 @@ impl Need {
 
     /// What links of this kind need.
     pub(crate) fn of_kind(kind: &str) -> Option<Self> {
-        let needs =
-            [("macvlan", Self::Macvlan), ("ipvlan", Self::Ipvlan), ("vlan", Self::Vlan), ("dummy", Self::Dummy)];
+        let needs = [
+            ("macvlan", Self::Macvlan),
+            ("ipvlan", Self::Ipvlan),
+            ("vlan", Self::Vlan),
+            ("dummy", Self::Dummy),
+            ("vrf", Self::Vrf),
+        ];
         needs.into_iter().find_map(|(name, need)| (name == kind).then_some(need))
     }
 
@@ -100,6 +108,7 @@ impl Need {
             Self::Ipvlan => link("link add i0 link up0 type ipvlan"),
             Self::Dummy => link("link add d0 type dummy"),
             Self::Vlan => link("link add v0 link up0 type vlan id 5"),
+            Self::Vrf => link("link add r0 type vrf table 10"),
             Self::Tap => link("tuntap add mode tap name t0"),
             Self::VlanFiltering => link("link add b0 type bridge vlan_filtering 1"),
             Self::Nft => tool("nft", "add table inet t"),

@@ -38,6 +38,26 @@ fn chains(bed: &Testbed) -> Vec<(String, Vec<String>)> {
     chains
 }
 
+/// What stays of iptables' tables for good: chains that all pods share, and what leads to them.
+const SHARED: [&str; 4] = ["CNI-ADMIN", "CNI-FORWARD", "CNI-ISOLATION-STAGE-1", "CNI-ISOLATION-STAGE-2"];
+
+/// The elements of each set, by `FAMILY TABLE SET`.
+fn elements(bed: &Testbed) -> Vec<String> {
+    if Command::new("nft").arg("-v").output().is_err() {
+        return Vec::new();
+    }
+    let listed: Value = serde_json::from_str(&bed.tool("nft", &["-j", "list", "ruleset"], "").unwrap()).unwrap();
+    let mut all = Vec::new();
+    for object in listed["nftables"].as_array().into_iter().flatten() {
+        for set in ["map", "set"].into_iter().filter_map(|kind| object.get(kind)) {
+            let elements = set["elem"].as_array().into_iter().flatten();
+            let place = ["family", "table", "name"].map(|key| set[key].as_str().unwrap().to_owned()).join(" ");
+            all.extend(elements.map(|element| format!("element {place}: {element}")));
+        }
+    }
+    all
+}
+
 /// Every line of every chain as a fact.
 pub(crate) fn facts(bed: &Testbed) -> Facts {
     let line = |chain: &str, number: usize, line: String| (format!("host.nft.{chain}.{number}"), line);
@@ -49,16 +69,21 @@ pub(crate) fn facts(bed: &Testbed) -> Facts {
 pub(crate) fn leftovers(bed: &Testbed) -> Vec<String> {
     let mut left = Vec::new();
     for (chain, lines) in chains(bed) {
-        let of_pod = chain.contains("cni-br-iface-") || chain.contains(" CNI-");
+        let is_shared = SHARED.iter().any(|shared| chain.ends_with(&format!("filter {shared}")));
+        let of_pod = chain.contains("cni-br-iface-") || (chain.contains(" CNI-") && !is_shared);
         left.extend(of_pod.then(|| format!("chain {chain}")));
         // What every masquerading pod shares stays.
         let stays = |line: &&String| {
             line.starts_with("type ")
                 || line.starts_with("comment ")
                 || chain == "inet cni_plugins_masquerade postrouting"
+                || chain.contains(" plexus_portmap ")
+                || is_shared && line.ends_with(" return")
+                || SHARED.iter().any(|shared| line.ends_with(&format!("jump {shared}")) && !line.contains("ifname"))
         };
         left.extend(lines.iter().filter(|line| !stays(line)).map(|line| format!("rule {chain}: {line}")));
     }
+    left.extend(elements(bed));
     left
 }
 

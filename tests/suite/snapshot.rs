@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::redact::{Names, redacted};
-use crate::testbed::{LEASES, Testbed, files_below};
+use crate::testbed::{BACKUPS, LEASES, Testbed, files_below};
 use crate::world;
 
 /// Path of a fact to its value.
 pub(crate) type Facts = BTreeMap<String, String>;
 
 /// Interface settings that plugins write, or whose change would follow from another order of messages.
-const SYSCTLS_4: [&str; 4] = ["arp_notify", "forwarding", "proxy_arp", "rp_filter"];
+const SYSCTLS_4: [&str; 6] = ["arp_ignore", "arp_notify", "forwarding", "proxy_arp", "route_localnet", "rp_filter"];
 /// As above, of IPv6.
 const SYSCTLS_6: [&str; 10] = [
     "accept_dad",
@@ -34,7 +34,8 @@ const SYSCTLS_6: [&str; 10] = [
     "use_optimistic",
 ];
 /// Settings of a whole namespace that plugins write.
-const SYSCTLS_ALL: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+const SYSCTLS_ALL: [&str; 3] =
+    ["net/ipv4/ip_forward", "net/ipv4/conf/all/log_martians", "net/ipv6/conf/all/forwarding"];
 
 /// How long links may take to come up (the kernel's link watch works once a second at least), in an emulated machine too.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
@@ -63,7 +64,7 @@ impl Snapshot {
     pub(crate) fn take(bed: &Testbed) -> Self {
         let mut places = vec![Place::take(bed, "")];
         places.extend(bed.pods().iter().map(|pod| Place::take(bed, pod)));
-        Self { places, files: files(Path::new(LEASES)) }
+        Self { places, files: files(Path::new(LEASES)).into_iter().chain(files(Path::new(BACKUPS))).collect() }
     }
 
     /// What is there once links that are coming up are up, and two looks see the same; redacted.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::call::{Call, NATIVE, Side, executable};
+use crate::call::{CHAINED, Call, NATIVE, Side, executable};
 use crate::ip::Ip;
 use crate::nft;
 use crate::process;
@@ -21,6 +21,8 @@ use crate::world::{self, Cover};
 
 /// Where host-local keeps leases unless its configuration says otherwise.
 pub(crate) const LEASES: &str = "/var/lib/cni/networks";
+/// Where tuning notes what it changes.
+pub(crate) const BACKUPS: &str = "/run/cni/tuning";
 /// Where plexus keeps its records when it is executed directly.
 pub(crate) const RECORDS: &str = "/var/lib/cni/plexus";
 /// Everything a case writes itself.
@@ -56,7 +58,7 @@ impl Testbed {
         };
         for side in [Side::Go, Side::Plexus] {
             fs::create_dir_all(bed.bin(side)).unwrap();
-            for name in NATIVE {
+            for name in NATIVE.into_iter().chain(CHAINED) {
                 bed.install(side, name, &executable(side, name));
             }
         }
@@ -209,6 +211,7 @@ impl Testbed {
         let stays = |path: &Path| path.starts_with("index") || path == Path::new("journal/boot");
         let records = files_below(Path::new(RECORDS)).into_iter().filter(|(path, _)| !stays(path));
         left.extend(records.map(|(path, _)| format!("record {}", path.display())));
+        left.extend(files_below(Path::new(BACKUPS)).into_iter().map(|(path, _)| format!("backup {}", path.display())));
         for entry in fs::read_dir("/run/netns").unwrap() {
             let name = entry.unwrap().file_name().to_string_lossy().into_owned();
             if name != "wire" && !self.pods.borrow().contains(&name) {

@@ -22,6 +22,10 @@ const GOALS: &[Goal] = &[
     Goal::Faster { row: "pod-4", call: "DEL", at_least: 20.0 },
     Goal::Faster { row: "bridge-masq-dual", call: "ADD", at_least: 20.0 },
     Goal::Faster { row: "bridge-masq-dual", call: "DEL", at_least: 15.0 },
+    Goal::Faster { row: "chain-node", call: "ADD", at_least: 30.0 },
+    Goal::Faster { row: "chain-node", call: "DEL", at_least: 30.0 },
+    Goal::Flat { row: "chain-ports-1k", than: "chain-ports", call: "ADD", at_most: 1.2 },
+    Goal::Flat { row: "chain-idle", than: "chain-bridge", call: "ADD", at_most: 1.03 },
 ];
 
 /// Each goal with the figure and yes or no; "not measured" where a side or row is missing.

@@ -1,6 +1,7 @@
 //! `bench`: paired, alternating measurements of plexus, the Go plugins and the bare netlink messages. `tests/bench/run`
 //! builds all three and starts it in namespaces of its own.
 
+mod chains;
 mod figures;
 mod goals;
 mod leases;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::figures::median;
 use crate::rows::{Kind, Stage, Times, milliseconds};
-use crate::side::{Call, Outcome, Side, Watch, settle};
+use crate::side::{Call, Outcome, Programs, Side, Watch, settle};
 use crate::world::{PARENT, POOLS, Pod, Subnet, World, make_bridge, make_device, remove_link};
 
 /// The name of the pod in its manifest.
@@ -171,7 +171,7 @@ impl Pods {
                     "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={POD_NAME};K8S_POD_INFRA_CONTAINER_ID={id}"
                 ),
             ),
-            ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+            ("PATH", Programs::PATH.to_owned()),
         ];
         let input = configuration.to_string().into_bytes();
         Call { program: self.programs.join(plugin), arguments: Vec::new(), environment, input }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::chains::Chains;
 use crate::leases::Leases;
 use crate::pods::Pods;
 use crate::side::{Outcome, Programs, Side, Watch, settle};
@@ -27,6 +28,9 @@ pub(crate) enum Kind {
 pub(crate) enum Shape {
     /// Pods with these interfaces; `parallel` of them at once. `keys`: a JSON object of what each configuration has besides.
     Pods { kinds: &'static [Kind], v6: bool, parallel: usize, keys: &'static str },
+    /// A bridge with an address of each family and these plugins after it (a JSON list), `held` containers having two mapped
+    /// ports already; `maps`: the measured pod has two too.
+    Chain { plugins: &'static str, maps: bool, held: u16 },
     /// host-local alone, on a pool with this many addresses held.
     Lease { held: u16 },
 }
@@ -50,6 +54,11 @@ const fn pods(name: &'static str, what: &'static str, kinds: &'static [Kind], v6
     Row { name, what, shape: Shape::Pods { kinds, v6, parallel: 1, keys: PLAIN }, rounds_divisor, needs: None }
 }
 
+const fn chain(name: &'static str, what: &'static str, plugins: &'static str, maps: bool, held: u16) -> Row {
+    let rounds_divisor = if held > 0 { 2 } else { 1 };
+    Row { name, what, shape: Shape::Chain { plugins, maps, held }, rounds_divisor, needs: None }
+}
+
 const fn lease(name: &'static str, what: &'static str, held: u16, rounds_divisor: usize) -> Row {
     Row { name, what, shape: Shape::Lease { held }, rounds_divisor, needs: None }
 }
@@ -66,12 +75,22 @@ const fn one(
 }
 
 impl Row {
+    /// Whose part of a row it is worth to wait for: thousands of ports take Go minutes.
+    fn has(&self, side: Side) -> bool {
+        match side {
+            Side::Plexus => true,
+            Side::Go => !matches!(self.shape, Shape::Chain { held: 1.., .. }),
+            Side::Floor => self.has_floor(),
+        }
+    }
+
     /// The floor knows three kinds, without further keys.
-    pub(crate) fn has_floor(&self) -> bool {
+    fn has_floor(&self) -> bool {
         match self.shape {
             Shape::Pods { kinds, keys, .. } => {
                 keys == PLAIN && kinds.iter().all(|kind| matches!(kind, Bridge | Macvlan | Ptp))
             }
+            Shape::Chain { .. } => false,
             Shape::Lease { .. } => true,
         }
     }
@@ -108,9 +127,18 @@ pub(crate) const ROWS: &[Row] = &[
     one("tap", "tap + host-local", &[Tap], false, PLAIN, Some("tuntap add probe0 mode tap")),
     one("vlan", "vlan + host-local", &[Vlan], false, PLAIN, Some("link add link m0 name probe0 type vlan id 4000")),
     one("dummy", "dummy + host-local", &[Dummy], false, PLAIN, Some("link add probe0 type dummy")),
+    chain("chain-bridge", "a list of a bridge alone, IPv4 and IPv6, one exec", "[]", false, 0),
+    chain("chain-idle", "the same + portmap with no mapping", PORTMAP, false, 0),
+    chain("chain-ports", "the same + portmap with 2 ports", PORTMAP, true, 0),
+    chain("chain-ports-1k", "the same beside 1,000 containers with 2 ports each", PORTMAP, true, 1_000),
+    chain("chain-node", "bridge + portmap (2 ports) + tuning + firewall, IPv4 and IPv6, one exec", NODE_CHAIN, true, 0),
     one("bridge-vlan", "bridge with a VLAN", &[Bridge], false, r#"{"vlan": 100}"#, VLAN_FILTERING),
 ];
 
+const PORTMAP: &str = r#"[{"type": "portmap", "capabilities": {"portMappings": true}}]"#;
+const NODE_CHAIN: &str = r#"[{"type": "portmap", "capabilities": {"portMappings": true}},
+    {"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_ignore": "1"}, "mtu": 1400},
+    {"type": "firewall", "backend": "iptables"}]"#;
 const MASQUERADE_NFT: &str = r#"{"ipMasq": true, "ipMasqBackend": "nftables"}"#;
 const VLAN_FILTERING: Option<&str> = Some("link add probe0 type bridge vlan_filtering 1");
 
@@ -147,6 +175,7 @@ pub(crate) type Times = Vec<(&'static str, f64)>;
 
 enum Case {
     Pods(Pods),
+    Chains(Chains),
     Leases(Leases),
 }
 
@@ -156,6 +185,7 @@ impl Case {
             Shape::Pods { kinds, v6, parallel, keys } => {
                 Self::Pods(Pods::prepare(stage, side, kinds, v6, parallel, keys)?)
             }
+            Shape::Chain { plugins, maps, held } => Self::Chains(Chains::prepare(stage, side, plugins, maps, held)?),
             Shape::Lease { held } => Self::Leases(Leases::prepare(stage, side, held)?),
         })
     }
@@ -163,14 +193,16 @@ impl Case {
     fn round(&mut self, stage: &mut Stage<'_>) -> Outcome<Times> {
         match self {
             Self::Pods(pods) => pods.round(stage),
+            Self::Chains(chains) => chains.round(stage),
             Self::Leases(leases) => leases.round(stage),
         }
     }
 
     /// Looks for what must not be left and removes the rest.
-    fn finish(self) -> Outcome<()> {
+    fn finish(self, stage: &Stage<'_>) -> Outcome<()> {
         match self {
             Self::Pods(pods) => pods.finish(),
+            Self::Chains(chains) => chains.finish(&stage.watch),
             Self::Leases(leases) => leases.finish(),
         }
     }
@@ -191,7 +223,7 @@ pub(crate) fn measure(stage: &mut Stage<'_>, row: Row, rounds: usize, stop: &mut
         return measured;
     }
     let mut cases = Vec::new();
-    let takes_part = |side: &Side| stage.programs.has(*side) && (*side != Side::Floor || row.has_floor());
+    let takes_part = |side: &Side| stage.programs.has(*side) && row.has(*side);
     let sides: Vec<Side> = Side::ALL.into_iter().filter(takes_part).collect();
     for side in sides {
         match Case::prepare(stage, &row, side) {
@@ -222,7 +254,7 @@ pub(crate) fn measure(stage: &mut Stage<'_>, row: Row, rounds: usize, stop: &mut
         measured.rounds = (round + 1).saturating_sub(WARM_UP_ROUNDS);
     }
     for (side, case) in cases {
-        if let Err(error) = case.finish() {
+        if let Err(error) = case.finish(stage) {
             measured.fail(side, error.to_string());
         }
     }

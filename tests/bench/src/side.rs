@@ -58,10 +58,13 @@ pub(crate) struct Programs {
 }
 
 /// The names under which plexus-cni is executed: a native kind, or its own for the meta-plugin.
-const PLUGINS: [&str; 9] =
-    ["bridge", "macvlan", "ptp", "vlan", "dummy", "host-device", "tap", "host-local", "plexus-cni"];
+const PLUGINS: [&str; 10] =
+    ["bridge", "macvlan", "ptp", "vlan", "dummy", "host-device", "tap", "host-local", "portmap", "plexus-cni"];
 
 impl Programs {
+    /// Where programs find their tools.
+    pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
     /// `links` is a directory for the symlinks. A side whose programs do not answer VERSION is absent.
     pub(crate) fn find(plexus: &Path, peers: &Path, floor: &Path, links: &Path) -> Outcome<Self> {
         std::fs::create_dir_all(links)?;

@@ -457,6 +457,36 @@ pub(crate) const ACCEPTED: &[Difference] = &[
     sometimes("D-previous-first", &["*::refused_decoding_prev_result*"], &["*"]),
     always("D-strict-text", STRICT_TEXT, &["*"]),
     always("D-keys-twice", KEYS_TWICE, &["*"]),
+    sometimes("D-tuning-backup", &["oracle::tuning::*"], &["*.state.file.c1_eth0.json"]),
+    sometimes("D-tuning-sysctls-back", &["oracle::tuning::*"], &["*.del.state.pod.a.sysctl.*"]),
+    always("D-tuning-args-alone", &["oracle::tuning::sysctl_by_args_alone@*"], &["*"]),
+    always("D-tuning-refusal", &["oracle::tuning::refused_mtu@*"], &["*.add.error.msg"]),
+    always("D-tuning-backup-stays", &["oracle::tuning::lost_*"], &["*.state.file.*", "end.leftovers"]),
+    always("D-tuning-twice", &["oracle::tuning::twice@*"], &["*.del.state.pod.a.link.eth0.*"]),
+    always("D-chained-versions", &["oracle::firewall::old_version@*"], &["*"]),
+    always(
+        "D-firewall-isolation-ends",
+        &["oracle::firewall::isolated@*", "oracle::firewall::same_bridge@*"],
+        &["*.del.state.host.nft.* CNI-ISOLATION-*", "end.leftovers"],
+    ),
+    always("D-rules-once", &["oracle::firewall::twice@*", "oracle::portmap::twice@*"], &["*.state.host.nft.*"]),
+    always(
+        "D-portmap-maps",
+        &["oracle::portmap::maps_*"],
+        &["*.state.host.nft.ip* cni_hostport *", "*.state.host.nft.ip* plexus_portmap *", "end.leftovers"],
+    ),
+    always(
+        "D-portmap-masq-all",
+        &["oracle::portmap::masq_all@*"],
+        &["*.add.state.host.nft.ip* cni_hostport masquerading.*"],
+    ),
+    sometimes("D-bandwidth-ends", &["oracle::bandwidth::*"], &["*.del.state.host.link.veth(pod.a/eth0).qdisc"]),
+    sometimes("D-bandwidth-owner", &["oracle::bandwidth::*"], &["*.state.host.link.bwp*.ifalias"]),
+    always("D-bandwidth-twice", &["oracle::bandwidth::twice@*"], &["*.add.*"]),
+    sometimes("D-sbr-link-local", &["oracle::sbr::*"], &["*.state.pod.a.route.main.unicast fe80::/64 dev eth0.*"]),
+    sometimes("D-sbr-ends", &["oracle::sbr::*"], &["*.del.state.pod.a.route.*", "*.del.state.pod.a.rule.*"]),
+    always("D-sbr-namespace-file", &["oracle::sbr::lost_pod@*"], &["*.del.*", "end.leftovers"]),
+    always("D-sbr-check", &["oracle::sbr::check_without_prev_result@*"], &["*"]),
 ];
 
 /// The page has a row for each difference in the list above, and for no other.

@@ -9,6 +9,7 @@
 
 mod addresses;
 mod bridge;
+mod chained;
 mod decoding;
 mod differences;
 mod dummy;
@@ -50,6 +51,8 @@ pub(crate) struct Row {
     script: Vec<Step>,
     /// See [`Row::macs_alike`].
     macs_alike: bool,
+    /// See [`Row::after`].
+    after: Option<(&'static str, Value)>,
 }
 
 /// One step of a script. All calls use the pod `a`.
@@ -97,7 +100,16 @@ impl Row {
             versions: &VERSIONS,
             script,
             macs_alike: false,
+            after: None,
         }
+    }
+
+    /// It comes after this plugin in a chain: the Go plugin, on both sides, makes what it changes. That result is the first
+    /// `prevResult`.
+    pub(crate) fn after(mut self, kind: &'static str, mut conf: Value) -> Self {
+        conf["type"] = json!(kind);
+        self.after = Some((kind, conf));
+        self
     }
 
     pub(crate) fn needs(mut self, need: Need) -> Self {
@@ -114,6 +126,13 @@ impl Row {
     /// Only in the newest version: where the version cannot matter.
     pub(crate) fn latest(mut self) -> Self {
         self.versions = LATEST;
+        self
+    }
+
+    /// Only in those from this one on.
+    pub(crate) fn since(mut self, oldest: &str) -> Self {
+        let first = self.versions.iter().position(|version| *version == oldest).unwrap_or_default();
+        self.versions = self.versions.get(first..).unwrap_or_default();
         self
     }
 
@@ -148,7 +167,7 @@ impl Row {
 /// A table's plugin (none: all of them) and its rows.
 type Table = (&'static str, fn() -> Vec<Row>);
 
-const TABLES: [Table; 13] = [
+const TABLES: [Table; 19] = [
     ("bridge", bridge::rows),
     ("ptp", ptp::rows),
     ("macvlan", macvlan::rows),
@@ -160,6 +179,12 @@ const TABLES: [Table; 13] = [
     ("loopback", loopback::rows),
     ("host-local", addresses::host_local),
     ("static", addresses::r#static),
+    ("tuning", chained::tuning),
+    ("portmap", chained::portmap),
+    ("bandwidth", chained::bandwidth),
+    ("firewall", chained::firewall),
+    ("sbr", chained::sbr),
+    ("vrf", chained::vrf),
     ("", protocol::rows),
     ("", decoding::rows),
 ];
@@ -220,6 +245,7 @@ fn play(row: &Row, version: &str, side: Side) -> (Facts, String) {
 struct Stage<'bed> {
     bed: &'bed Testbed,
     kind: &'static str,
+    after: Option<&'bed (&'static str, Value)>,
     side: Side,
     conf: Value,
     stdin: Option<&'static str>,
@@ -233,7 +259,7 @@ struct Stage<'bed> {
 }
 
 impl<'bed> Stage<'bed> {
-    fn new(bed: &'bed Testbed, row: &Row, version: &str, side: Side) -> Self {
+    fn new(bed: &'bed Testbed, row: &'bed Row, version: &str, side: Side) -> Self {
         let mut conf = row.conf.clone();
         if conf.get("cniVersion").is_none() {
             conf["cniVersion"] = json!(version);
@@ -242,6 +268,7 @@ impl<'bed> Stage<'bed> {
         Self {
             bed,
             kind: row.kind,
+            after: row.after.as_ref(),
             side,
             conf,
             stdin: None,
@@ -270,11 +297,31 @@ impl<'bed> Stage<'bed> {
         }
     }
 
+    /// The plugin before this one in the chain, once for each container and interface.
+    fn come_after(&mut self) {
+        let Some((kind, conf)) = self.after else { return };
+        if self.results.contains_key(&self.who) {
+            return;
+        }
+        let mut conf = conf.clone();
+        for key in ["cniVersion", "name"] {
+            conf[key] = self.conf[key].clone();
+        }
+        let (container, ifname) = self.who;
+        let call =
+            self.bed.call_by_one_path(Side::Go, kind).command("ADD").container(container).ifname(ifname).pod("a");
+        self.results.insert(self.who, call.conf(&conf).run().ok());
+    }
+
     fn call(&mut self, number: usize, command: &str) {
         let mut conf = self.conf.clone();
         let is_add = command == "ADD";
+        if is_add {
+            self.come_after();
+        }
         // As a runtime does it: CHECK and DEL get the result of ADD, unless the script sends one itself.
-        if let Some(result) = self.results.get(&self.who).filter(|_| !is_add && conf.get("prevResult").is_none()) {
+        let is_told = (!is_add || self.after.is_some()) && conf.get("prevResult").is_none();
+        if let Some(result) = self.results.get(&self.who).filter(|_| is_told) {
             conf["prevResult"] = result.clone();
         }
         let (container, ifname) = self.who;
@@ -303,7 +350,8 @@ impl<'bed> Stage<'bed> {
         if command != "CHECK" {
             let mut state = Snapshot::settled(self.bed, &mut self.names);
             // `nft` is asked where there may be rules: most cases have none.
-            if ["ipMasq", "macspoofchk"].iter().any(|key| self.conf.get(key).is_some()) {
+            let of_kind = ["portmap", "firewall"].contains(&self.kind);
+            if of_kind || ["ipMasq", "macspoofchk"].iter().any(|key| self.conf.get(key).is_some()) {
                 let named = |(path, value): (String, String)| (self.names.apply(&path), self.names.apply(&value));
                 state.extend(nft::facts(self.bed).into_iter().map(named));
             }
