@@ -142,10 +142,7 @@ impl Observer {
     /// # Errors
     /// Without the boot's id, which an older record is told by; the kernel cannot be asked for links.
     pub fn look() -> Result<Observer, CniError> {
-        let boot_id = journal::boot_id();
-        if boot_id.is_empty() {
-            return Err(CniError::new(Code::Io, "reading the boot id: without /proc nobody can say what has ended"));
-        }
+        let boot_id = journal::boot_id().map_err(|e| CniError::new(Code::Io, native::chain(&e)))?;
         let mut host = Host::open().map_err(native::from_backend)?;
         let host_id = host.netns().id();
         let ends = backends::host_ends(&mut host).map_err(native::from_backend)?;

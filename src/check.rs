@@ -22,7 +22,7 @@ use crate::convert;
 use crate::default_route;
 use crate::detach;
 use crate::job::Job;
-use crate::journal::{self, Attachment, Record, Step};
+use crate::journal::{Attachment, Record, Step};
 use crate::native::{self, Around, Ipam, Native, Verdict};
 use crate::plan::{How, Plan};
 use crate::rules;
@@ -68,7 +68,8 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
 fn recorded(job: &Job) -> Result<Option<Record>, CniError> {
     let held = job.journal().hold(&job.key(), false).map_err(|e| from_journal(&e))?;
     let records = held.map_or_else(|| Ok(Vec::new()), |held| held.records()).map_err(|e| from_journal(&e))?;
-    Ok(records.into_iter().next_back().filter(|record| record.intent.boot_id == journal::boot_id()))
+    let Some(record) = records.into_iter().next_back() else { return Ok(None) };
+    Ok(detach::is_of_this_boot(&record.intent)?.then_some(record))
 }
 
 fn lease_check(
@@ -158,7 +159,7 @@ pub fn attachments(job: &Job, record: &Record) -> Result<Vec<Result<(), CniError
     let Some(done) = &record.commitment else {
         return Err(CniError::generic("the ADD of this attachment did not finish: DEL it"));
     };
-    let of_this_boot = record.intent.boot_id == journal::boot_id();
+    let of_this_boot = detach::is_of_this_boot(&record.intent)?;
     if of_this_boot && record.intent.netns_id != detach::UNKNOWN {
         let path = job.request.netns.clone().unwrap_or_default();
         let netns = NetNs::open(&path).map_err(native::from_backend)?;

@@ -170,9 +170,7 @@ pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result
     let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
     let mut failures = Vec::new();
     let executes = |a: &crate::journal::Attachment| a.steps.iter().any(|s| !s.native || s.ipam_delegate.is_some());
-    let is_old = |record: &Record| {
-        !boot_id.is_empty() && record.intent.boot_id != boot_id && !record.intent.attachments.iter().any(executes)
-    };
+    let is_old = |record: &Record| record.intent.boot_id != boot_id && !record.intent.attachments.iter().any(executes);
     for record in records.iter().filter(|record| is_old(record)) {
         let all_old = |records: &[Record]| records.iter().all(is_old);
         failures.extend(detach_file(journal, &record.intent.key, state_dir, &all_old).err());

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::chain::{Caller, DELEGATE_DEADLINE};
 use crate::chained;
-use crate::cni::error::CniError;
+use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
 use crate::cni::list::{Injection, List, PluginConf};
 use crate::cni::request::{Command, Request};
@@ -88,9 +88,9 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
 /// at a path by now is another pod's, and nothing of an older boot is anywhere.
 ///
 /// # Errors
-/// A namespace that is there and cannot be opened.
+/// A namespace that is there and cannot be opened; without the boot's id nobody knows whether it is of an older one.
 pub fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
-    if intent.boot_id != journal::boot_id() {
+    if !is_of_this_boot(intent)? {
         return Ok(None);
     }
     for path in [told, Some(Path::new(&intent.netns))].into_iter().flatten() {
@@ -100,6 +100,15 @@ pub fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs
         }
     }
     Ok(None)
+}
+
+/// Whether a record is of the boot that runs.
+///
+/// # Errors
+/// The boot's id cannot be read.
+pub fn is_of_this_boot(intent: &Intent) -> Result<bool, CniError> {
+    let boot_id = journal::boot_id().map_err(|e| CniError::new(Code::Io, native::chain(&e)))?;
+    Ok(intent.boot_id == boot_id)
 }
 
 /// A record that does not say which namespace it was.

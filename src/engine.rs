@@ -165,7 +165,8 @@ pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError>
 /// The first call of a boot collects what records of older boots hold: nothing of theirs is attached any more.
 fn collect_older_boot(job: &Job) {
     let journal = job.journal();
-    let boot_id = journal::boot_id();
+    // Without it nothing is known to be old.
+    let Ok(boot_id) = journal::boot_id() else { return };
     if journal.is_of_older_boot(boot_id) && collect::older_boots(&journal, &job.state_dir, boot_id).is_ok() {
         journal.settle(boot_id);
     }
@@ -270,7 +271,8 @@ fn enter_ahead(job: &Job) -> Entering {
 }
 
 fn attach_all(job: &Job, plan: &Plan, pod: Entering) -> Result<attach::Attached, CniError> {
-    attach::attach(plan, &job.journal(), journal::boot_id().to_owned(), pod, job.request.netns_override)
+    let boot_id = journal::boot_id().map_err(|e| from_journal(&e))?;
+    attach::attach(plan, &job.journal(), boot_id.to_owned(), pod, job.request.netns_override)
 }
 
 /// The plan for a directly executed plugin.

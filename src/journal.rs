@@ -330,11 +330,10 @@ impl Journal {
         Ok((records, unreadable))
     }
 
-    /// Whether records of an older boot may still be there: true once per boot, until [`Journal::settle`]. Without a boot id
-    /// nothing is known to be old.
+    /// Whether records of an older boot may still be there: true once per boot, until [`Journal::settle`].
     pub fn is_of_older_boot(&self, boot_id: &str) -> bool {
         let seen = || -> io::Result<Vec<u8>> { read_bounded(&self.open(&self.dir.join(BOOT_FILE), false)?) };
-        !boot_id.is_empty() && seen().map_or(self.dir.is_dir(), |seen| seen.trim_ascii() != boot_id.as_bytes())
+        seen().map_or(self.dir.is_dir(), |seen| seen.trim_ascii() != boot_id.as_bytes())
     }
 
     /// Records that what an older boot left has been collected. Not being able to write that is no failure: the next call
@@ -451,11 +450,18 @@ impl Held {
     }
 }
 
-/// The running kernel's boot id; empty where /proc is not mounted, which then compares unequal to every record.
-pub fn boot_id() -> &'static str {
-    static BOOT_ID: OnceLock<String> = OnceLock::new();
-    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned());
-    BOOT_ID.get_or_init(|| read().unwrap_or_default())
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The running kernel's boot id.
+///
+/// # Errors
+/// It cannot be read: then nobody knows which record is of an older boot, and none may be taken for one.
+pub fn boot_id() -> Result<&'static str, Error> {
+    static BOOT_ID: OnceLock<Result<String, i32>> = OnceLock::new();
+    let read = || fs::read_to_string(BOOT_ID_FILE).map(|id| id.trim().to_owned());
+    let once = || read().map_err(|e| e.raw_os_error().unwrap_or(Errno::EIO as i32));
+    let unread = |errno: &i32| at("reading the boot id", Path::new(BOOT_ID_FILE))(io::Error::from_raw_os_error(*errno));
+    BOOT_ID.get_or_init(once).as_deref().map_err(unread)
 }
 
 /// The device group (IFLA_GROUP) of a request's links in its pod: the same for every command of the request, and never

@@ -2,12 +2,13 @@
 //! It knows where plexus keeps its records.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
-use crate::call::Side;
+use crate::call::{Call, Side};
 use crate::case::Case;
 use crate::meta::{definition, node};
 use crate::need::Need;
@@ -33,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("odd::status_says_that_a_pool_is_full", &[], full_pool),
         Case::new("odd::bad_requests_are_found_before_anything_is_done", mac, bad_requests),
         Case::new("odd::a_capability_that_is_only_declared_honours_nothing", mac, empty_promises),
+        Case::new("odd::del_that_cannot_know_the_boot_forgets_nothing", &[], no_boot_id),
         Case::new("odd::one_default_route_of_several", &[], two_defaults),
     ]
 }
@@ -126,6 +128,36 @@ fn same_name() {
     bed.ip("-n a link set eth0 name renamed");
     call("DEL").run().ok();
     assert_eq!(bed.links("a"), ["lo"]);
+}
+
+/// Whoever cannot read the boot's id must not take a record for one of an older boot.
+fn no_boot_id() {
+    let bed = Testbed::new();
+    let conf = bridge(&bed);
+    let call = |program: PathBuf, command| {
+        Call::new(&bed, program, &bed.bin(Side::Plexus)).command(command).conf(&conf).pod("a")
+    };
+    let usual = bed.bin(Side::Plexus).join("bridge");
+    let is_whole = || (bed.links("a").len(), leases("lan").len()) == (2, 1) && record().exists();
+    call(usual.clone(), "ADD").run().ok();
+    for (name, words) in [
+        ("blind", "exec unshare -m sh -c 'mount -t tmpfs none /proc && exec /run/cni/plexus/bridge'"),
+        ("poor", "ulimit -n 4; exec /run/cni/plexus/bridge"),
+    ] {
+        let program = script(&bed, &format!("{name}/bridge"), words);
+        call(program.clone(), "DEL").run().fails(5, "boot");
+        assert!(is_whole(), "{name}");
+        call(program, "ADD").container("other").run().json()["code"].as_u64().expect("an error");
+    }
+    call(usual, "DEL").run().ok();
+    assert_eq!(bed.leftovers(), ["link br0"]);
+}
+
+/// A program of this case's own.
+fn script(bed: &Testbed, name: &str, words: &str) -> PathBuf {
+    let path = bed.file(name, &format!("#!/bin/sh\n{words}\n"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 fn long_path() {
