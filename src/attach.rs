@@ -91,7 +91,8 @@ pub fn attach(
     }
     let held = journal.hold(&plan.key, true).map_err(|e| from_journal(&e))?;
     let Some(mut held) = held else { return Err(CniError::generic("the journal did not make its record")) };
-    let mut intent = plan.intent(boot_id, kernel.pod.netns().id(), kernel.host.netns().id());
+    let inside = (kernel.pod.netns().id(), kernel.pod.cookie());
+    let mut intent = plan.intent(boot_id, inside, kernel.host.netns().id());
     note_devices(&mut intent, &resolved);
     let begin = held.intend(&intent).map_err(|e| from_journal(&e))?;
     let mut done = Vec::new();

@@ -163,7 +163,7 @@ pub fn attachments(job: &Job, record: &Record) -> Result<Vec<Result<(), CniError
     if of_this_boot && record.intent.netns_id != detach::UNKNOWN {
         let path = job.request.netns.clone().unwrap_or_default();
         let netns = NetNs::open(&path).map_err(native::from_backend)?;
-        if netns.id() != record.intent.netns_id {
+        if !detach::is_attached(&netns, &record.intent)? {
             let msg = format!("the network namespace at {} is not the one that was attached", path.display());
             return Err(CniError::generic(msg));
         }

@@ -47,6 +47,8 @@ pub struct Departure<'a> {
     pub progress: &'a [Progress],
     /// The indices of their links, same order; 0 where nobody knows.
     pub indices: Vec<u32>,
+    /// The number of the namespace that was attached; 0 where nobody knows.
+    pub cookie: u64,
     /// It is from a record: what that does not say was never done.
     pub recorded: bool,
     /// Where indexes are.
@@ -64,7 +66,8 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
         let result = CniResult::parse(&outcome(index)?.result, Version::V1_1_0);
         result.ok().map(|(result, _)| result)
     };
-    let inside = namespace_of(intent, told)?;
+    // Where the runtime names one, it is looked at closely once it is entered: that is done anyway.
+    let inside = if told.is_some() { candidate(intent, told)? } else { namespace_of(intent, None)? };
     let found = inside.as_ref().map(|netns| netns.path().to_owned());
     let all = 0..intent.attachments.len();
     Ok(Departure {
@@ -79,6 +82,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
             .map(|index| outcome(index).and_then(|outcome| outcome.made).map_or(0, |made| made.ifindex))
             .collect(),
         progress: &record.progress,
+        cookie: intent.netns_cookie,
         recorded: true,
         state_dir,
     })
@@ -90,6 +94,29 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
 /// # Errors
 /// A namespace that is there and cannot be opened; without the boot's id nobody knows whether it is of an older one.
 pub fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
+    let Some(found) = candidate(intent, told)? else { return Ok(None) };
+    Ok(is_attached(&found, intent)?.then_some(found))
+}
+
+/// Whether an open namespace is the one that was attached, whatever else had its inode since.
+///
+/// # Errors
+/// It cannot be entered.
+pub fn is_attached(netns: &NetNs, intent: &Intent) -> Result<bool, CniError> {
+    if intent.netns_id == UNKNOWN || intent.netns_cookie == 0 {
+        return Ok(intent.netns_id == UNKNOWN || netns.id() == intent.netns_id);
+    }
+    let cookie = || backends::cookie_of(netns).map_err(native::from_backend);
+    Ok(netns.id() == intent.netns_id && is_number(cookie()?, intent.netns_cookie))
+}
+
+/// A kernel that numbers no namespaces says nothing against it.
+fn is_number(found: u64, noted: u64) -> bool {
+    found == 0 || noted == 0 || found == noted
+}
+
+/// What a path leads to, by device and inode: usually the namespace that was attached, or one that came after it was gone.
+fn candidate(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
     if !is_of_this_boot(intent)? {
         return Ok(None);
     }
@@ -338,7 +365,8 @@ impl Departure<'_> {
             Some(_) if !any && self.doomed().is_empty() && self.devices().is_empty() => Ok(None),
             Some(netns) if netns.is_current().map_err(native::from_backend)? => Err(CniError::same_netns()),
             Some(netns) => match Pod::enter_to_remove(netns) {
-                Err(e) if e.kind() == ErrorKind::NotNetns => Ok(None), // a namespace, but of another type
+                Ok(pod) if !is_number(pod.cookie(), self.cookie) => Ok(None), // the attached one is gone
+                Err(e) if e.kind() == ErrorKind::NotNetns => Ok(None),        // a namespace, but of another type
                 other => other.map(Some).map_err(native::from_backend),
             },
             None => Ok(None),

@@ -366,6 +366,7 @@ fn del_attachments(job: &Job, attachments: &[journal::Attachment], result: Optio
         results: [result].into_iter().chain(iter::repeat(None)).take(attachments.len()).collect(),
         indices: vec![0; attachments.len()],
         progress: &[],
+        cookie: 0,
         state_dir: &job.state_dir,
         recorded: false,
     })

@@ -138,6 +138,9 @@ pub struct Intent {
     /// Its device and inode: whether a path still leads to the same namespace.
     #[serde(default)]
     pub netns_id: (u64, u64),
+    /// Its number (SO_NETNS_COOKIE): device and inode return once a namespace is gone. 0 where the kernel numbers none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub netns_cookie: u64,
     /// The host's, as it was seen at ADD.
     #[serde(default)]
     pub host_id: (u64, u64),
@@ -151,6 +154,11 @@ pub struct Intent {
     pub group: Option<u32>,
     /// In the order of ADD.
     pub attachments: Vec<Attachment>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What one attachment became.

@@ -413,12 +413,18 @@ impl Plan {
     }
 
     /// What goes to disk before anything is done.
-    pub fn intent(&self, boot_id: String, netns_id: (u64, u64), host_id: (u64, u64)) -> journal::Intent {
+    pub fn intent(
+        &self,
+        boot_id: String,
+        (netns_id, netns_cookie): ((u64, u64), u64),
+        host_id: (u64, u64),
+    ) -> journal::Intent {
         journal::Intent {
             key: self.key.clone(),
             boot_id,
             netns: self.netns.display().to_string(),
             netns_id,
+            netns_cookie,
             host_id,
             path: self.path.clone(),
             pod: self.pod.clone(),

@@ -39,7 +39,7 @@ pub use mac::{Mac, MacParseError};
 pub use master::Before;
 pub use netlink::{Failure, Refusal};
 pub use netns::NetNs;
-pub use pod::{Entering, Host, Pod};
+pub use pod::{Entering, Host, Pod, cookie_of};
 pub use probe::{filters_vlans, ready, supports};
 pub use removal::{Deleter, Deletion, Doomed, Removed, Spawn, remove, remove_now};
 

@@ -111,6 +111,15 @@ impl Host {
     }
 }
 
+/// The number of a namespace: see [`Pod::cookie`].
+///
+/// # Errors
+/// Those of [`Pod::enter`].
+pub fn cookie_of(netns: &NetNs) -> Result<u64, Error> {
+    let opened = netns.run(|| Socket::open().map(|socket| socket.namespace_cookie()))?;
+    opened.map_err(|e| Pod::no_socket(netns, e))
+}
+
 /// A namespace that is being entered.
 #[derive(Debug)]
 pub struct Entering {
@@ -178,6 +187,13 @@ impl Pod {
     #[must_use]
     pub fn netns(&self) -> &NetNs {
         &self.netns
+    }
+
+    /// The number by which the kernel tells the namespace from every other of this boot, those included that are gone; 0 from a
+    /// kernel before 5.14.
+    #[must_use]
+    pub fn cookie(&self) -> u64 {
+        self.side.socket.namespace_cookie()
     }
 
     /// A second socket inside the namespace: the one opened on entering, or a new one.

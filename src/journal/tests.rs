@@ -8,6 +8,7 @@ fn intent(sandbox: &str) -> Intent {
         boot_id: "boot".into(),
         netns: "/run/netns/a".into(),
         netns_id: (4, 4026531840),
+        netns_cookie: 4100,
         host_id: (4, 1),
         path: vec!["/opt/cni/bin".into()],
         pod: None,

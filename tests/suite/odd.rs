@@ -2,7 +2,7 @@
 //! It knows where plexus keeps its records.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
@@ -23,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("odd::a_record_that_is_no_file_is_put_away", &[], no_file),
         Case::new("odd::a_record_that_says_nothing_still_frees_the_default_network", &[], unreadable),
         Case::new("odd::del_leaves_the_links_of_another_namespace", &[], other_namespace),
+        Case::new("odd::a_namespace_s_inode_may_be_another_s_by_now", mac, inode_reused),
         Case::new("odd::del_leaves_another_link_of_the_same_name", &[], same_name),
         Case::new("odd::del_takes_a_path_that_add_refuses", &[], long_path),
         Case::new("odd::del_takes_a_namespace_of_another_type", &[], other_type),
@@ -109,6 +110,53 @@ fn other_namespace() {
     call("DEL", "b").run().ok();
     assert_eq!(bed.links("b"), ["lo", "eth0"]);
     assert_eq!((bed.links("a"), leases("lan").len()), (vec!["lo".to_owned()], 0));
+}
+
+/// The kernel gives a new namespace the inode of one that is gone: here the record says so, with the right number of the old one.
+fn inode_reused() {
+    let bed = Testbed::new();
+    bed.parent("up0");
+    let ipam = json!({"type": "host-local", "subnet": "10.7.0.0/16"});
+    let bridge = json!({"cniVersion": "1.1.0", "name": "lan", "type": "bridge", "bridge": "br0", "ipam": ipam});
+    let macvlan = json!({"cniVersion": "1.1.0", "name": "lan", "type": "macvlan", "master": "up0", "ipam": ipam});
+    for conf in [bridge, macvlan] {
+        let plugin = conf["type"].as_str().unwrap();
+        let call =
+            |command, id: &str| bed.call(Side::Plexus, plugin).command(command).container(id).conf(&conf).pod("a");
+        let begin = || {
+            bed.pod("a");
+            call("ADD", "old").run().ok();
+            let old = record();
+            let namespace = |text: &str| {
+                serde_json::from_str::<Value>(text.lines().next().unwrap()).unwrap()["netnsId"].to_string()
+            };
+            let text = fs::read_to_string(&old).unwrap();
+            bed.lose_pod("a");
+            bed.pod("a");
+            let meta = fs::metadata(bed.netns("a")).unwrap();
+            let reused = format!("[{},{}]", meta.dev(), meta.ino());
+            fs::write(&old, text.replace(&namespace(&text), &reused)).unwrap();
+            call("ADD", "new").run().ok();
+            old
+        };
+        let is_left = || (bed.links("a"), leases("lan").len()) == (vec!["lo".to_owned(), "eth0".to_owned()], 1);
+        let end = || {
+            call("DEL", "new").run().ok();
+            bed.lose_pod("a");
+        };
+        for netns in ["", "/run/netns/a"] {
+            let old = begin();
+            call("DEL", "old").env("CNI_NETNS", netns).run().ok();
+            assert!(is_left() && !old.exists(), "DEL of {plugin} with {netns:?}: {:?}", bed.leftovers());
+            end();
+        }
+        let old = begin();
+        let mut all = conf.clone();
+        all["cni.dev/valid-attachments"] = json!([{"containerID": "new", "ifname": "eth0"}]);
+        bed.call(Side::Plexus, plugin).command("GC").conf(&all).run().ok();
+        assert!(is_left() && !old.exists(), "GC of {plugin}: {:?}", bed.leftovers());
+        end();
+    }
 }
 
 fn same_name() {

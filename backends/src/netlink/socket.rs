@@ -11,7 +11,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt::ReceiveTimeout};
+use nix::libc;
+use nix::sys::socket::{MsgFlags, getsockopt, setsockopt, sockopt::GetStruct, sockopt::ReceiveTimeout};
 use nix::sys::time::TimeVal;
 
 use super::error::{Failure, Refusal, verdict};
@@ -24,6 +25,13 @@ const DATAGRAM_REQUESTS_MAX: usize = 256;
 const ANSWER_TIMEOUT_MS: u64 = 10_000;
 /// How often a listing is repeated after the kernel said that the tables changed under it.
 const DUMP_ATTEMPTS: u32 = 8;
+
+/// What the kernel numbers network namespaces by, from Linux 5.14 on: a number never returns within a boot, as an inode does
+/// (net/core/net_namespace.c, `net_cookie`).
+#[derive(Debug, Clone, Copy)]
+struct NamespaceCookie;
+
+nix::getsockopt_impl!(NamespaceCookie, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, u64, GetStruct<u64>);
 
 /// One request: the message and its flags beyond `NLM_F_REQUEST` and `NLM_F_ACK`.
 #[derive(Debug)]
@@ -87,6 +95,11 @@ impl Socket {
         let mut socket = Self { raw, sequence: 0, buffer: Vec::new(), timeout: Duration::ZERO };
         socket.set_timeout(Duration::from_millis(ANSWER_TIMEOUT_MS))?;
         Ok(socket)
+    }
+
+    /// The number of the namespace it was opened in; 0 from a kernel that has none.
+    pub(crate) fn namespace_cookie(&self) -> u64 {
+        getsockopt(&self.raw, NamespaceCookie).unwrap_or_default()
     }
 
     /// Joins a multicast group (`RTNLGRP_*`): its messages come out of [`Socket::event`].
