@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use backends::Host;
@@ -14,8 +13,9 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::detach;
-use crate::journal::{self, Record};
+use crate::journal::{self, Intent, Record};
 use crate::native;
+use crate::sight::Sight;
 use crate::sources;
 
 /// Where libcni keeps its cache unless the runtime says otherwise; and where Multus has it.
@@ -127,8 +127,10 @@ pub enum Life {
 /// Tells of each record whether its pod lives. Made once for many.
 #[derive(Debug)]
 pub struct Observer {
-    /// The namespaces that processes are in: device and inode.
-    inhabited: BTreeSet<(u64, u64)>,
+    /// The namespaces that are in use.
+    sight: Sight,
+    /// What cannot be seen from here is nowhere, whatever may be hidden.
+    on_node: bool,
     boot_id: &'static str,
     /// The caller's own namespace.
     host_id: (u64, u64),
@@ -137,21 +139,20 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Looks at every process, and at the links of the caller's namespace.
+    /// Looks at every process, and at the links of the caller's namespace. `on_node`: somebody says that everything of the node
+    /// can be seen from here; otherwise it is found out.
     ///
     /// # Errors
-    /// Without the boot's id, which an older record is told by; the kernel cannot be asked for links.
-    pub fn look() -> Result<Observer, CniError> {
+    /// Without the boot's id, which an older record is told by; the processes cannot be listed, the kernel cannot be asked for
+    /// links.
+    pub fn look(on_node: bool) -> Result<Observer, CniError> {
         let boot_id = journal::boot_id().map_err(|e| CniError::new(Code::Io, native::chain(&e)))?;
         let mut host = Host::open().map_err(native::from_backend)?;
         let host_id = host.netns().id();
         let ends = backends::host_ends(&mut host).map_err(native::from_backend)?;
         let pairs = ends.into_iter().map(|end| end.name).collect();
-        let processes =
-            fs::read_dir("/proc").map(|all| all.filter_map(Result::ok).collect()).unwrap_or_else(|_| Vec::new());
-        let namespace = |process: &fs::DirEntry| fs::metadata(process.path().join("ns/net")).ok();
-        let inhabited = processes.iter().filter_map(namespace).map(|meta| (meta.dev(), meta.ino())).collect();
-        Ok(Observer { inhabited, boot_id, host_id, pairs })
+        let unseen = |e| CniError::new(Code::Io, format!("looking for the network namespaces that are in use: {e}"));
+        Ok(Observer { sight: Sight::look().map_err(unseen)?, on_node, boot_id, host_id, pairs })
     }
 
     /// What is known of the pod of a record.
@@ -164,8 +165,11 @@ impl Observer {
             Ok(None) => {}
             Ok(Some(_)) | Err(_) => return Life::Lives, // not being able to look is no proof of an end
         }
-        if self.inhabited.contains(&intent.netns_id) {
+        if self.is_in_use(intent) {
             return Life::Lives;
+        }
+        if self.lacks(intent).is_some() {
+            return Life::Unclear;
         }
         // Seen from a container nothing of the host is there.
         if intent.host_id != detach::UNKNOWN && intent.host_id != self.host_id {
@@ -176,6 +180,21 @@ impl Observer {
         let outcomes = record.commitment.iter().flat_map(|done| &done.outcomes);
         let has_pair = outcomes.flat_map(|outcome| host_links(&outcome.result)).any(|link| self.pairs.contains(&link));
         if has_pair || !(dir.is_dir() || dir.starts_with("/proc")) { Life::Unclear } else { Life::Ended }
+    }
+
+    /// Whether a process is in the namespace, or it is mounted somewhere; unless what has its inode by now is another one.
+    fn is_in_use(&self, intent: &Intent) -> bool {
+        let (_, inode) = intent.netns_id;
+        let Some(place) = self.sight.place(inode) else { return false };
+        match detach::open(place) {
+            Ok(Some(found)) if found.id() == intent.netns_id => detach::is_attached(&found, intent).unwrap_or(true),
+            Ok(_) | Err(_) => true, // it has just gone, or cannot be reached
+        }
+    }
+
+    /// Why the namespace of a record may be where nobody can see it from here.
+    pub fn lacks(&self, intent: &Intent) -> Option<String> {
+        if self.on_node { None } else { self.sight.lacks(intent.pid_ns) }
     }
 
     /// What is known of a file of the journal: it lives as long as any of its records does, or may.

@@ -23,6 +23,7 @@ use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
 use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
 use crate::plan::{Attachment, How, Plan, Step};
 use crate::rules;
+use crate::sight;
 use crate::status;
 
 /// What a request became.
@@ -92,7 +93,9 @@ pub fn attach(
     let held = journal.hold(&plan.key, true).map_err(|e| from_journal(&e))?;
     let Some(mut held) = held else { return Err(CniError::generic("the journal did not make its record")) };
     let inside = (kernel.pod.netns().id(), kernel.pod.cookie());
-    let mut intent = plan.intent(boot_id, inside, kernel.host.netns().id());
+    // Only who collects asks for it: an ADD that cannot know it is as good.
+    let outside = (kernel.host.netns().id(), sight::own_pid_ns().unwrap_or_default());
+    let mut intent = plan.intent(boot_id, inside, outside);
     note_devices(&mut intent, &resolved);
     let begin = held.intend(&intent).map_err(|e| from_journal(&e))?;
     let mut done = Vec::new();

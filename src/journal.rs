@@ -141,6 +141,9 @@ pub struct Intent {
     /// Its number (SO_NETNS_COOKIE): device and inode return once a namespace is gone. 0 where the kernel numbers none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub netns_cookie: u64,
+    /// The pid namespace of ADD, by its inode: who sees other processes does not see where the pod's are. 0 where nobody noted it.
+    #[serde(default)]
+    pub pid_ns: u64,
     /// The host's, as it was seen at ADD.
     #[serde(default)]
     pub host_id: (u64, u64),

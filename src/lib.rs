@@ -26,6 +26,7 @@ pub mod plan;
 pub mod readiness;
 pub mod rules;
 pub mod select;
+pub mod sight;
 pub mod sources;
 pub mod status;
 pub mod survey;

@@ -417,7 +417,7 @@ impl Plan {
         &self,
         boot_id: String,
         (netns_id, netns_cookie): ((u64, u64), u64),
-        host_id: (u64, u64),
+        (host_id, pid_ns): ((u64, u64), u64),
     ) -> journal::Intent {
         journal::Intent {
             key: self.key.clone(),
@@ -425,6 +425,7 @@ impl Plan {
             netns: self.netns.display().to_string(),
             netns_id,
             netns_cookie,
+            pid_ns,
             host_id,
             path: self.path.clone(),
             pod: self.pod.clone(),

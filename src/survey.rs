@@ -36,6 +36,8 @@ pub struct Places {
     pub data_dirs: BTreeSet<PathBuf>,
     /// Bridges, beyond those that records name.
     pub bridges: BTreeSet<String>,
+    /// Everything of the node can be seen from here: somebody says so.
+    pub on_node: bool,
     /// A lease that is younger may be of an ADD under way: runtimes note what they attached only after it.
     pub min_age: Duration,
 }
@@ -95,7 +97,7 @@ pub fn survey(places: &Places) -> Result<Survey, CniError> {
     let mut found = Survey::default();
     let held = held(places, &records, &mut found);
 
-    let observer = Observer::look()?;
+    let observer = Observer::look(places.on_node)?;
     let (records, unreadable) = journal.all().map_err(|e| from_journal(&e))?;
     let known = Known::read(&records, &places.cache_dirs)?;
     (found.recorded, found.unreadable, found.is_certain) = (records.len(), unreadable, known.knows_all());
@@ -104,7 +106,12 @@ pub fn survey(places: &Places) -> Result<Survey, CniError> {
     for file in files(records) {
         match observer.life_of(&file) {
             Life::Lives => {}
-            Life::Unclear => found.unclear.push(file),
+            Life::Unclear => {
+                let lacks = file.first().and_then(|record| observer.lacks(&record.intent));
+                let lacks = lacks.map(|why| format!("network namespaces that this process cannot see: {why}"));
+                found.failures.extend(lacks.filter(|text| !found.failures.contains(text)));
+                found.unclear.push(file);
+            }
             Life::Ended => found.ended.push(file),
         }
     }
@@ -271,7 +278,7 @@ fn ports(bridges: &BTreeSet<String>) -> Result<Vec<Port>, backends::Error> {
 /// Everything that could not be removed.
 pub fn remove(survey: &Survey, places: &Places, unrecorded: bool) -> Result<(), CniError> {
     let journal = Journal::new(&places.state_dir);
-    let observer = Observer::look()?;
+    let observer = Observer::look(places.on_node)?;
     let mut failures: Vec<CniError> = Vec::new();
     let has_ended = |records: &[Record]| observer.life_of(records) == Life::Ended;
     for record in survey.ended.iter().filter_map(|file| file.first()) {

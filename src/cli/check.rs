@@ -66,7 +66,13 @@ impl State {
 ///
 /// # Errors
 /// The journal cannot be read; no such pod; something differs, and the rows were printed.
-pub(super) fn run(state_dir: &Path, pod: Option<&str>, output: Format, out: &mut Out) -> Result<(), Failure> {
+pub(super) fn run(
+    state_dir: &Path,
+    pod: Option<&str>,
+    on_node: bool,
+    output: Format,
+    out: &mut Out,
+) -> Result<(), Failure> {
     let (records, _) = Journal::new(state_dir)
         .all()
         .map_err(|e| Failure::Input { act: format!("listing {}", state_dir.display()), why: native::chain(&e) })?;
@@ -75,7 +81,7 @@ pub(super) fn run(state_dir: &Path, pod: Option<&str>, output: Format, out: &mut
         let why = "nothing is attached for a pod of that name, or a sandbox whose id begins so".to_owned();
         return Err(Failure::Input { act: format!("checking {pod}"), why });
     }
-    let observer = Observer::look().map_err(|e| Failure::Input { act: "checking".to_owned(), why: e.msg })?;
+    let observer = Observer::look(on_node).map_err(|e| Failure::Input { act: "checking".to_owned(), why: e.msg })?;
     let rows: Vec<Row> = records.iter().flat_map(|record| rows(record, &observer, state_dir)).collect();
     let differing = rows.iter().filter(|row| !matches!(row.state, State::Ok | State::Unchecked)).count();
     match output {

@@ -62,6 +62,9 @@ enum Command {
     Check {
         /// namespace/name, a name, or the beginning of a sandbox's id; all where none is given
         pod: Option<String>,
+        /// This process sees every network namespace of the node: what it cannot find is gone
+        #[arg(long)]
+        on_node: bool,
         /// The directory that holds the journal
         #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
         state_dir: PathBuf,
@@ -130,6 +133,9 @@ struct PlaceArgs {
     /// host-local's directory; others are known from the journal
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
+    /// This process sees every network namespace of the node: what it cannot find is gone
+    #[arg(long)]
+    on_node: bool,
     /// A lease without a record that is younger may be of an ADD under way, and is let be
     #[arg(long, value_name = "SECONDS", default_value_t = MIN_AGE_S)]
     min_age: u64,
@@ -137,9 +143,9 @@ struct PlaceArgs {
 
 impl From<PlaceArgs> for Places {
     fn from(args: PlaceArgs) -> Places {
-        let PlaceArgs { state_dir, cache_dir: cache_dirs, data_dir, min_age } = args;
+        let PlaceArgs { state_dir, cache_dir: cache_dirs, data_dir, on_node, min_age } = args;
         let (bridges, min_age) = (BTreeSet::new(), Duration::from_secs(min_age));
-        Places { state_dir, cache_dirs, data_dirs: [data_dir].into(), bridges, min_age }
+        Places { state_dir, cache_dirs, data_dirs: [data_dir].into(), bridges, on_node, min_age }
     }
 }
 
@@ -150,7 +156,9 @@ impl Cli {
         let done = match self.command {
             Command::Demo { output } => demo::run(output, &mut out),
             Command::List { state_dir, output } => list::run(&state_dir, output, &mut out),
-            Command::Check { pod, state_dir, output } => check::run(&state_dir, pod.as_deref(), output, &mut out),
+            Command::Check { pod, on_node, state_dir, output } => {
+                check::run(&state_dir, pod.as_deref(), on_node, output, &mut out)
+            }
             Command::Gc { dry_run, unrecorded, places, output } => {
                 gc::run(&places.into(), dry_run, unrecorded, output, &mut out)
             }

@@ -9,6 +9,7 @@ fn intent(sandbox: &str) -> Intent {
         netns: "/run/netns/a".into(),
         netns_id: (4, 4026531840),
         netns_cookie: 4100,
+        pid_ns: 4_026_531_836,
         host_id: (4, 1),
         path: vec!["/opt/cni/bin".into()],
         pod: None,

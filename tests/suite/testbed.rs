@@ -127,6 +127,12 @@ impl Testbed {
         }
     }
 
+    /// Forgets a pod that the case itself has removed.
+    pub(crate) fn forget_pod(&self, name: &str) {
+        self.ips.borrow_mut().remove(name);
+        self.pods.borrow_mut().remove(name);
+    }
+
     /// The pods there are.
     pub(crate) fn pods(&self) -> Vec<String> {
         self.pods.borrow().iter().cloned().collect()

@@ -1,16 +1,17 @@
 //! `plexus check`, `plexus gc` and `plexus doctor` on a node with pods: what they tell, what they remove, their exit codes.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::call::Side;
 use crate::case::Case;
-use crate::meta::node;
+use crate::meta::{Node, node};
 use crate::need::Need;
 use crate::program::{plexus, text};
-use crate::testbed::{LEASES, RECORDS, Testbed};
+use crate::testbed::{LEASES, RECORDS, Testbed, files_below};
 
 /// Where runtimes note what they attached.
 const CACHE: &str = "/var/lib/cni/results";
@@ -31,14 +32,25 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("tools::doctor_asks_whether_what_is_used_could_serve", &[Need::Macvlan], unready),
         Case::new("tools::doctor_fits_a_screen_whatever_leaks", &[], many_leaks),
         Case::new("tools::gc_in_a_container_sees_no_end", &[], in_a_container),
+        Case::new(
+            "tools::gc_in_a_container_of_the_host_s_network_sees_no_end",
+            &[Need::Macvlan],
+            in_the_host_s_network,
+        ),
+        Case::new("tools::gc_finds_a_namespace_wherever_it_is_mounted", &[Need::Macvlan], mounted_elsewhere),
+        Case::new("tools::gc_that_cannot_look_removes_nothing", &[], poor),
         Case::new("tools::doctor_changes_nothing", &[], nothing_changed),
     ]
 }
 
+/// A case's own namespaces may not look at all processes of the machine.
+fn on_node<'a>(words: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    words.iter().chain(&["--on-node"]).chain(more).copied().collect()
+}
+
 /// Runs it with `-o json`: the exit code and what it printed.
 fn told(words: &[&str]) -> (i32, Value) {
-    let all: Vec<&str> = words.iter().chain(&["-o", "json"]).copied().collect();
-    let output = plexus(&all);
+    let output = plexus(&on_node(words, &["-o", "json"]));
     let shown = serde_json::from_slice(&output.stdout);
     (output.status.code().unwrap(), shown.unwrap_or_else(|e| panic!("{e}: {}", text(&output.stderr))))
 }
@@ -71,7 +83,7 @@ fn check() {
     node.bed.lose_pod("b");
     let (code, shown) = told(&["check", "b"]);
     assert_eq!((code, &shown[0]["state"]), (5, &json!("gone")));
-    let table = plexus(&["check"]);
+    let table = plexus(&on_node(&["check"], &[]));
     assert!(text(&table.stdout).contains("differs   interface net1"), "{}", text(&table.stdout));
     assert!(text(&table.stderr).contains("2 of 3 attachments"), "{}", text(&table.stderr));
     node.call("DEL", "a").run().ok();
@@ -143,25 +155,40 @@ fn without_record() {
     assert!(text("10.6.0.2").starts_with("kept") && text("10.6.0.3").starts_with("noted"));
 }
 
-/// The path is gone, and the pod is not: a runtime's namespaces may be mounted elsewhere.
-fn inhabited() {
-    let node = node();
-    node.add("a", "");
-    let mut process = std::process::Command::new("nsenter")
-        .args(["--net=/run/netns/a", "sleep", "600"])
-        .stdin(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+/// A process in a pod's namespace.
+fn inside(pod: &str) -> Inhabitant {
+    let netns = format!("--net=/run/netns/{pod}");
+    let mut nsenter = std::process::Command::new("nsenter");
+    let quiet = std::process::Stdio::null;
+    let process =
+        nsenter.args([&netns, "sleep", "600"]).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
     // It is in there once it executes `sleep`.
     let is_in = || fs::read_to_string(format!("/proc/{}/comm", process.id())).is_ok_and(|name| name.trim() == "sleep");
     while !is_in() {
         std::thread::yield_now();
     }
+    Inhabitant(process)
+}
+
+/// Ends with the case.
+struct Inhabitant(std::process::Child);
+
+impl Drop for Inhabitant {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The path is gone, and the pod is not: a runtime's namespaces may be mounted elsewhere.
+fn inhabited() {
+    let node = node();
+    node.add("a", "");
+    let process = inside("a");
     assert!(std::process::Command::new("umount").arg("/run/netns/a").status().unwrap().success());
     assert_eq!(told(&["gc", "--min-age=0"]).1, json!([]));
     assert!(node.bed.links("").iter().any(|link| link.starts_with("veth")));
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(process);
     fs::remove_file("/run/netns/a").unwrap();
     // The other end of the pair goes with the namespace, on the kernel's own time: until then it speaks for the pod.
     while node.bed.links("").iter().any(|link| link.starts_with("veth")) {
@@ -202,7 +229,7 @@ fn under_way() {
     std::thread::scope(|scope| {
         let collector = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                let output = plexus(&["gc", "--unrecorded", "--min-age=0", "-o", "json"]);
+                let output = plexus(&on_node(&["gc", "--unrecorded", "--min-age=0"], &["-o", "json"]));
                 assert_eq!(text(&output.stdout).trim(), "[]", "{}", text(&output.stderr));
             }
         });
@@ -378,10 +405,73 @@ fn in_a_container() {
     gc.args(["--net=/run/netns/inside", "unshare", "-m", "sh", "-c", "umount /run/netns/a && exec \"$0\" gc -o json"]);
     let output = gc.arg(env!("CARGO_BIN_EXE_plexus")).output().unwrap();
     assert_eq!(text(&output.stdout).trim(), "[]", "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("is let be"), "{}", text(&output.stderr));
     node.call("CHECK", "a").run().ok();
     node.call("DEL", "a").run().ok();
     node.assert_clean();
+}
+
+/// It has the host's network, and processes and mounts of its own.
+fn in_the_host_s_network() {
+    let node = node();
+    node.bed.pod("a");
+    lan_of(&node, "a", "/run/netns/a");
+    let before = node.bed.leftovers();
+    let mut gc = std::process::Command::new("unshare");
+    gc.args([
+        "-m",
+        "-p",
+        "-f",
+        "--mount-proc",
+        "sh",
+        "-c",
+        "umount /run/netns/a && exec \"$0\" gc --min-age=0 -o json",
+    ]);
+    let output = gc.arg(env!("CARGO_BIN_EXE_plexus")).output().unwrap();
+    assert_eq!(text(&output.stdout).trim(), "[]", "{}", text(&output.stderr));
+    let told = text(&output.stderr);
+    assert!(told.contains("is let be") && told.contains("pid namespace"), "{told}");
+    assert_eq!(node.bed.leftovers(), before);
+}
+
+/// A macvlan without anything on the host: nothing but its namespace speaks for the pod.
+fn lan_of(node: &Node, id: &str, netns: &str) {
+    let conf = json!({"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "up0",
+        "ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}});
+    node.bed.call(Side::Plexus, "macvlan").command("ADD").container(id).env("CNI_NETNS", netns).conf(&conf).run().ok();
+}
+
+/// Known by a process that ended, and mounted under a name that nobody noted.
+fn mounted_elsewhere() {
+    let node = node();
+    node.bed.pod("a");
+    let process = inside("a");
+    lan_of(&node, "a", &format!("/proc/{}/ns/net", process.0.id()));
+    drop(process);
+    let before = node.bed.leftovers();
+    assert_eq!(told(&["gc", "--min-age=0"]), (0, json!([])));
+    assert_eq!(node.bed.leftovers(), before);
+    node.bed.lose_pod("a");
+    assert_eq!(told(&["gc", "--min-age=0"]).1.as_array().unwrap().len(), 1);
+    assert_eq!(node.bed.leftovers(), Vec::<String>::new());
+}
+
+/// Whatever number of files it may open: what it did not see has not ended.
+fn poor() {
+    let node = node();
+    node.add("a", "");
+    let process = inside("a");
+    assert!(std::process::Command::new("umount").arg("/run/netns/a").status().unwrap().success());
+    let held = || [RECORDS, LEASES].map(|dir| files_below(Path::new(dir)).len());
+    let before = held();
+    for files in 3..16 {
+        let script = format!("ulimit -n {files}; exec \"$0\" gc --on-node --min-age=0");
+        let mut gc = std::process::Command::new("sh");
+        drop(gc.args(["-c", &script, env!("CARGO_BIN_EXE_plexus")]).output().unwrap());
+        assert_eq!(held(), before, "with {files} files");
+    }
+    drop(process);
+    fs::remove_file("/run/netns/a").unwrap();
+    node.bed.forget_pod("a");
 }
 
 /// Not even a directory; and the table says the same as JSON.
