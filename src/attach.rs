@@ -97,7 +97,7 @@ pub fn attach(
     let outside = (kernel.host.netns().id(), sight::own_pid_ns().unwrap_or_default());
     let mut intent = plan.intent(boot_id, inside, outside);
     note_devices(&mut intent, &resolved);
-    let begin = held.intend(&intent).map_err(|e| from_journal(&e))?;
+    let begin = held.intend(&intent).map_err(|e| CniError { code: refusal_of(&e), ..from_journal(&e) })?;
     let mut done = Vec::new();
     let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));
     let failure = match run(plan, &mut kernel, resolved, &mut done, &mut note) {
@@ -126,6 +126,11 @@ fn unrecorded(plan: &Plan, kernel: &mut Kernel, resolved: ResolvedSteps) -> Resu
         Ok((results, _)) => Ok(Attached { status: status_of(plan, &results), results }),
         Err(failure) => Err(undo(plan, kernel, done, failure)?),
     }
+}
+
+/// What is asked for is more than a record holds: not the disk's fault.
+fn refusal_of(error: &crate::journal::Error) -> Code {
+    if error.is_too_large() { Code::InvalidConfig } else { from_journal(error).code }
 }
 
 /// A failure of the journal in the protocol's words: another command at work is one to try again.

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::detach;
 use crate::gather;
 use crate::job::Job;
-use crate::journal::{Intent, Journal, Key, Record};
+use crate::journal::{Intent, Journal, Key, Listing, Record};
 use crate::native::{self, Around};
 
 type Valids = BTreeSet<Valid>;
@@ -48,7 +48,11 @@ pub fn network(job: &Job, config: Option<&Config>) -> Result<(), CniError> {
     let Some(valid) = valid_attachments(job)? else { return Ok(()) };
     let mut failures = Vec::new();
     failures.extend(records(job, &valid).err());
-    let valid = with_recorded(job, valid)?;
+    let listing = job.journal().all().map_err(|e| from_journal(&e))?;
+    if unreadable(&listing).is_err() {
+        return detach::join(failures); // told among them
+    }
+    let valid = with_recorded(listing, valid);
     match config {
         None => {
             let around = Around { args: "", ..job.around() };
@@ -114,21 +118,31 @@ fn retain(pool: &Pool, valid: &Valids, by_ifname: bool) -> Result<(), CniError> 
 }
 
 /// What other networks' records say is attached: they may share a pool with this one, and the runtime's list does not know.
-fn with_recorded(job: &Job, mut valid: Valids) -> Result<Valids, CniError> {
-    let (records, _) = job.journal().all().map_err(|e| from_journal(&e))?;
-    for Intent { key, attachments, .. } in records.into_iter().map(|record| record.intent) {
+fn with_recorded(listing: Listing, mut valid: Valids) -> Valids {
+    for Intent { key, attachments, .. } in listing.records.into_iter().map(|record| record.intent) {
         let owner = |ifname: &str| Valid { container_id: key.sandbox.clone(), ifname: ifname.to_owned() };
         valid.extend(attachments.iter().map(|attachment| owner(&attachment.ifname)));
     }
-    Ok(valid)
+    valid
+}
+
+/// What a record that cannot be read names is held by somebody, nobody knows whom: nothing may be taken for nobody's then.
+///
+/// # Errors
+/// Which records, and why.
+fn unreadable(listing: &Listing) -> Result<(), CniError> {
+    listing.failure().map_or(Ok(()), |told| Err(CniError::new(Code::Io, told)))
 }
 
 /// Detaches each record of this network that is not valid.
 fn records(job: &Job, valid: &Valids) -> Result<(), CniError> {
     let journal = job.journal();
-    let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
-    let mut failures = Vec::new();
-    for record in records {
+    let listing = journal.all().map_err(|e| from_journal(&e))?;
+    let mut failures: Vec<CniError> = unreadable(&listing).err().into_iter().collect();
+    for torn in &listing.torn {
+        failures.extend(journal.sweep(torn).err().map(|e| from_journal(&e)));
+    }
+    for record in listing.records {
         let key = &record.intent.key;
         let is_valid = valid.iter().any(|v| v.container_id == key.sandbox && v.ifname == key.ifname);
         if key.network == job.request.network && !is_valid {
@@ -167,7 +181,7 @@ pub fn detach_file(
 /// # Errors
 /// What could not be released.
 pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result<(), CniError> {
-    let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
+    let records = journal.all().map_err(|e| from_journal(&e))?.records;
     let mut failures = Vec::new();
     let executes = |a: &crate::journal::Attachment| a.steps.iter().any(|s| !s.native || s.ipam_delegate.is_some());
     let is_old = |record: &Record| record.intent.boot_id != boot_id && !record.intent.attachments.iter().any(executes);

@@ -27,6 +27,10 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod listing;
+
+pub use listing::Listing;
+
 /// How long a command waits for another one of the same attachment: longer than the kernel takes for anything, shorter than a
 /// runtime waits.
 const HOLD_WAIT_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
@@ -228,6 +232,11 @@ impl Error {
         self.source.get_ref().is_some_and(|why| why.is::<NotAFile>())
     }
 
+    /// It says more than a record may.
+    pub fn is_too_large(&self) -> bool {
+        self.source.get_ref().is_some_and(|why| why.is::<TooLarge>())
+    }
+
     /// Another command of the same attachment is at work.
     pub fn is_held(&self) -> bool {
         self.source.kind() == ErrorKind::WouldBlock
@@ -237,6 +246,14 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 #[error("not a regular file: remove it")]
 struct NotAFile;
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it has {length} bytes or more, at most {RECORD_BYTES_MAX} are kept: ask for less, or shorten the configurations"
+)]
+struct TooLarge {
+    length: usize,
+}
 
 /// A symbolic link, a directory, a socket (open(2)).
 fn is_no_file(error: &io::Error) -> bool {
@@ -302,12 +319,13 @@ impl Journal {
         }
     }
 
-    /// No symbolic link is followed out of the journal, and nothing that is no file can make the opening wait.
+    /// No symbolic link is followed out of the journal, and nothing that is no file can make the opening wait. Only what is
+    /// created is written: everything else works on a disk that is read-only by now.
     fn open(&self, path: &Path, create: bool) -> io::Result<File> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let open = || {
             let mut options = OpenOptions::new();
-            options.read(true).append(true).create(create).mode(0o600).custom_flags(flags.bits()).open(path)
+            options.read(true).append(create).create(create).mode(0o600).custom_flags(flags.bits()).open(path)
         };
         match open() {
             Err(e) if e.kind() == ErrorKind::NotFound && create => {
@@ -316,29 +334,6 @@ impl Journal {
             }
             other => other,
         }
-    }
-
-    /// Every readable record, by file name; unreadable files are counted. For GC, `list` and the first call after a boot.
-    pub fn all(&self) -> Result<(Vec<Record>, usize), Error> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok((Vec::new(), 0)),
-            other => other.map_err(at("listing the journal", &self.dir))?,
-        };
-        let mut paths: Vec<PathBuf> = entries
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.to_str().is_some_and(|name| name.ends_with(SUFFIX)))
-            .collect();
-        paths.sort();
-        let mut records = Vec::new();
-        let mut unreadable = 0;
-        for path in paths {
-            match self.open(&path, false).and_then(|file| read_bounded(&file)) {
-                Err(e) if e.kind() == ErrorKind::NotFound => {} // a DEL came between
-                Ok(bytes) if !parse(&bytes).is_empty() => records.extend(parse(&bytes)),
-                _ => unreadable += 1, // one odd entry hides no other
-            }
-        }
-        Ok((records, unreadable))
     }
 
     /// Whether records of an older boot may still be there: true once per boot, until [`Journal::settle`].
@@ -410,7 +405,8 @@ impl Held {
             line.insert(0, b'\n'); // whatever was cut short ends here
         }
         line.push(b'\n');
-        let written = self.file.write_all(&line);
+        let before = usize::try_from(begin).unwrap_or(usize::MAX);
+        let written = within_bounds(before.saturating_add(line.len())).and_then(|()| self.file.write_all(&line));
         written.map_err(|e| {
             let _ = self.roll_back(begin); // nothing has been done yet
             at("writing the record", &self.path)(e)
@@ -423,9 +419,7 @@ impl Held {
     /// # Errors
     /// It cannot be written.
     pub fn note(&mut self, progress: &Progress) -> Result<(), Error> {
-        let mut line = line_of(progress, &self.path)?;
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(at("completing the record", &self.path))
+        self.append(line_of(progress, &self.path)?)
     }
 
     /// Appends the commitment.
@@ -433,9 +427,15 @@ impl Held {
     /// # Errors
     /// It cannot be written.
     pub fn commit(&mut self, commitment: &Commitment) -> Result<(), Error> {
-        let mut line = line_of(commitment, &self.path)?;
+        self.append(line_of(commitment, &self.path)?)
+    }
+
+    fn append(&mut self, mut line: Vec<u8>) -> Result<(), Error> {
         line.push(b'\n');
-        self.file.write_all(&line).map_err(at("completing the record", &self.path))
+        let length = self.file.metadata().map_err(at("completing the record", &self.path))?.len();
+        let length = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(line.len());
+        let written = within_bounds(length).and_then(|()| self.file.write_all(&line));
+        written.map_err(at("completing the record", &self.path))
     }
 
     /// Makes the file say what it said before an intent.
@@ -490,8 +490,16 @@ fn line_of<T: Serialize>(value: &T, path: &Path) -> Result<Vec<u8>, Error> {
 fn read_bounded(mut file: &File) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
-    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    within_bounds(bytes.len()).map(|()| bytes)
+}
+
+/// What would not be read back is not written either.
+fn within_bounds(length: usize) -> io::Result<()> {
+    if u64::try_from(length).is_ok_and(|length| length <= RECORD_BYTES_MAX) {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::FileTooLarge, TooLarge { length }))
 }
 
 /// The records in the bytes of a file, oldest first: each intent that is whole, with its commitment where that is whole.

@@ -22,7 +22,7 @@ use crate::cni::error::CniError;
 use crate::cni::gojson;
 use crate::collect;
 use crate::detach;
-use crate::journal::{Journal, Record};
+use crate::journal::{Journal, Listing, Record};
 use crate::native;
 
 /// Where to look.
@@ -77,12 +77,21 @@ pub struct Survey {
     pub ports: Vec<Port>,
     /// How many records there are.
     pub recorded: usize,
-    /// Files of the journal that are no records.
-    pub unreadable: usize,
-    /// Whether leases, rules and ports without a record are known to be nobody's.
-    pub is_certain: bool,
+    /// Files of the journal that say nothing: of ADDs that were killed before they did anything, or that have just begun.
+    pub torn: Vec<PathBuf>,
+    /// Which files of the journal could not be read, and why; none where all could.
+    pub unreadable: Option<String>,
+    /// There is a runtime's cache.
+    pub knows_all: bool,
     /// What could not be looked at.
     pub failures: Vec<String>,
+}
+
+impl Survey {
+    /// Whether leases, rules and ports without a record are known to be nobody's: a record that cannot be read may name them.
+    pub fn is_certain(&self) -> bool {
+        self.knows_all && self.unreadable.is_none()
+    }
 }
 
 /// Looks at all of it. Changes nothing.
@@ -93,14 +102,17 @@ pub struct Survey {
 /// The journal, the runtimes' cache or the kernel's links cannot be read. What else cannot be looked at is in the survey.
 pub fn survey(places: &Places) -> Result<Survey, CniError> {
     let journal = Journal::new(&places.state_dir);
-    let (records, _) = journal.all().map_err(|e| from_journal(&e))?;
+    let records = journal.all().map_err(|e| from_journal(&e))?.records;
     let mut found = Survey::default();
     let held = held(places, &records, &mut found);
 
     let observer = Observer::look(places.on_node)?;
-    let (records, unreadable) = journal.all().map_err(|e| from_journal(&e))?;
+    let listing = journal.all().map_err(|e| from_journal(&e))?;
+    found.unreadable = listing.failure();
+    let Listing { records, torn, .. } = listing;
     let known = Known::read(&records, &places.cache_dirs)?;
-    (found.recorded, found.unreadable, found.is_certain) = (records.len(), unreadable, known.knows_all());
+    (found.recorded, found.torn) = (records.len(), torn);
+    found.knows_all = known.knows_all();
     judge(held, &known, places, &mut found);
     look_again(&mut found);
     for file in files(records) {
@@ -280,12 +292,15 @@ pub fn remove(survey: &Survey, places: &Places, unrecorded: bool) -> Result<(), 
     let journal = Journal::new(&places.state_dir);
     let observer = Observer::look(places.on_node)?;
     let mut failures: Vec<CniError> = Vec::new();
+    for torn in &survey.torn {
+        failures.extend(journal.sweep(torn).err().map(|e| from_journal(&e)));
+    }
     let has_ended = |records: &[Record]| observer.life_of(records) == Life::Ended;
     for record in survey.ended.iter().filter_map(|file| file.first()) {
         let gone = collect::detach_file(&journal, &record.intent.key, &places.state_dir, &has_ended);
         failures.extend(gone.err());
     }
-    if unrecorded && survey.is_certain {
+    if unrecorded && survey.is_certain() {
         let directories: BTreeSet<&Directory> = survey.leases.iter().map(|(directory, _)| directory).collect();
         for directory in directories {
             let dead: BTreeSet<(&str, &str)> = (survey.leases.iter().filter(|(of, _)| of == directory))

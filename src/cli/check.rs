@@ -73,11 +73,13 @@ pub(super) fn run(
     output: Format,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let (records, _) = Journal::new(state_dir)
+    let listing = Journal::new(state_dir)
         .all()
         .map_err(|e| Failure::Input { act: format!("listing {}", state_dir.display()), why: native::chain(&e) })?;
-    let records: Vec<Record> = records.into_iter().filter(|record| pod.is_none_or(|pod| is_of(record, pod))).collect();
-    if let Some(pod) = pod.filter(|_| records.is_empty()) {
+    let unread = listing.failure();
+    let records: Vec<Record> =
+        listing.records.into_iter().filter(|record| pod.is_none_or(|pod| is_of(record, pod))).collect();
+    if let Some(pod) = pod.filter(|_| records.is_empty() && unread.is_none()) {
         let why = "nothing is attached for a pod of that name, or a sandbox whose id begins so".to_owned();
         return Err(Failure::Input { act: format!("checking {pod}"), why });
     }
@@ -88,6 +90,9 @@ pub(super) fn run(
         Format::Json => out.json(&rows)?,
         Format::Table if rows.is_empty() => drop(writeln!(io::stderr(), "Nothing is attached.")), // as `plexus list`
         Format::Table => out.text(&table(&rows))?,
+    }
+    if let Some(why) = unread {
+        return Err(Failure::Input { act: format!("checking what {} records", state_dir.display()), why });
     }
     if differing > 0 { Err(Failure::Differs { differing, of: rows.len() }) } else { Ok(()) }
 }

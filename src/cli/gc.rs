@@ -75,7 +75,8 @@ pub(super) fn run(places: &Places, dry: bool, unrecorded: bool, output: Format, 
             out.text(&table(&ours, done))?;
         }
     }
-    removed
+    let unread = survey.unreadable.map(|why| Failure::Input { act: act(), why });
+    removed.and(unread.map_or(Ok(()), Err))
 }
 
 fn table(leaks: &[Leak], done: &str) -> String {
@@ -107,8 +108,10 @@ pub(super) fn leaks(survey: &Survey) -> Vec<Leak> {
             remedy: remedy.to_owned(),
         }));
     }
-    let (why, unrecorded) = if survey.is_certain {
+    let (why, unrecorded) = if survey.is_certain() {
         ("neither the journal nor the runtimes' cache knows whose it is", UNRECORDED)
+    } else if survey.knows_all {
+        ("a record that cannot be read may be its holder's", "")
     } else {
         ("the journal does not know whose it is, and there is no cache of a runtime to ask", "")
     };
@@ -130,7 +133,7 @@ pub(super) fn leaks(survey: &Survey) -> Vec<Leak> {
     for limits in &survey.limits {
         leaks.push(unknown("limits", format!("link {}", limits.device), &limits.sandbox, unrecorded));
     }
-    for port in survey.ports.iter().filter(|_| survey.is_certain) {
+    for port in survey.ports.iter().filter(|_| survey.is_certain()) {
         let place = format!("{} of bridge {}", port.name, port.bridge);
         leaks.push(unknown("port", place, "", &format!("ip link delete {}", port.name)));
     }

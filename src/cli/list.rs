@@ -51,32 +51,30 @@ pub(super) struct Row {
 /// Lists the journal below `state_dir`.
 ///
 /// # Errors
-/// The journal cannot be read. One that is not there is empty.
+/// The journal, or a record, cannot be read: then what can be is printed. One that is not there is empty.
 pub(super) fn run(state_dir: &Path, output: Format, out: &mut Out) -> Result<(), Failure> {
     let (rows, unreadable) = read(state_dir)?;
-    if unreadable > 0 {
-        let _ = writeln!(io::stderr(), "plexus: {unreadable} file(s) of the journal are no records"); // nobody to tell
-    }
     match output {
-        Format::Json => out.json(&rows),
+        Format::Json => out.json(&rows)?,
         Format::Table if rows.is_empty() => {
             let _ = writeln!(io::stderr(), "Nothing is attached."); // as kubectl: an empty table has no headers either
-            Ok(())
         }
-        Format::Table => out.text(&table(&rows)),
+        Format::Table => out.text(&table(&rows))?,
     }
+    unreadable.map_or(Ok(()), |why| Err(Failure::Input { act: format!("listing {}", state_dir.display()), why }))
 }
 
-/// A row for each attachment of each readable record, by file name, and how many files are no record.
+/// A row for each attachment of each readable record, by file name, and which files could not be read.
 ///
 /// # Errors
 /// The directory or a file cannot be read.
-pub(super) fn read(state_dir: &Path) -> Result<(Vec<Row>, usize), Failure> {
-    let (records, unreadable) = Journal::new(state_dir).all().map_err(|e| Failure::Input {
+pub(super) fn read(state_dir: &Path) -> Result<(Vec<Row>, Option<String>), Failure> {
+    let listing = Journal::new(state_dir).all().map_err(|e| Failure::Input {
         act: format!("listing {}", state_dir.display()),
         why: plexus::native::chain(&e),
     })?;
-    Ok((records.into_iter().flat_map(rows).collect(), unreadable))
+    let unreadable = listing.failure();
+    Ok((listing.records.into_iter().flat_map(rows).collect(), unreadable))
 }
 
 /// What a record says, as rows.
@@ -198,13 +196,14 @@ mod tests {
     fn no_journal_is_an_empty_one_and_foreign_files_are_counted() {
         let dir = std::env::temp_dir().join(format!("plexus-list-{}", std::process::id()));
         let (all, unreadable) = read(&dir).unwrap();
-        assert_eq!((all.len(), unreadable), (0, 0));
+        assert_eq!((all.len(), unreadable), (0, None));
         fs::create_dir_all(dir.join("journal")).unwrap();
         fs::write(dir.join("journal/a.jsonl"), bytes(&[intent()])).unwrap();
         fs::write(dir.join("journal/b.jsonl"), "{}\n").unwrap();
         fs::write(dir.join("journal/boot"), "id").unwrap();
         let read = read(&dir).unwrap();
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!((read.0.len(), read.1), (2, 1));
+        assert_eq!(read.0.len(), 2);
+        assert!(read.1.is_some_and(|told| told.contains("b.jsonl")));
     }
 }

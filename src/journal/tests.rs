@@ -66,7 +66,7 @@ fn one_command_at_a_time_holds_a_record_until_it_is_forgotten() {
     first.forget().unwrap();
     drop(first);
     assert!(journal.hold(&intent.key, false).unwrap().is_none());
-    assert_eq!(journal.all().unwrap().0.len(), 0);
+    assert_eq!(journal.all().unwrap().records.len(), 0);
 }
 
 #[test]
@@ -110,8 +110,47 @@ fn what_is_no_file_is_neither_followed_nor_waited_for() {
     assert!(journal.hold(&key, true).is_err());
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     fs::create_dir(journal.dir.join("x.jsonl")).unwrap();
-    let (records, unreadable) = journal.all().unwrap();
-    assert_eq!((records.len(), unreadable), (1, 2));
+    let listing = journal.all().unwrap();
+    assert_eq!((listing.records.len(), listing.unreadable.len()), (1, 2));
+    let told = listing.failure().unwrap();
+    assert!(told.contains("x.jsonl") && told.contains("net:a:eth0.jsonl"), "{told}");
+}
+
+#[test]
+fn more_than_is_read_back_is_not_written() {
+    let journal = journal("large");
+    let mut large = intent("a");
+    large.netns = "x".repeat(usize::try_from(RECORD_BYTES_MAX).unwrap());
+    let mut file = held(&journal, &large.key);
+    let refusal = file.intend(&large).unwrap_err();
+    assert!(refusal.is_too_large() && !file.path.exists(), "{refusal}");
+    drop(file);
+    let mut file = held(&journal, &large.key);
+    file.intend(&intent("a")).unwrap();
+    assert!(file.commit(&done(Value::String(large.netns))).unwrap_err().is_too_large());
+    // What another wrote is not taken for a record that says nothing.
+    OpenOptions::new().write(true).open(&file.path).unwrap().set_len(RECORD_BYTES_MAX + 1).unwrap();
+    assert!(file.records().unwrap_err().is_too_large());
+    let listing = journal.all().unwrap();
+    assert_eq!((listing.records.len(), listing.torn.len(), listing.unreadable.len()), (0, 0, 1));
+}
+
+#[test]
+fn a_file_that_says_nothing_is_swept_unless_somebody_is_at_work_on_it() {
+    let journal = journal("swept");
+    let path = |sandbox: &str| journal.path(&intent(sandbox).key);
+    drop(held(&journal, &intent("empty").key));
+    drop(held(&journal, &intent("cut").key));
+    fs::write(path("cut"), "\n{\"key\":").unwrap();
+    let busy = held(&journal, &intent("busy").key);
+    held(&journal, &intent("whole").key).intend(&intent("whole")).unwrap();
+    let listing = journal.all().unwrap();
+    assert_eq!((listing.records.len(), listing.torn.len(), listing.unreadable.len()), (1, 3, 0));
+    assert_eq!(listing.torn.iter().filter(|torn| journal.sweep(torn).unwrap()).count(), 2);
+    assert!(path("busy").exists() && !path("empty").exists() && !path("cut").exists());
+    assert!(!journal.sweep(&path("whole")).unwrap() && path("whole").exists());
+    drop(busy);
+    assert!(journal.sweep(&path("busy")).unwrap());
 }
 
 #[test]
@@ -120,7 +159,7 @@ fn long_names_stay_apart_and_fit_a_file_name() {
     let (a, b) = (intent(&"x".repeat(300)), intent(&("x".repeat(299) + "y")));
     held(&journal, &a.key).intend(&a).unwrap();
     held(&journal, &b.key).intend(&b).unwrap();
-    assert_eq!(journal.all().unwrap().0.len(), 2);
+    assert_eq!(journal.all().unwrap().records.len(), 2);
     assert_eq!(held(&journal, &b.key).records().unwrap()[0].intent, b);
 }
 

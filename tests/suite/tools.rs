@@ -38,6 +38,9 @@ pub(crate) fn cases() -> Vec<Case> {
             in_the_host_s_network,
         ),
         Case::new("tools::gc_finds_a_namespace_wherever_it_is_mounted", &[Need::Macvlan], mounted_elsewhere),
+        Case::new("tools::a_record_that_cannot_be_read_is_told_by_all", &[], unreadable),
+        Case::new("tools::a_disk_that_is_read_only_is_read", &[], read_only),
+        Case::new("tools::gc_sweeps_records_that_say_nothing", &[], says_nothing),
         Case::new("tools::gc_that_cannot_look_removes_nothing", &[], poor),
         Case::new("tools::doctor_changes_nothing", &[], nothing_changed),
     ]
@@ -453,6 +456,86 @@ fn mounted_elsewhere() {
     node.bed.lose_pod("a");
     assert_eq!(told(&["gc", "--min-age=0"]).1.as_array().unwrap().len(), 1);
     assert_eq!(node.bed.leftovers(), Vec::<String>::new());
+}
+
+/// A record that grew beyond all bounds: whose it is nobody knows, so nothing is anybody's to remove.
+fn unreadable() {
+    let bed = Testbed::new();
+    let conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "cni0",
+        "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}});
+    bed.pod("a");
+    let call =
+        |command: &str, conf: &Value| bed.call(Side::Plexus, "bridge").command(command).pod("a").conf(conf).run();
+    let mut checked = conf.clone();
+    checked["prevResult"] = call("ADD", &conf).ok();
+    fs::create_dir_all(CACHE).unwrap();
+    let record = fs::read_dir(format!("{RECORDS}/journal")).unwrap().next().unwrap().unwrap().path();
+    let whole = fs::read(&record).unwrap();
+    fs::OpenOptions::new().write(true).open(&record).unwrap().set_len(17 << 20).unwrap();
+    let before = bed.leftovers();
+    call("DEL", &conf).fails(5, "at most");
+    call("CHECK", &checked).fails(5, "at most");
+    let mut nobody = conf.clone();
+    nobody["cni.dev/valid-attachments"] = json!([]);
+    call("GC", &nobody).fails(5, "at most");
+    for words in [
+        &["list"][..],
+        &["check", "--on-node"],
+        &["gc", "-n", "--on-node"],
+        &["gc", "--unrecorded", "--on-node", "--min-age=0"],
+    ] {
+        let output = plexus(words);
+        assert!(
+            output.status.code() == Some(1) && text(&output.stderr).contains("at most"),
+            "{words:?} {}",
+            text(&output.stderr)
+        );
+    }
+    let (code, shown) = doctor();
+    assert!(code == 5 && shown.to_string().contains("make the journal readable again"), "{shown}");
+    assert_eq!(bed.leftovers(), before);
+    fs::write(&record, whole).unwrap();
+    call("DEL", &conf).ok();
+}
+
+/// Whatever only looks needs to write nothing.
+fn read_only() {
+    let node = node();
+    node.add("a", "");
+    let remount = |how: &str| std::process::Command::new("mount").args(["-o", how, "/var/lib/cni"]).status().unwrap();
+    // Where /var/lib is covered, that is what is mounted.
+    if !remount("remount,ro").success() {
+        assert!(std::process::Command::new("mount").args(["-o", "remount,ro", "/var/lib"]).status().unwrap().success());
+    }
+    assert!(fs::write(format!("{RECORDS}/x"), "").is_err());
+    assert_eq!(plexus(&["list"]).status.code(), Some(0));
+    assert_eq!((told(&["check"]).0, told(&["gc", "-n"])), (0, (0, json!([]))));
+    node.call("CHECK", "a").run().ok();
+}
+
+/// An ADD was killed between making the file and writing to it.
+fn says_nothing() {
+    let node = node();
+    node.add("a", "");
+    let place = |name: &str| format!("{RECORDS}/journal/{name}.jsonl");
+    let spoil = || {
+        fs::write(place("node:dead:eth0"), "").unwrap();
+        fs::write(place("node:cut:eth0"), "{\"key\":{\"netw").unwrap();
+    };
+    let is_record = |path: &Path| path.extension().is_some_and(|ending| ending == "jsonl");
+    let count = || files_below(Path::new(RECORDS)).iter().filter(|(path, _)| is_record(path)).count();
+    spoil();
+    let (_, shown) = doctor();
+    let row = rows(&shown, "state", "note").into_iter().find(|row| row["detail"].to_string().contains("say nothing"));
+    assert!(row.is_some_and(|row| row["remedy"] == "plexus gc"), "{shown}");
+    assert_eq!((told(&["gc"]), count()), ((0, json!([])), 1));
+    spoil();
+    let mut conf = node.conf.clone();
+    conf["cniVersion"] = json!("1.1.0");
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": "id-a", "ifname": "eth0"}]);
+    node.call("GC", "a").conf(&conf).run().ok();
+    assert_eq!(count(), 1);
+    node.call("CHECK", "a").run().ok();
 }
 
 /// Whatever number of files it may open: what it did not see has not ended.

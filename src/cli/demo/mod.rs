@@ -164,7 +164,7 @@ fn count(namespaces: &[&Namespace]) -> Result<Present, Failure> {
         host_links: sandbox::links()?.iter().filter(is_counted).count(),
         pod_links,
         leases: leases(Path::new(world::LEASES))?,
-        records: records.len() + unreadable,
+        records: records.len() + usize::from(unreadable.is_some()),
         namespaces: sandbox::mounted(Path::new(world::NAMESPACES))?,
     })
 }

@@ -97,21 +97,27 @@ fn held(around: &Surroundings) -> Vec<Finding> {
         Ok(survey) => survey,
         Err(e) => return vec![Finding::new("leak", journal, State::Note, format!("not looked at: {}", e.msg))],
     };
-    let mut findings = vec![match survey.unreadable {
-        0 => {
+    let mut findings = vec![match &survey.unreadable {
+        None => {
             Finding::new("node", &journal, State::Ok, format!("{} pods and attachments are recorded", survey.recorded))
         }
-        some => Finding::new("node", &journal, State::Wrong, format!("{some} files are no records"))
-            .mended_by("look at them, and remove them: pods attached by them are detached by their configuration"),
+        Some(why) => Finding::new("node", &journal, State::Wrong, why).mended_by(
+            "make the journal readable again (disk, permissions); what is no record of plexus' may be moved away",
+        ),
     }];
+    if !survey.torn.is_empty() {
+        let text =
+            format!("{} records say nothing: of ADDs under way, or killed before they did anything", survey.torn.len());
+        findings.push(Finding::new("node", &journal, State::Note, text).mended_by(gc::REMEDY));
+    }
     findings.extend(survey.failures.iter().map(|text| Finding::new("leak", "survey", State::Note, text)));
-    if !survey.is_certain {
+    if !survey.knows_all {
         let text = "no runtime has one: who holds what is not in the journal nobody can say";
         findings.push(Finding::new("leak", "the runtimes' cache", State::Note, text));
     }
     let leaks = gc::leaks(&survey);
     // Without a cache a runtime may know; a port may be of a pod that somebody attached by hand.
-    let is_wrong = |leak: &gc::Leak| leak.remedy == gc::REMEDY || (survey.is_certain && leak.what != "port");
+    let is_wrong = |leak: &gc::Leak| leak.remedy == gc::REMEDY || (survey.is_certain() && leak.what != "port");
     for what in ["attachment", "lease", "rules", "port"] {
         let more = leaks.iter().filter(|leak| leak.what == what).count().saturating_sub(SHOWN_MAX);
         if let Some(last) = leaks.iter().rev().find(|leak| leak.what == what).filter(|_| more > 0) {
