@@ -97,6 +97,8 @@ pub fn attach(
     let outside = (kernel.host.netns().id(), sight::own_pid_ns().unwrap_or_default());
     let mut intent = plan.intent(boot_id, inside, outside);
     note_devices(&mut intent, &resolved);
+    // A program that works for this one when it is killed still holds the request: DEL waits for it.
+    kernel.pod.guard_with(held.share().map_err(|e| from_journal(&e))?);
     let begin = held.intend(&intent).map_err(|e| CniError { code: refusal_of(&e), ..from_journal(&e) })?;
     let mut done = Vec::new();
     let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));

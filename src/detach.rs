@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use backends::chained::{Chained, Original};
 use backends::nft;
-use backends::{Before, Deleter, Deletion, Doomed, ErrorKind, Host, Kind, NetNs, Pod, host_device, tap};
+use backends::{Before, Deleter, Deletion, Doomed, ErrorKind, Host, Kind, NetNs, Pod, host_device};
 use ipam::{Owner, host_local};
 use serde_json::{Map, Value};
 
@@ -49,6 +49,8 @@ pub struct Departure<'a> {
     pub indices: Vec<u32>,
     /// The number of the namespace that was attached; 0 where nobody knows.
     pub cookie: u64,
+    /// It may be the namespace of the caller: ADD was told so, or this call is (CNI_NETNS_OVERRIDE).
+    pub may_be_own: bool,
     /// It is from a record: what that does not say was never done.
     pub recorded: bool,
     /// Where indexes are.
@@ -83,6 +85,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
             .collect(),
         progress: &record.progress,
         cookie: intent.netns_cookie,
+        may_be_own: intent.host_id != UNKNOWN && intent.netns_id == intent.host_id,
         recorded: true,
         state_dir,
     })
@@ -363,7 +366,9 @@ impl Departure<'_> {
         let any = self.attachments.iter().flat_map(|attachment| &attachment.steps).any(is_inside);
         match inside {
             Some(_) if !any && self.doomed().is_empty() && self.devices().is_empty() => Ok(None),
-            Some(netns) if netns.is_current().map_err(native::from_backend)? => Err(CniError::same_netns()),
+            Some(netns) if !self.may_be_own && netns.is_current().map_err(native::from_backend)? => {
+                Err(CniError::same_netns())
+            }
             Some(netns) => match Pod::enter_to_remove(netns) {
                 Ok(pod) if !is_number(pod.cookie(), self.cookie) => Ok(None), // the attached one is gone
                 Err(e) if e.kind() == ErrorKind::NotNetns => Ok(None),        // a namespace, but of another type
@@ -387,17 +392,10 @@ impl Departure<'_> {
         if doomed.is_empty() {
             return Ok(());
         }
-        if self.makes(|kind| kind == Kind::Tap) {
-            tap::await_makers(&pod).map_err(native::from_backend)?;
-        }
         let spawn = |deletion: Deletion| -> io::Result<Box<dyn Deleter>> {
             Ok(Box::new(deleter::spawn(deletion.socket, &deletion.message, filter.duplicate())?))
         };
         backends::remove(&mut pod, doomed, &spawn).map(|_| ()).map_err(native::from_backend)
-    }
-
-    fn makes(&self, of: fn(Kind) -> bool) -> bool {
-        self.attachments.iter().any(|attachment| makes(attachment, of))
     }
 
     /// The devices of the host. A record without one is of a device that belongs to a program of user space.

@@ -323,7 +323,9 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
     let Some(held) = held else { return Ok(Found::Nothing) };
     let records = held.records().map_err(|e| from_journal(&e))?;
     for record in records.iter().rev() {
-        detach::detach(detach::of_record(record, job.request.netns.as_deref(), &job.state_dir)?)?;
+        let mut departure = detach::of_record(record, job.request.netns.as_deref(), &job.state_dir)?;
+        departure.may_be_own |= job.request.netns_override;
+        detach::detach(departure)?;
     }
     if records.is_empty() {
         warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
@@ -367,6 +369,7 @@ fn del_attachments(job: &Job, attachments: &[journal::Attachment], result: Optio
         indices: vec![0; attachments.len()],
         progress: &[],
         cookie: 0,
+        may_be_own: job.request.netns_override,
         state_dir: &job.state_dir,
         recorded: false,
     })

@@ -13,6 +13,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, mpsc};
@@ -391,6 +392,15 @@ impl Held {
     pub fn records(&self) -> Result<Vec<Record>, Error> {
         let bytes = read_bounded(&self.file).map_err(at("reading the record", &self.path))?;
         Ok(parse(&bytes))
+    }
+
+    /// The same open file once more: as long as it is open anywhere, this request is held.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share(&self) -> Result<OwnedFd, Error> {
+        let shared = self.file.try_clone().map_err(at("taking hold of the record", &self.path))?;
+        Ok(OwnedFd::from(shared))
     }
 
     /// Appends the intent, after whatever an earlier attempt left: that stays true until a DEL. Returns where it begins, for

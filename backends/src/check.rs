@@ -103,7 +103,8 @@ pub(crate) fn on_master(
     in_container: bool,
 ) -> Result<(), Error> {
     let master = master::find(crate::side_of_master(in_container, host, Some(pod))?, name)?;
-    if link.parent == Some(master.index) && link.parent_elsewhere != in_container {
+    let elsewhere = !in_container && !pod.is_on(host);
+    if link.parent == Some(master.index) && link.parent_elsewhere == elsewhere {
         return Ok(());
     }
     Err(Error::mismatch(format!("container interface {} is not on master {}", link.name, master.name)))

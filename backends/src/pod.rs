@@ -2,7 +2,7 @@
 //! kind of interface.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
@@ -145,6 +145,8 @@ pub struct Pod {
     netns: NetNs,
     /// A second socket inside, for the process that deletes.
     spare: Option<Socket>,
+    /// What a program that works in the pod for this process keeps open until it ends.
+    guard: Option<OwnedFd>,
 }
 
 impl Pod {
@@ -172,7 +174,7 @@ impl Pod {
             let netns = NetNs::open(&path)?;
             let is_own = netns.is_current()?;
             let side = netns.enter_for_good(Side::open)?.map_err(|e| Self::no_socket(&netns, e))?;
-            Ok((Self { side, netns, spare: None }, is_own))
+            Ok((Self { side, netns, spare: None, guard: None }, is_own))
         };
         Entering { thread: thread::Builder::new().stack_size(STACK_BYTES).spawn(work) }
     }
@@ -180,7 +182,7 @@ impl Pod {
     fn enter_with(netns: NetNs, spare: bool) -> Result<Self, Error> {
         let open = || -> Result<_, Failure> { Ok((Side::open()?, if spare { Some(Socket::open()?) } else { None })) };
         let (side, spare) = netns.run(open)?.map_err(|e| Self::no_socket(&netns, e))?;
-        Ok(Self { side, netns, spare })
+        Ok(Self { side, netns, spare, guard: None })
     }
 
     /// The pod's namespace.
@@ -189,11 +191,27 @@ impl Pod {
         &self.netns
     }
 
+    /// Gives what a program that works in the pod for this process keeps open until it ends, even where this process is killed
+    /// first. A lock on it, taken before (flock(2)), lasts as long: nobody in the pod can take it, as one on its namespace.
+    pub fn guard_with(&mut self, file: OwnedFd) {
+        self.guard = Some(file);
+    }
+
+    /// What was given, once more.
+    pub(crate) fn guard(&self) -> io::Result<Option<OwnedFd>> {
+        self.guard.as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
     /// The number by which the kernel tells the namespace from every other of this boot, those included that are gone; 0 from a
     /// kernel before 5.14.
     #[must_use]
     pub fn cookie(&self) -> u64 {
         self.side.socket.namespace_cookie()
+    }
+
+    /// Whether the pod's namespace is the host's own: then nothing of the pod is elsewhere.
+    pub(crate) fn is_on(&self, host: &Host) -> bool {
+        self.netns.id() == host.netns.id()
     }
 
     /// A second socket inside the namespace: the one opened on entering, or a new one.

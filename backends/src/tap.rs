@@ -4,16 +4,13 @@
 //! is not supported"), and an ioctl is `unsafe`. So `ip` from iproute2 makes it, as the reference plugin has it in most cases;
 //! everything after that is one message.
 
-use std::fs::File;
 use std::io::{ErrorKind as IoErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 
@@ -167,7 +164,8 @@ impl Resolved {
             return Err(Error::at(ErrorKind::NameTaken, "create link", ifname).because_of("file exists"));
         }
         let (words, label) = (self.spec.words(ifname), self.spec.label.as_deref());
-        pod.netns().run(|| execute(&words, label))??;
+        let guard = pod.guard().map_err(|e| Error::at(ErrorKind::Io, "guard the making of", ifname).because(e))?;
+        pod.netns().run(|| execute(&words, label, guard))??;
         pod.side.link(ifname)?.ok_or_else(|| Error::at(ErrorKind::LinkMissing, "find the new link", ifname))
     }
 
@@ -181,42 +179,20 @@ impl Resolved {
     }
 }
 
-/// Waits until nobody makes a tap in the pod any more: whoever was killed while `ip` worked for it left that working, and what
-/// it makes must be there to be deleted.
-///
-/// # Errors
-/// [`ErrorKind::Timeout`] if somebody still does after 10 s, [`ErrorKind::Io`] if the namespace cannot be locked.
-pub fn await_makers(pod: &Pod) -> Result<(), Error> {
-    let place = || pod.netns().path().display().to_string();
-    let failed = |errno| Error::io("wait for whoever makes a tap in", place(), errno);
-    let file = pod.netns().as_fd().try_clone_to_owned();
-    let file = file.map_err(|e| Error::at(ErrorKind::Io, "wait for whoever makes a tap in", place()).because(e))?;
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let locked = Flock::lock(File::from(file), FlockArg::LockExclusive).map(drop).map_err(|(_, errno)| errno);
-        let _ = sender.send(locked); // nobody waits any more after the limit
-    });
-    match receiver.recv_timeout(Duration::from_millis(IP_TIMEOUT_MS)) {
-        Ok(locked) => locked.map_err(failed),
-        Err(_) => Err(Error::at(ErrorKind::Timeout, "wait for whoever makes a tap in", place())),
-    }
-}
-
-/// Executes `ip` in the calling thread's namespace and waits for its end. `ip` holds a shared lock on the namespace, by its
-/// standard input: the lock ends with it, even where this process is killed first.
-fn execute(words: &[String], label: Option<&str>) -> Result<(), Error> {
+/// Executes `ip` in the calling thread's namespace and waits for its end. It keeps the guard open, as its standard input.
+fn execute(words: &[String], label: Option<&str>, guard: Option<OwnedFd>) -> Result<(), Error> {
     let failed = || Error::at(ErrorKind::Io, "execute", format!("{IP} {}", words.join(" ")));
-    let namespace = File::open("/proc/thread-self/ns/net").map_err(|e| failed().because(e))?;
-    // Dropped after the child has ended: that takes the lock away from both.
-    let lock = Flock::lock(namespace, FlockArg::LockShared)
-        .map_err(|(_, errno)| Error::io("lock the namespace for", format!("{IP} {}", words.join(" ")), errno))?;
-    let held = lock.try_clone().map_err(|e| failed().because(e))?;
     if let Some(label) = label {
         // Of this thread, which then ends; what it executes gets the label (selinux(8), setexeccon).
         std::fs::write(Path::new("/proc/thread-self/attr/exec"), label)
             .map_err(|e| Error::new(ErrorKind::Io, "failed set socket label").because(e))?;
     }
-    let child = Command::new(IP).args(words).stdin(held).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let child = Command::new(IP)
+        .args(words)
+        .stdin(guard.map_or_else(Stdio::null, Stdio::from))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = child.map_err(|e| failed().because(e))?;
     let said = match listen(&mut child) {
         Ok(said) => said,

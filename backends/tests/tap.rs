@@ -1,9 +1,6 @@
 //! tap in a pod: what the link is like, and that nothing stays of one that failed.
 
-use std::fs::File;
-
 use backends::{Built, Error, ErrorKind, Expected, Layer3, Pod, Spec, Target, build, check, tap};
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::Case;
 use crate::world::{World, conf, in_pod, layer3, pod_addresses, pod_link, pod_links, target};
@@ -13,7 +10,6 @@ pub(crate) const CASES: &[Case] = &[
     ("tap::it_joins_a_bridge_of_the_pod", it_joins_a_bridge_of_the_pod),
     ("tap::a_taken_name_is_refused", a_taken_name_is_refused),
     ("tap::a_failing_step_leaves_nothing", a_failing_step_leaves_nothing),
-    ("tap::a_removal_waits_for_who_makes_one", a_removal_waits_for_who_makes_one),
     ("tap::check_sees_what_differs", check_sees_what_differs),
 ];
 
@@ -63,22 +59,6 @@ fn a_failing_step_leaves_nothing(world: &mut World) {
         assert!(error.undo_failure().is_none(), "{}", error.chain());
         assert_eq!(pod_links(&pod), ["lo"], "{text}");
     }
-}
-
-/// Whoever was killed left `ip` at work, which holds the lock: what that makes is there when the wait is over.
-fn a_removal_waits_for_who_makes_one(world: &mut World) {
-    let pod = world.pod();
-    let namespace = pod.netns().run(|| File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
-    let lock = Flock::lock(namespace, FlockArg::LockShared).unwrap();
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            tap::await_makers(&pod).unwrap();
-            pod_links(&pod)
-        });
-        in_pod(&pod, "tuntap add mode tap name net1");
-        drop(lock);
-        assert!(waiting.join().unwrap().contains(&"net1".to_owned()));
-    });
 }
 
 fn check_sees_what_differs(world: &mut World) {

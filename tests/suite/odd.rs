@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
@@ -36,6 +37,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("odd::bad_requests_are_found_before_anything_is_done", mac, bad_requests),
         Case::new("odd::a_capability_that_is_only_declared_honours_nothing", mac, empty_promises),
         Case::new("odd::del_that_cannot_know_the_boot_forgets_nothing", &[], no_boot_id),
+        Case::new("odd::the_own_namespace_where_it_is_allowed", &[Need::Peers], own_namespace),
+        Case::new("odd::nobody_in_a_pod_keeps_its_tap", &[Need::Tap], locked_from_inside),
         Case::new("odd::one_default_route_of_several", &[], two_defaults),
     ]
 }
@@ -199,6 +202,72 @@ fn no_boot_id() {
     }
     call(usual, "DEL").run().ok();
     assert_eq!(bed.leftovers(), ["link br0"]);
+}
+
+/// As the reference plugin; and a record knows it without being told again.
+fn own_namespace() {
+    let bed = Testbed::new();
+    let mut conf = bridge(&bed);
+    conf["bridge"] = json!("own0");
+    let call = |side, command| {
+        bed.call(side, "bridge")
+            .command(command)
+            .conf(&conf)
+            .env("CNI_NETNS", "/proc/self/ns/net")
+            .env("CNI_NETNS_OVERRIDE", "1")
+    };
+    for side in [Side::Go, Side::Plexus] {
+        let result = call(side, "ADD").run().ok();
+        call(side, "CHECK").conf(&checked(&conf, &result)).run().ok();
+        call(side, "DEL").run().ok();
+        call(side, "DEL").run().ok();
+        assert_eq!(bed.leftovers(), ["link own0"], "{side:?}");
+    }
+    for netns in ["", "/proc/self/ns/net"] {
+        call(Side::Plexus, "ADD").run().ok();
+        call(Side::Plexus, "DEL").without("CNI_NETNS_OVERRIDE").env("CNI_NETNS", netns).run().ok();
+        assert_eq!(bed.leftovers(), ["link own0"], "{netns:?}");
+    }
+    call(Side::Plexus, "ADD").run().ok();
+    fs::remove_file(record()).unwrap();
+    call(Side::Plexus, "DEL").without("CNI_NETNS_OVERRIDE").run().fails(8, "should not be the same");
+    call(Side::Plexus, "DEL").run().ok();
+    assert_eq!(bed.leftovers(), ["link own0"]);
+}
+
+fn checked(conf: &Value, result: &Value) -> Value {
+    let mut checked = conf.clone();
+    checked["prevResult"] = result.clone();
+    checked
+}
+
+/// A process in the pod may lock its namespace; and `ip`, which outlives an ADD that is killed, is waited for all the same.
+fn locked_from_inside() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    let netns = fs::File::open(bed.netns("a")).unwrap();
+    let _lock = Flock::lock(netns, FlockArg::LockExclusiveNonblock).unwrap();
+    let conf = json!({"cniVersion": "1.0.0", "name": "lan", "type": "tap", "ipam": {}});
+    let call = |command| bed.call(Side::Plexus, "tap").command(command).conf(&conf).pod("a");
+    call("ADD").run().ok();
+    call("DEL").run().ok();
+    let usual = "/usr/sbin:/usr/bin:/sbin:/bin";
+    script(
+        &bed,
+        "slow/ip",
+        &format!("echo >/run/scratch/begun; read word </run/scratch/go; PATH={usual} exec ip \"$@\""),
+    );
+    for fifo in ["begun", "go"] {
+        nix::unistd::mkfifo(format!("/run/scratch/{fifo}").as_str(), Mode::S_IRWXU).unwrap();
+    }
+    let mut add = call("ADD").env("PATH", format!("/run/scratch/slow:{usual}")).start();
+    fs::read("/run/scratch/begun").unwrap();
+    add.kill().unwrap();
+    add.wait().unwrap();
+    let mut del = call("DEL").start();
+    fs::write("/run/scratch/go", "now\n").unwrap();
+    assert!(del.wait().unwrap().success());
+    assert_eq!((bed.links("a"), bed.leftovers()), (vec!["lo".to_owned()], Vec::new()));
 }
 
 /// A program of this case's own.

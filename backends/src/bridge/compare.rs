@@ -36,7 +36,7 @@ pub(crate) fn check(
     }
     let link = check::pod_interface(pod, ifname, "veth", expected)?;
     let port = match link.parent {
-        Some(index) if link.parent_elsewhere => host.side.link_at(index)?,
+        Some(index) if link.parent_elsewhere != pod.is_on(host) => host.side.link_at(index)?,
         _ => None,
     };
     let port = port
