@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use backends::chained::{self, Chained};
 use backends::{Before, nft};
@@ -24,7 +25,7 @@ use crate::config::Config;
 use crate::detach;
 use crate::gather;
 use crate::job::Job;
-use crate::journal::{Intent, Journal, Key, Listing, Record};
+use crate::journal::{HOLD_WAIT_MAX, Intent, Journal, Key, Listing, Record};
 use crate::native::{self, Around};
 
 type Valids = BTreeSet<Valid>;
@@ -142,28 +143,46 @@ fn records(job: &Job, valid: &Valids) -> Result<(), CniError> {
     for torn in &listing.torn {
         failures.extend(journal.sweep(torn).err().map(|e| from_journal(&e)));
     }
-    for record in listing.records {
-        let key = &record.intent.key;
-        let is_valid = valid.iter().any(|v| v.container_id == key.sandbox && v.ifname == key.ifname);
-        if key.network == job.request.network && !is_valid {
-            failures.extend(detach_file(&journal, key, &job.state_dir, &|_| true).err());
-        }
-    }
+    let is_valid = |key: &Key| valid.iter().any(|v| v.container_id == key.sandbox && v.ifname == key.ifname);
+    let mut keys: Vec<Key> = listing.records.into_iter().map(|record| record.intent.key).collect();
+    keys.dedup();
+    keys.retain(|key| key.network == job.request.network && !is_valid(key));
+    failures.extend(detach_files(&journal, keys, &job.state_dir, &|_| true).into_iter().map(|(_, e)| e));
     detach::join(failures)
 }
 
-/// Detaches what one file of the journal says, in its namespaces where those still live, and forgets it. `may` looks at what the
-/// file says once nobody else can change it: between a listing and now its attachment may have been made anew.
-///
-/// # Errors
-/// What could not be removed: the file stays.
-pub fn detach_file(
+/// Detaches what files of the journal say, in their namespaces where those still live, and forgets them. `may` looks at what a
+/// file says once nobody else can change it: between a listing and now its attachment may have been made anew. Files that
+/// others are at work on come last, and are waited for as long as one of them would be. Gives those that stay, and why.
+pub fn detach_files(
+    journal: &Journal,
+    keys: Vec<Key>,
+    state_dir: &Path,
+    may: &dyn Fn(&[Record]) -> bool,
+) -> Vec<(Key, CniError)> {
+    let (mut stay, mut later) = (Vec::new(), Vec::new());
+    for key in keys {
+        match detach_file(journal, &key, state_dir, may, Duration::ZERO) {
+            Err(e) if e.code == Code::TryAgainLater => later.push(key),
+            outcome => stay.extend(outcome.err().map(|e| (key, e))),
+        }
+    }
+    let deadline = Instant::now() + HOLD_WAIT_MAX;
+    for key in later {
+        let left = deadline.saturating_duration_since(Instant::now());
+        stay.extend(detach_file(journal, &key, state_dir, may, left).err().map(|e| (key, e)));
+    }
+    stay
+}
+
+fn detach_file(
     journal: &Journal,
     key: &Key,
     state_dir: &Path,
     may: &dyn Fn(&[Record]) -> bool,
+    patience: Duration,
 ) -> Result<(), CniError> {
-    let held = journal.hold(key, false).map_err(|e| from_journal(&e))?;
+    let held = journal.hold_within(key, false, patience).map_err(|e| from_journal(&e))?;
     let Some(held) = held else { return Ok(()) };
     let records = held.records().map_err(|e| from_journal(&e))?;
     if records.is_empty() || !may(&records) {
@@ -187,7 +206,7 @@ pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result
     let is_old = |record: &Record| record.intent.boot_id != boot_id && !record.intent.attachments.iter().any(executes);
     for record in records.iter().filter(|record| is_old(record)) {
         let all_old = |records: &[Record]| records.iter().all(is_old);
-        failures.extend(detach_file(journal, &record.intent.key, state_dir, &all_old).err());
+        failures.extend(detach_file(journal, &record.intent.key, state_dir, &all_old, Duration::ZERO).err());
     }
     detach::join(failures)
 }

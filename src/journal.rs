@@ -34,7 +34,7 @@ pub use listing::Listing;
 
 /// How long a command waits for another one of the same attachment: longer than the kernel takes for anything, shorter than a
 /// runtime waits.
-const HOLD_WAIT_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
+pub const HOLD_WAIT_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
 /// How often a file may vanish between opening and locking it.
 const HOLD_TRIES_MAX: u32 = 16;
 /// Largest record that is read back; a larger file is not one of ours.
@@ -289,6 +289,14 @@ impl Journal {
     /// # Errors
     /// Another command holds it ([`Error::is_held`]); the file cannot be opened, or is no regular file.
     pub fn hold(&self, key: &Key, create: bool) -> Result<Option<Held>, Error> {
+        self.hold_within(key, create, HOLD_WAIT_MAX)
+    }
+
+    /// As [`Journal::hold`], waiting at most so long.
+    ///
+    /// # Errors
+    /// As [`Journal::hold`].
+    pub fn hold_within(&self, key: &Key, create: bool, patience: Duration) -> Result<Option<Held>, Error> {
         let path = self.path(key);
         for _ in 0..HOLD_TRIES_MAX {
             let file = match self.open(&path, create) {
@@ -299,7 +307,7 @@ impl Journal {
             if !file.metadata().map_err(at("opening the record", &path))?.is_file() {
                 return Err(at("opening the record", &path)(io::Error::other(NotAFile)));
             }
-            let file = lock(file).map_err(at("taking hold of the record", &path))?;
+            let file = lock(file, patience).map_err(at("taking hold of the record", &path))?;
             // Whoever had it may have forgotten the request just now: then this is a file without a name.
             if file.metadata().is_ok_and(|meta| meta.nlink() > 0) {
                 return Ok(Some(Held { file, path }));
@@ -357,9 +365,10 @@ impl Journal {
 
 /// Locks a record. A command that was killed may hold its own for a while yet: a child of it that has not executed anything so
 /// far, a message that the kernel still works at.
-fn lock(file: File) -> io::Result<Flock<File>> {
+fn lock(file: File, patience: Duration) -> io::Result<Flock<File>> {
     let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(locked) => return Ok(locked),
+        Err((_, Errno::EWOULDBLOCK)) if patience.is_zero() => return Err(busy()),
         Err((file, Errno::EWOULDBLOCK)) => file,
         Err((_, errno)) => return Err(errno.into()),
     };
@@ -367,7 +376,7 @@ fn lock(file: File) -> io::Result<Flock<File>> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let queue = move || _ = sender.send(Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno));
     thread::Builder::new().spawn(queue)?;
-    match receiver.recv_timeout(HOLD_WAIT_MAX) {
+    match receiver.recv_timeout(patience) {
         Ok(locked) => locked.map_err(io::Error::from),
         Err(_) => Err(busy()),
     }

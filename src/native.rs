@@ -297,7 +297,8 @@ pub fn from_backend(error: backends::Error) -> CniError {
 
 /// An IPAM refusal in the protocol's words.
 pub fn from_ipam(error: ipam::Error) -> CniError {
-    CniError::new(Code::Generic, chain(&error))
+    let code = if error.kind() == ipam::ErrorKind::Busy { Code::TryAgainLater } else { Code::Generic };
+    CniError::new(code, chain(&error))
 }
 
 /// An error and its sources in one line.

@@ -22,7 +22,7 @@ use crate::cni::error::CniError;
 use crate::cni::gojson;
 use crate::collect;
 use crate::detach;
-use crate::journal::{Journal, Listing, Record};
+use crate::journal::{Journal, Key, Listing, Record};
 use crate::native;
 
 /// Where to look.
@@ -283,37 +283,64 @@ fn ports(bridges: &BTreeSet<String>) -> Result<Vec<Port>, backends::Error> {
     Ok(ports)
 }
 
+/// What could not be removed.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Files of the journal.
+    pub files: Vec<Key>,
+    /// Directories of leases.
+    pub directories: Vec<Directory>,
+    /// The packet filter's rules.
+    pub rules: bool,
+    /// Links that limit rates.
+    pub limits: bool,
+    /// Why, everything in one; none where all is gone.
+    pub failure: Option<CniError>,
+}
+
 /// Removes what a survey found: of records, and where it is asked for also leases and rules that no record and no runtime knows.
 /// Each file of the journal is judged once more while nobody else can change it.
 ///
 /// # Errors
-/// Everything that could not be removed.
-pub fn remove(survey: &Survey, places: &Places, unrecorded: bool) -> Result<(), CniError> {
+/// It cannot be judged: nothing was removed.
+pub fn remove(survey: &Survey, places: &Places, unrecorded: bool) -> Result<Left, CniError> {
     let journal = Journal::new(&places.state_dir);
     let observer = Observer::look(places.on_node)?;
+    let mut left = Left::default();
     let mut failures: Vec<CniError> = Vec::new();
     for torn in &survey.torn {
         failures.extend(journal.sweep(torn).err().map(|e| from_journal(&e)));
     }
     let has_ended = |records: &[Record]| observer.life_of(records) == Life::Ended;
-    for record in survey.ended.iter().filter_map(|file| file.first()) {
-        let gone = collect::detach_file(&journal, &record.intent.key, &places.state_dir, &has_ended);
-        failures.extend(gone.err());
+    let keys = survey.ended.iter().filter_map(|file| file.first()).map(|record| record.intent.key.clone()).collect();
+    for (key, failure) in collect::detach_files(&journal, keys, &places.state_dir, &has_ended) {
+        left.files.push(key);
+        failures.push(failure);
     }
     if unrecorded && survey.is_certain() {
         let directories: BTreeSet<&Directory> = survey.leases.iter().map(|(directory, _)| directory).collect();
         for directory in directories {
-            let dead: BTreeSet<(&str, &str)> = (survey.leases.iter().filter(|(of, _)| of == directory))
-                .map(|(_, held)| (held.sandbox.as_str(), held.ifname.as_str()))
-                .collect();
-            let Directory { data_dir, network } = directory;
-            let lives = |owner: &ipam::Owner<'_>| !dead.contains(&(owner.sandbox, owner.ifname));
-            let released = host_local::retain(data_dir, network, &places.state_dir, &lives);
-            failures.extend(released.err().map(native::from_ipam));
+            if let Err(failure) = release(directory, survey, places) {
+                left.directories.push(directory.clone());
+                failures.push(native::from_ipam(failure));
+            }
         }
-        failures.extend(nft::remove_noted(&survey.rules).err().map(native::from_backend));
-        let limits = Host::open().and_then(|mut host| bandwidth::remove_noted(&mut host, &survey.limits));
-        failures.extend(limits.err().map(native::from_backend));
+        let lifted = nft::remove_noted(&survey.rules).err();
+        left.rules = lifted.is_some();
+        failures.extend(lifted.map(native::from_backend));
+        let limits = Host::open().and_then(|mut host| bandwidth::remove_noted(&mut host, &survey.limits)).err();
+        left.limits = limits.is_some();
+        failures.extend(limits.map(native::from_backend));
     }
-    detach::join(failures)
+    left.failure = detach::join(failures).err();
+    Ok(left)
+}
+
+/// The leases in one directory that are nobody's.
+fn release(directory: &Directory, survey: &Survey, places: &Places) -> Result<(), ipam::Error> {
+    let dead: BTreeSet<(&str, &str)> = (survey.leases.iter().filter(|(of, _)| of == directory))
+        .map(|(_, held)| (held.sandbox.as_str(), held.ifname.as_str()))
+        .collect();
+    let lives = |owner: &ipam::Owner<'_>| !dead.contains(&(owner.sandbox, owner.ifname));
+    host_local::retain(&directory.data_dir, &directory.network, &places.state_dir, &lives).map(|_| ())
 }

@@ -3,7 +3,8 @@
 
 use std::io::{self, Write};
 
-use plexus::survey::{self, Directory, Places, Survey};
+use plexus::journal::Key;
+use plexus::survey::{self, Directory, Left, Places, Survey};
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -15,7 +16,7 @@ use super::table::{Table, or_none, printable};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Leak {
-    /// `attachment`, `lease`, `rules` or `port`.
+    /// `attachment`, `lease`, `rules`, `limits` or `port`.
     pub(super) what: &'static str,
     /// Where it is.
     pub(super) place: String,
@@ -25,6 +26,31 @@ pub(super) struct Leak {
     pub(super) why: String,
     /// What removes it; empty where nobody can know that it may be removed.
     pub(super) remedy: String,
+    /// What has to go for it to go.
+    #[serde(skip)]
+    of: Of,
+}
+
+/// What a leak is a part of: that goes as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Of {
+    File(Key),
+    Directory(Directory),
+    Rules,
+    Limits,
+    Nobody,
+}
+
+impl Leak {
+    fn is_left(&self, left: &Left) -> bool {
+        match &self.of {
+            Of::File(key) => left.files.contains(key),
+            Of::Directory(directory) => left.directories.contains(directory),
+            Of::Rules => left.rules,
+            Of::Limits => left.limits,
+            Of::Nobody => true,
+        }
+    }
 }
 
 /// A leak, and what became of it.
@@ -47,7 +73,7 @@ pub(super) fn run(places: &Places, dry: bool, unrecorded: bool, output: Format, 
     let is_ours = |leak: &&Leak| leak.remedy == REMEDY || (unrecorded && leak.remedy == UNRECORDED);
     let ours: Vec<Leak> = all.iter().filter(is_ours).cloned().collect();
     // What was tried is told, whatever came of it; then what went wrong.
-    let removed = if dry { Ok(()) } else { survey::remove(&survey, places, unrecorded).map_err(refused) };
+    let left = if dry { Left::default() } else { survey::remove(&survey, places, unrecorded).map_err(refused)? };
     let others = all.iter().filter(|leak| leak.remedy == UNRECORDED && !unrecorded).count();
     let complain = |line: String| drop(writeln!(io::stderr(), "plexus: {}", printable(&line))); // nobody to tell
     if others > 0 {
@@ -60,30 +86,32 @@ pub(super) fn run(places: &Places, dry: bool, unrecorded: bool, output: Format, 
     survey.failures.iter().for_each(|failure| complain(format!("not looked at: {failure}")));
     match output {
         Format::Json => {
-            let done: Vec<Done> = ours.iter().map(|leak| Done { leak, removed: !dry && removed.is_ok() }).collect();
+            let done: Vec<Done> =
+                ours.iter().map(|leak| Done { leak, removed: !dry && !leak.is_left(&left) }).collect();
             out.json(&done)?;
         }
         Format::Table if ours.is_empty() => {
             let _ = writeln!(io::stderr(), "Nothing is held by nobody."); // as kubectl: no headers without rows
         }
         Format::Table => {
-            let done = match (dry, &removed) {
-                (true, _) => "would be removed",
-                (false, Ok(())) => "removed",
-                (false, Err(_)) => "tried",
+            let done = |leak: &Leak| match dry {
+                true => "would be removed",
+                false if leak.is_left(&left) => "tried",
+                false => "removed",
             };
-            out.text(&table(&ours, done))?;
+            out.text(&table(&ours, &done))?;
         }
     }
     let unread = survey.unreadable.map(|why| Failure::Input { act: act(), why });
-    removed.and(unread.map_or(Ok(()), Err))
+    left.failure.map_or(Ok(()), |e| Err(refused(e)))?;
+    unread.map_or(Ok(()), Err)
 }
 
-fn table(leaks: &[Leak], done: &str) -> String {
+fn table(leaks: &[Leak], done: &dyn Fn(&Leak) -> &'static str) -> String {
     let mut table = Table::new(["WHAT", "WHERE", "SANDBOX", "STATE", "WHY"]);
     for leak in leaks {
         let sandbox: String = leak.sandbox.chars().take(SANDBOX_CHARS).collect();
-        table.row([leak.what, &leak.place, or_none(&sandbox), done, &leak.why]);
+        table.row([leak.what, &leak.place, or_none(&sandbox), done(leak), &leak.why]);
     }
     table.render()
 }
@@ -106,6 +134,7 @@ pub(super) fn leaks(survey: &Survey) -> Vec<Leak> {
             sandbox: intent.key.sandbox.clone(),
             why: format!("its network namespace {} {why}", intent.netns),
             remedy: remedy.to_owned(),
+            of: Of::File(intent.key.clone()),
         }));
     }
     let (why, unrecorded) = if survey.is_certain() {
@@ -115,27 +144,29 @@ pub(super) fn leaks(survey: &Survey) -> Vec<Leak> {
     } else {
         ("the journal does not know whose it is, and there is no cache of a runtime to ask", "")
     };
-    let unknown = |what: &'static str, place: String, sandbox: &str, remedy: &str| Leak {
+    let unknown = |what: &'static str, place: String, sandbox: &str, remedy: &str, of: Of| Leak {
         what,
         place,
         sandbox: sandbox.to_owned(),
         why: why.to_owned(),
         remedy: remedy.to_owned(),
+        of,
     };
-    for (Directory { data_dir, network }, held) in &survey.leases {
+    for (directory, held) in &survey.leases {
+        let Directory { data_dir, network } = directory;
         let place = data_dir.join(network).join(held.address.to_string()).display().to_string();
-        leaks.push(unknown("lease", place, &held.sandbox, unrecorded));
+        leaks.push(unknown("lease", place, &held.sandbox, unrecorded, Of::Directory(directory.clone())));
     }
     for rules in &survey.rules {
         let place = format!("{}: {}", rules.place(), rules.comment);
-        leaks.push(unknown("rules", place, &rules.sandbox, unrecorded));
+        leaks.push(unknown("rules", place, &rules.sandbox, unrecorded, Of::Rules));
     }
     for limits in &survey.limits {
-        leaks.push(unknown("limits", format!("link {}", limits.device), &limits.sandbox, unrecorded));
+        leaks.push(unknown("limits", format!("link {}", limits.device), &limits.sandbox, unrecorded, Of::Limits));
     }
     for port in survey.ports.iter().filter(|_| survey.is_certain()) {
         let place = format!("{} of bridge {}", port.name, port.bridge);
-        leaks.push(unknown("port", place, "", &format!("ip link delete {}", port.name)));
+        leaks.push(unknown("port", place, "", &format!("ip link delete {}", port.name), Of::Nobody));
     }
     leaks
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use crate::call::Side;
@@ -41,6 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("tools::a_record_that_cannot_be_read_is_told_by_all", &[], unreadable),
         Case::new("tools::a_disk_that_is_read_only_is_read", &[], read_only),
         Case::new("tools::gc_sweeps_records_that_say_nothing", &[], says_nothing),
+        Case::new("tools::gc_waits_last_for_what_others_hold", &[], held_by_others),
         Case::new("tools::gc_that_cannot_look_removes_nothing", &[], poor),
         Case::new("tools::doctor_changes_nothing", &[], nothing_changed),
     ]
@@ -536,6 +538,41 @@ fn says_nothing() {
     node.call("GC", "a").conf(&conf).run().ok();
     assert_eq!(count(), 1);
     node.call("CHECK", "a").run().ok();
+}
+
+/// Others work on some attachments, for longer than anybody waits: the rest goes, and each row says what became of it.
+fn held_by_others() {
+    const HELD: usize = 7;
+    let bed = Testbed::new();
+    let conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "cni0",
+        "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}});
+    let call = |command: &str, id: &str| {
+        bed.call(Side::Plexus, "bridge").command(command).container(id).pod(id).conf(&conf).run()
+    };
+    let add = |id: &str| {
+        bed.pod(id);
+        call("ADD", id).ok();
+        bed.lose_pod(id);
+    };
+    let ids: Vec<String> = (0..HELD).map(|number| format!("a{number}")).collect();
+    ids.iter().for_each(|id| add(id));
+    add("free");
+    let lock = |path: String| Flock::lock(fs::File::open(path).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+    let held: Vec<_> = ids.iter().map(|id| lock(format!("{RECORDS}/journal/n:{id}:eth0:bridge.jsonl"))).collect();
+    let (code, shown) = told(&["gc", "--min-age=0"]);
+    assert_eq!((code, shown.as_array().unwrap().len(), rows_that(&shown, "removed")), (1, HELD + 1, 1), "{shown}");
+    add("more");
+    let mut nobody = conf.clone();
+    nobody["cni.dev/valid-attachments"] = json!([]);
+    bed.call(Side::Plexus, "bridge").command("GC").conf(&nobody).run().fails(11, "at work");
+    assert!(bed.leftovers().iter().all(|left| !left.contains("more")), "{:?}", bed.leftovers());
+    drop(held);
+    let pool = lock(format!("{LEASES}/n/lock"));
+    bed.pod("late");
+    call("ADD", "late").fails(11, "held by another process");
+    drop(pool);
+    bed.call(Side::Plexus, "bridge").command("GC").conf(&nobody).run().ok();
+    assert_eq!(bed.leftovers(), ["link cni0"]);
 }
 
 /// Whatever number of files it may open: what it did not see has not ended.

@@ -31,8 +31,8 @@ const MAX_HINT_BYTES: u64 = 64;
 /// How often the lock is taken anew because its directory was removed meanwhile, or a signal came.
 const MAX_LOCK_TRIES: u32 = 64;
 /// How long another process may hold the lock. It is held for milliseconds, by the Go plugin for a second in a pool of 60,000;
-/// the kubelet gives up after two minutes.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
+/// the caller is told to try again, and a command that waits here keeps another one of its attachment waiting.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Opened for reading without following, blocking on a FIFO or being inherited.
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
