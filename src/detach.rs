@@ -209,6 +209,17 @@ fn step_of(plugin: &str, conf: &Map<String, Value>, network: &str) -> Step {
     Step { plugin: plugin.to_owned(), native, conf: conf.clone(), pool, device: None, ipam_delegate }
 }
 
+/// Whether the pod's link of an attachment's name has an address that is leased to that attachment: then it is what was
+/// attached, and nobody else's. Without a record nothing else says so. A namespace that cannot be entered has none.
+pub fn is_leased(pod: &mut Pod, attachment: &Attachment, sandbox: &str, state_dir: &Path) -> bool {
+    let Ok(Some(addresses)) = backends::addresses(pod, &attachment.ifname) else { return false };
+    attachment.steps.iter().filter_map(|step| step.pool.as_ref()).any(|pool| {
+        let held = host_local::held(&pool.data_dir, &pool.network, state_dir).unwrap_or_default();
+        let is_own = |held: &host_local::Held| held.sandbox == sandbox && held.ifname == attachment.ifname;
+        held.iter().any(|held| is_own(held) && addresses.contains(&held.address))
+    })
+}
+
 /// Removes all of it.
 ///
 /// # Errors

@@ -8,9 +8,10 @@ use std::iter;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::slice;
 
 use backends::chained::{Chained, Spec};
-use backends::{Entering, Kind};
+use backends::{Entering, Kind, NetNs};
 use serde_json::Map;
 
 use crate::attach::from_journal;
@@ -186,8 +187,12 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
             result.print(job.request.version).map(Some)
         }
         Command::Del => {
-            if del_record(job)? == Found::Unreadable {
-                del_defaults(job, config)?;
+            match del_record(job)? {
+                Found::Record => {}
+                Found::Unreadable => del_defaults(job, config, true)?,
+                // Another DEL was here, or the record is lost: what has gone with its namespace is gc's.
+                Found::Nothing if inside(job)?.is_some() => del_defaults(job, config, false)?,
+                Found::Nothing => {}
             }
             Ok(None)
         }
@@ -343,7 +348,8 @@ fn del_by_configuration(job: &Job) -> Result<(), CniError> {
 }
 
 /// The default networks of a pod whose record cannot be read. What its annotation asked for leaves with its namespace.
-fn del_defaults(job: &Job, config: &Config) -> Result<(), CniError> {
+/// `attached`: there was a record; where there was none, a link leaves only if its address is leased to it.
+fn del_defaults(job: &Job, config: &Config, attached: bool) -> Result<(), CniError> {
     let request = job.request;
     let lists = gather::default_lists(config).unwrap_or_else(|e| {
         warn(&format!("the default networks cannot be looked up either: {e}"));
@@ -352,13 +358,39 @@ fn del_defaults(job: &Job, config: &Config) -> Result<(), CniError> {
     let name = |index: usize| if index == 0 { request.ifname.clone() } else { format!("net{index}") };
     let attachments = lists.iter().enumerate();
     let attachments = attachments.map(|(index, list)| detach::attachment_of_list(list, &name(index), &request.args));
-    del_attachments(job, &attachments.collect::<Vec<_>>(), None)
+    let attachments: Vec<_> = attachments.collect();
+    if attached {
+        return del_attachments(job, &attachments, None);
+    }
+    let mut pod = inside(job)?.and_then(|netns| backends::Pod::enter(netns).ok());
+    let mut failures = Vec::new();
+    for attachment in attachments.iter().rev() {
+        let is_ours = |pod| detach::is_leased(pod, attachment, &request.container_id, &job.state_dir);
+        let inside = if pod.as_mut().is_some_and(is_ours) { inside(job)? } else { None };
+        let departure = unrecorded(job, slice::from_ref(attachment), None, inside);
+        failures.extend(detach::detach(departure).err());
+    }
+    detach::join(failures)
+}
+
+/// The namespace of this call, where there is one.
+fn inside(job: &Job) -> Result<Option<NetNs>, CniError> {
+    Ok(job.request.netns.as_deref().map(detach::open).transpose()?.flatten())
 }
 
 /// `result`: of the first, where the runtime told it.
 fn del_attachments(job: &Job, attachments: &[journal::Attachment], result: Option<CniResult>) -> Result<(), CniError> {
-    let inside = job.request.netns.as_deref().map(detach::open).transpose()?.flatten();
-    detach::detach(Departure {
+    let inside = inside(job)?;
+    detach::detach(unrecorded(job, attachments, result, inside))
+}
+
+fn unrecorded<'a>(
+    job: &'a Job,
+    attachments: &'a [journal::Attachment],
+    result: Option<CniResult>,
+    inside: Option<NetNs>,
+) -> Departure<'a> {
+    Departure {
         sandbox: &job.request.container_id,
         netns: job.request.netns.clone(),
         inside,
@@ -372,7 +404,7 @@ fn del_attachments(job: &Job, attachments: &[journal::Attachment], result: Optio
         may_be_own: job.request.netns_override,
         state_dir: &job.state_dir,
         recorded: false,
-    })
+    }
 }
 
 /// The plan for a pod under a meta-plugin's configuration. Nothing is touched.

@@ -316,6 +316,15 @@ pub fn host_index(host: &mut Host, name: &str) -> Result<Option<u32>, Error> {
     Ok(host.side.link(name)?.map(|link| link.index))
 }
 
+/// The addresses of the pod's link of this name; none if there is no such link.
+///
+/// # Errors
+/// As [`links`].
+pub fn addresses(pod: &mut Pod, name: &str) -> Result<Option<Vec<std::net::IpAddr>>, Error> {
+    let Some(link) = pod.side.link(name)? else { return Ok(None) };
+    Ok(Some(pod.side.addresses(&link)?.into_iter().map(|present| present.address.ip()).collect()))
+}
+
 /// Whether a name is taken in the pod.
 ///
 /// # Errors

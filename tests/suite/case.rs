@@ -7,7 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    capability, chains, check, crash, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process, program,
+    capability, chains, check, crash, gc, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process, program,
     status, tools, world,
 };
 
@@ -42,6 +42,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(odd::cases());
     cases.extend(program::cases());
     cases.extend(tools::cases());
+    cases.extend(gc::cases());
     cases
 }
 

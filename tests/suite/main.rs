@@ -20,6 +20,7 @@ mod chains;
 mod check;
 mod compare;
 mod crash;
+mod gc;
 mod interop;
 mod ip;
 mod meta;

@@ -39,6 +39,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("odd::del_that_cannot_know_the_boot_forgets_nothing", &[], no_boot_id),
         Case::new("odd::the_own_namespace_where_it_is_allowed", &[Need::Peers], own_namespace),
         Case::new("odd::nobody_in_a_pod_keeps_its_tap", &[Need::Tap], locked_from_inside),
+        Case::new("odd::a_record_that_is_lost_still_frees_the_default_network", &[], lost_record),
         Case::new("odd::one_default_route_of_several", &[], two_defaults),
     ]
 }
@@ -202,6 +203,25 @@ fn no_boot_id() {
     }
     call(usual, "DEL").run().ok();
     assert_eq!(bed.leftovers(), ["link br0"]);
+}
+
+/// Its pod's address says what was attached; another link of the name is somebody else's.
+fn lost_record() {
+    let node = node();
+    node.add("a", "");
+    fs::remove_file(record()).unwrap();
+    node.call("DEL", "a").run().ok();
+    assert_eq!(node.bed.links("a"), ["lo"]);
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+    node.add("a", "");
+    fs::remove_file(record()).unwrap();
+    node.bed.ip("-n a link del eth0");
+    node.bed.ip("-n a link add eth0 type bridge");
+    node.call("DEL", "a").run().ok();
+    assert_eq!((node.bed.links("a"), leases("cluster").len()), (vec!["lo".to_owned(), "eth0".to_owned()], 0));
+    node.call("DEL", "a").run().ok();
+    assert_eq!(node.bed.links("a"), ["lo", "eth0"], "once more is harmless");
 }
 
 /// As the reference plugin; and a record knows it without being told again.
