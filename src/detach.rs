@@ -438,7 +438,9 @@ impl Departure<'_> {
     fn doomed(&self) -> Vec<Doomed> {
         let mut doomed: Vec<Doomed> = self.group.map(Doomed::Group).into_iter().collect();
         for (attachment, index) in self.attachments.iter().zip(&self.indices) {
-            if self.group.is_none() && makes(attachment, |kind| !matches!(kind, Kind::Loopback | Kind::HostDevice)) {
+            // No kind makes `lo`, whatever CNI_IFNAME says.
+            let makes_link = self.group.is_none() && attachment.ifname != "lo";
+            if makes_link && makes(attachment, |kind| !matches!(kind, Kind::Loopback | Kind::HostDevice)) {
                 let name = || Doomed::Name(attachment.ifname.clone());
                 doomed.push(if *index == 0 { name() } else { Doomed::Index(*index) });
             }

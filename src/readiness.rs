@@ -11,6 +11,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde_json::{Map, Value};
 
+use crate::chain;
 use crate::cni::error::{CniError, Code};
 use crate::cni::list::Injection;
 use crate::cni::request::Command;
@@ -104,15 +105,28 @@ fn step(job: &Job, plugin: &str, conf: &Map<String, Value>, around: &Around, pat
             kernel(&native)?;
             match &native.ipam {
                 Ipam::HostLocal(host_local) => pool(host_local),
-                Ipam::Executed(plugin) => caller.execute_ipam(Command::Status, plugin, conf).map(|_| ()),
+                Ipam::Executed(plugin) => {
+                    installed(plugin, path)?;
+                    caller.execute_ipam(Command::Status, plugin, conf).map(|_| ())
+                }
                 Ipam::None | Ipam::Previous | Ipam::Static(_) => Ok(()),
             }
         }
         Verdict::Executed(_) if around.version.supports(Command::Status) => {
+            installed(plugin, path)?;
             caller.execute(Command::Status, plugin, conf, None).map(|_| ())
         }
-        Verdict::Chained(..) | Verdict::Executed(_) => Ok(()),
+        Verdict::Executed(_) => installed(plugin, path),
+        Verdict::Chained(..) => Ok(()),
     }
+}
+
+/// Whether a plugin that is to be executed is there.
+///
+/// # Errors
+/// Code 50 with where it was looked for.
+pub fn installed(plugin: &str, path: &[PathBuf]) -> Result<(), CniError> {
+    chain::find(plugin, path).map(drop).map_err(|e| CniError { code: Code::NotAvailable, ..e })
 }
 
 /// Whether the kernel can build it, and has what it is built on.

@@ -85,6 +85,11 @@ pub fn ready(host: &mut Host, spec: &Spec, rules: Rules) -> Result<(), Error> {
         let text = "this kernel has no nftables (nf_tables), which ipMasq and macspoofchk need";
         return Err(Error::new(ErrorKind::Refused, text));
     }
+    if matches!(spec, Spec::Bridge(bridge) if bridge.filters_vlans()) && !filters_vlans()? {
+        let text =
+            "this kernel's bridges filter no VLANs (CONFIG_BRIDGE_VLAN_FILTERING), which vlan and vlanTrunk need";
+        return Err(Error::new(ErrorKind::Refused, text));
+    }
     match spec.master() {
         Some(name) => master::find(&mut host.side, name).map(drop),
         None => Ok(()),

@@ -198,7 +198,7 @@ mod tests {
         let (all, unreadable) = read(&dir).unwrap();
         assert_eq!((all.len(), unreadable), (0, None));
         fs::create_dir_all(dir.join("journal")).unwrap();
-        fs::write(dir.join("journal/a.jsonl"), bytes(&[intent()])).unwrap();
+        fs::write(dir.join("journal/node:0123456789abcdef:eth0.jsonl"), bytes(&[intent()])).unwrap();
         fs::write(dir.join("journal/b.jsonl"), "{}\n").unwrap();
         fs::write(dir.join("journal/boot"), "id").unwrap();
         let read = read(&dir).unwrap();

@@ -213,7 +213,16 @@ impl Variables {
                 // A byte that is not UTF-8 becomes a character that no rule of these names admits.
                 |id| names::validate_container_id(&id.to_string_lossy()),
             ),
-            ("CNI_NETNS", &self.netns, |command| matches!(command, Command::Add | Command::Check), anything),
+            // It goes into a record and to delegates, as text.
+            (
+                "CNI_NETNS",
+                &self.netns,
+                |command| matches!(command, Command::Add | Command::Check),
+                |path| {
+                    let refusal = || CniError::new(Code::InvalidEnvironment, "CNI_NETNS is not UTF-8");
+                    path.to_str().map(drop).ok_or_else(refusal)
+                },
+            ),
             (
                 "CNI_IFNAME",
                 &self.ifname,
@@ -463,6 +472,9 @@ mod tests {
         };
         assert_eq!(with(bytes("CNI_CONTAINERID")), (4, "invalid characters in containerID; a\u{fffd}".to_string()));
         assert_eq!(with(bytes("CNI_IFNAME")), (4, "interface name is not UTF-8".to_string()));
+        let add = base().filter(|(name, _)| name != "CNI_COMMAND").chain([("CNI_COMMAND".into(), "ADD".into())]);
+        let add = refused(Request::from_env(add.chain([bytes("CNI_NETNS")]), CONF.as_bytes()));
+        assert_eq!(add, (4, "CNI_NETNS is not UTF-8".to_string()));
         assert_eq!(with(bytes("CNI_COMMAND")), (4, "unknown CNI_COMMAND: a\u{fffd}".to_string()));
         assert_eq!(with(("CNI_CONTAINERID".into(), "c".repeat(1 << 17).into())).0, 4);
         let long = "/x:".repeat(PATH_DIRS_MAX + 1);

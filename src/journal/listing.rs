@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Error, Held, Journal, Record, SUFFIX, at, parse, read_bounded};
+use super::{Error, Held, Journal, Key, Record, SUFFIX, at, file_name, parse, read_bounded};
 
 /// How many files that cannot be read are told by name.
 const TOLD_MAX: usize = 3;
@@ -59,6 +59,11 @@ impl Journal {
                 Err(e) => listing.unreadable.push(at("reading the record", &path)(e)), // one odd entry hides no other
                 Ok(bytes) if is_torn(&bytes) => listing.torn.push(path),
                 Ok(bytes) => match parse(&bytes) {
+                    // Its own commands would look for it elsewhere: what it names is not this file's to remove.
+                    records if records.iter().any(|record| !is_named_by(&path, &record.intent.key)) => {
+                        let why = io::Error::new(ErrorKind::InvalidData, "it is another request's, by what it says");
+                        listing.unreadable.push(at("reading the record", &path)(why));
+                    }
                     records if records.is_empty() => {
                         let why = io::Error::new(ErrorKind::InvalidData, "it says nothing that this plexus knows");
                         listing.unreadable.push(at("reading the record", &path)(why));
@@ -89,6 +94,10 @@ impl Journal {
         }
         Held { file, path: torn.to_owned() }.forget().map(|()| true)
     }
+}
+
+fn is_named_by(path: &Path, key: &Key) -> bool {
+    path.file_name().is_some_and(|name| name == file_name(key).as_str())
 }
 
 /// No line of it is whole.

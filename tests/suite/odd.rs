@@ -40,6 +40,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("odd::the_own_namespace_where_it_is_allowed", &[Need::Peers], own_namespace),
         Case::new("odd::nobody_in_a_pod_keeps_its_tap", &[Need::Tap], locked_from_inside),
         Case::new("odd::a_record_that_is_lost_still_frees_the_default_network", &[], lost_record),
+        Case::new("odd::a_device_that_was_renamed_in_the_pod_comes_back", &[], renamed_device),
+        Case::new("odd::del_of_a_link_leaves_lo_alone", &[], loopback_alone),
+        Case::new("odd::status_is_what_add_would_say", &[], honest_status),
         Case::new("odd::one_default_route_of_several", &[], two_defaults),
     ]
 }
@@ -222,6 +225,56 @@ fn lost_record() {
     assert_eq!((node.bed.links("a"), leases("cluster").len()), (vec!["lo".to_owned(), "eth0".to_owned()], 0));
     node.call("DEL", "a").run().ok();
     assert_eq!(node.bed.links("a"), ["lo", "eth0"], "once more is harmless");
+}
+
+fn renamed_device() {
+    let bed = Testbed::new();
+    bed.parent("up0");
+    bed.pod("a");
+    let conf = json!({"cniVersion": "1.0.0", "name": "lan", "type": "host-device", "device": "up0"});
+    let call = |command| bed.call(Side::Plexus, "host-device").command(command).conf(&conf).pod("a");
+    call("ADD").run().ok();
+    bed.ip("-n a link set eth0 down");
+    bed.ip("-n a link set eth0 name mine");
+    call("DEL").run().ok();
+    assert_eq!((bed.links("a"), bed.leftovers()), (vec!["lo".to_owned()], Vec::new()));
+    assert!(bed.links("").contains(&"up0".to_owned()));
+}
+
+fn loopback_alone() {
+    let bed = Testbed::new();
+    let conf = bridge(&bed);
+    bed.ip("-n a link set lo up");
+    bed.call(Side::Plexus, "bridge").command("DEL").conf(&conf).pod("a").ifname("lo").run().ok();
+    assert!(bed.ip("-n a link show lo").contains(",UP"), "{}", bed.ip("-n a link show lo"));
+}
+
+/// What cannot be executed, or what the kernel cannot do, is told before the first pod comes.
+fn honest_status() {
+    let node = node();
+    let base = json!({"cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "cni0"});
+    let with = |key: &str, value: Value| {
+        let mut conf = base.clone();
+        conf[key] = value;
+        conf
+    };
+    let status = |conf: &Value| node.bed.call(Side::Plexus, "bridge").command("STATUS").conf(conf).run();
+    status(&base).ok();
+    status(&with("ipam", json!({"type": "nowhere"}))).fails(50, "/run/cni/plexus");
+    node.bed.pod("v");
+    let vlan = with("vlan", json!(5));
+    let add = node.bed.call(Side::Plexus, "bridge").command("ADD").conf(&vlan).pod("v").run();
+    let told = status(&vlan);
+    assert_eq!(told.succeeded(), add.succeeded(), "{} but {}", told.stdout, add.stdout);
+    if !told.succeeded() {
+        told.fails(50, "VLAN");
+    }
+    for version in ["1.0.0", "1.1.0"] {
+        let mut meta = node.conf.clone();
+        meta["cniVersion"] = json!("1.1.0");
+        meta["delegates"] = json!([{"cniVersion": version, "name": "d", "type": "nowhere"}]);
+        node.bed.call(Side::Plexus, "plexus-cni").command("STATUS").conf(&meta).run().fails(50, "/run/cni/plexus");
+    }
 }
 
 /// As the reference plugin; and a record knows it without being told again.

@@ -319,6 +319,11 @@ fn files() {
     bed.file("net.d/00-other.conf", r#"{"cniVersion": "1.0.0", "name": "other", "type": "nowhere"}"#);
     let (code, shown) = doctor();
     assert_eq!((code, states(&shown)[0].as_str()), (5, "00-other.conf wrong"), "its plugin is missing");
+    for number in 40..80 {
+        bed.file(&format!("net.d/{number}-more.conf"), "{");
+    }
+    let (_, shown) = doctor();
+    assert_eq!((states(&shown).len(), states(&shown)[10].as_str()), (11, "and 34 more note"), "{shown}");
 }
 
 fn leaks() {

@@ -67,7 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "job",
         ],
     ),
-    ("readiness", &["cni", "config", "log", "native", "gather", "job"]),
+    ("readiness", &["cni", "config", "log", "native", "gather", "chain", "job"]),
     ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job"]),
     ("alive", &["cni", "sources", "journal", "sight", "native", "detach"]),
     ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),

@@ -204,6 +204,11 @@ impl Conf {
 }
 
 impl Spec {
+    /// Whether its bridge must forward by VLAN.
+    pub(crate) fn filters_vlans(&self) -> bool {
+        self.vlan_filtering
+    }
+
     /// The bridge's name.
     #[must_use]
     pub fn bridge(&self) -> &str {

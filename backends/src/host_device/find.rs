@@ -24,6 +24,11 @@ pub(super) fn in_pod(pod: &mut Pod, ifname: &str, recorded: Option<&Device>) -> 
         None => pod.side.link(&device.name)?.filter(|link| device.is(link)),
         found => found,
     };
+    // Somebody in the pod gave it another name.
+    let link = match link {
+        None => pod.side.links()?.into_iter().find(|link| device.is(link)),
+        found => found,
+    };
     Ok(link.map(|link| (link, device.clone())))
 }
 

@@ -7,11 +7,13 @@ use backends::Before;
 use plexus::cni::list::{Injection, List, PluginConf};
 use plexus::confdir::{self, Fate, File};
 use plexus::config::Config;
-use plexus::native::{self, Around, Verdict};
+use plexus::native::{self, Around, Ipam, Verdict};
 use plexus::{gather, readiness, survey};
 
 use super::{Finding, State, Surroundings};
 
+/// How many files of the runtime's directory get a row.
+const FILES_SHOWN_MAX: usize = 10;
 /// A pool that is this full will soon be: parts of a hundred.
 const NEARLY_FULL_PERCENT: u128 = 90;
 
@@ -28,8 +30,11 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     let mut lists: Vec<List> = Vec::new();
     let chosen = files.iter().position(|file| matches!(file.fate, Fate::Chosen(_)));
-    for (index, file) in files.iter().enumerate() {
-        findings.push(file_finding(file, chosen.is_none_or(|chosen| index < chosen), &around.bin_dir));
+    let rows = files.iter().enumerate();
+    let rows =
+        rows.map(|(index, file)| file_finding(file, chosen.is_none_or(|chosen| index < chosen), &around.bin_dir));
+    findings.extend(on_one_screen(rows.collect()));
+    for file in &files {
         if let Fate::Chosen(list) | Fate::Ignored(list) = &file.fate {
             lists.push((**list).clone());
         }
@@ -100,6 +105,10 @@ fn unready(list: &List, delegated: bool, around: &Surroundings) -> Vec<Finding> 
             Err(e) => findings.push(wrong(plugin, e.msg)),
             Ok(Verdict::Native(native, _)) => {
                 findings.extend(readiness::kernel(&native).err().map(|e| wrong(plugin, e.msg)));
+                if let Ipam::Executed(name) = &native.ipam {
+                    let path = [around.bin_dir.clone()];
+                    findings.extend(readiness::installed(name, &path).err().map(|e| wrong(plugin, e.msg)));
+                }
             }
             Ok(Verdict::Chained(..)) => {}
             Ok(Verdict::Executed(why)) if delegated && !around.bin_dir.join(&plugin.plugin_type).exists() => {
@@ -110,6 +119,16 @@ fn unready(list: &List, delegated: bool, around: &Surroundings) -> Vec<Finding> 
         }
     }
     findings
+}
+
+/// The first files, and how many more there are: as bad as the worst of them.
+fn on_one_screen(mut rows: Vec<Finding>) -> Vec<Finding> {
+    let more = rows.split_off(rows.len().min(FILES_SHOWN_MAX));
+    if let Some(worst) = more.iter().map(|row| row.state).max() {
+        let text = "`plexus doctor` reads them too; the first that loads is used";
+        rows.push(Finding::new("net.d", format!("and {} more", more.len()), worst, text));
+    }
+    rows
 }
 
 fn file_finding(file: &File, before_chosen: bool, bin_dir: &Path) -> Finding {
