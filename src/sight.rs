@@ -25,12 +25,11 @@ pub struct Sight {
     hidden: String,
 }
 
-/// The pid namespace of this process, by its inode.
-///
-/// # Errors
-/// /proc cannot be read.
-pub fn own_pid_ns() -> io::Result<u64> {
-    fs::metadata("/proc/self/ns/pid").map(|meta| meta.ino())
+/// The pid namespace of this process, by its inode; none where /proc cannot be read. The link is read and not followed: the kernel
+/// would make an inode for that.
+pub fn own_pid_ns() -> Option<u64> {
+    let link = fs::read_link("/proc/self/ns/pid").ok()?;
+    link.to_str()?.strip_prefix("pid:[")?.strip_suffix("]")?.parse().ok()
 }
 
 impl Sight {
@@ -152,6 +151,7 @@ mod tests {
 
     #[test]
     fn the_own_namespace_is_in_use() {
+        assert_eq!(own_pid_ns(), Some(fs::metadata("/proc/self/ns/pid").unwrap().ino()));
         let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
         let sight = Sight::look().unwrap();
         assert!(sight.place(own).is_some() && sight.place(1).is_none());

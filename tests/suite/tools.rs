@@ -1,17 +1,16 @@
 //! `plexus check`, `plexus gc` and `plexus doctor` on a node with pods: what they tell, what they remove, their exit codes.
 
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::call::Side;
 use crate::case::Case;
-use crate::meta::{Node, node};
+use crate::meta::node;
 use crate::need::Need;
 use crate::program::{plexus, text};
-use crate::testbed::{LEASES, RECORDS, Testbed, files_below};
+use crate::testbed::{LEASES, RECORDS, Testbed};
 
 /// Where runtimes note what they attached.
 pub(crate) const CACHE: &str = "/var/lib/cni/results";
