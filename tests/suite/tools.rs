@@ -375,8 +375,24 @@ fn unready() {
         told(json!([{"cniVersion": "1.0.0", "name": "n", "type": "nowhere"}]))
             .contains("there is no plugin of that name")
     );
+    assert!(
+        told(json!([{"cniVersion": "1.0.0", "name": "n", "type": "bridge", "ipam": {"type": "nowhere"}}]))
+            .contains("nowhere")
+    );
     assert!(told(json!("x")).contains("delegates"));
     assert!(told(Value::Null).contains("delegate"));
+    // Executed, whatever plexus could build: looked for where the configuration says.
+    node.conf["delegates"] = lan("up0");
+    node.conf["native"] = json!("off");
+    for (dir, code) in [("/run/cni/plexus", 0), ("/run/scratch/empty", 5)] {
+        node.conf["binDir"] = json!(dir);
+        node.bed.file("net.d/00-plexus.conf", &node.conf.to_string());
+        let bin_dir = if code == 0 { "/run/cni/plexus" } else { dir };
+        node.bed.file("empty/plexus-cni", "");
+        let (found, shown) =
+            crate::tools::told(&["doctor", "--conf-dir", "/run/scratch/net.d", "--bin-dir", bin_dir, "--min-age=0"]);
+        assert_eq!((found, rows(&shown, "state", "wrong").len()), (code, usize::from(code > 0)), "{shown}");
+    }
 }
 
 fn many_leaks() {

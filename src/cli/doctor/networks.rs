@@ -1,12 +1,12 @@
 //! The runtime's configurations, which of them it takes, and how full the pools of all of them are.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use backends::Before;
 use plexus::cni::list::{Injection, List, PluginConf};
 use plexus::confdir::{self, Fate, File};
-use plexus::config::Config;
+use plexus::config::{Config, NativePolicy};
 use plexus::native::{self, Around, Ipam, Verdict};
 use plexus::{gather, readiness, survey};
 
@@ -43,7 +43,13 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
         let text = "no network configuration loads: the runtime attaches no pod, and the node is not ready";
         findings.push(Finding::new("net.d", what, State::Wrong, text));
     }
-    let mut used: Vec<List> = lists.iter().take(usize::from(chosen.is_some())).cloned().collect();
+    let own = |list: &List| Used {
+        list: list.clone(),
+        path: vec![around.bin_dir.clone()],
+        native: NativePolicy::Auto,
+        is_delegate: false,
+    };
+    let mut used: Vec<Used> = lists.iter().take(usize::from(chosen.is_some())).map(own).collect();
     for plugin in lists.iter().flat_map(|list| &list.plugins).filter(|plugin| is_meta(plugin)) {
         let config = match Config::parse(&plugin.object) {
             Ok(config) => config,
@@ -58,7 +64,12 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
             }
         };
         match gather::default_lists(&config) {
-            Ok(more) => used.extend(more),
+            Ok(more) => used.extend(more.into_iter().map(|list| Used {
+                list,
+                path: config.search_path(std::slice::from_ref(&around.bin_dir)),
+                native: config.native.clone(),
+                is_delegate: true,
+            })),
             Err(e) => findings.push(Finding::new("net.d", "default networks", State::Wrong, e.msg)),
         }
         findings.extend(
@@ -68,9 +79,8 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
                 .map(|key| Finding::new("net.d", format!("key {key}"), State::Note, "nobody knows it: it is ignored")),
         );
     }
-    let delegated = |index: usize| index > 0 || chosen.is_none();
-    findings.extend(used.iter().enumerate().flat_map(|(index, list)| unready(list, delegated(index), around)));
-    lists.extend(used);
+    findings.extend(used.iter().flat_map(|used| unready(used, around)));
+    lists.extend(used.into_iter().map(|used| used.list));
     let mut seen = BTreeSet::new();
     for list in &lists {
         for plugin in &list.plugins {
@@ -87,10 +97,22 @@ fn is_meta(plugin: &PluginConf) -> bool {
     keys || ["plexus", "multus"].iter().any(|name| plugin.plugin_type.starts_with(name))
 }
 
+/// A network that is used.
+struct Used {
+    list: List,
+    /// Where its plugins are searched.
+    path: Vec<PathBuf>,
+    /// Which of them are built in process.
+    native: NativePolicy,
+    /// The meta-plugin's; the runtime's own plugins are looked for with its file.
+    is_delegate: bool,
+}
+
 /// Whether each plugin of a network that is used could serve an ADD.
-///
-/// `delegated`: by the meta-plugin; the runtime's own plugins are looked for with its file.
-fn unready(list: &List, delegated: bool, around: &Surroundings) -> Vec<Finding> {
+fn unready(used: &Used, around: &Surroundings) -> Vec<Finding> {
+    let Used { list, path, native, is_delegate } = used;
+    let is_missing = |plugin: &str| *is_delegate && readiness::installed(plugin, path).is_err();
+    let places = || path.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
     let wrong = |plugin: &PluginConf, text: String| {
         Finding::new("net.d", format!("network {}: {}", list.name, plugin.plugin_type), State::Wrong, text)
     };
@@ -101,19 +123,22 @@ fn unready(list: &List, delegated: bool, around: &Surroundings) -> Vec<Finding> 
         let state_dir = &around.places.state_dir;
         let surroundings =
             Around { network: &list.name, version: list.cni_version, args: "", ifname: "", state_dir, before };
+        if *is_delegate && !native.allows(&plugin.plugin_type) {
+            let missing = readiness::installed(&plugin.plugin_type, path).err();
+            findings.extend(missing.map(|e| wrong(plugin, format!("the configuration says `native`, and {}", e.msg))));
+            continue;
+        }
         match native::read(&plugin.plugin_type, &conf, &surroundings) {
             Err(e) => findings.push(wrong(plugin, e.msg)),
             Ok(Verdict::Native(native, _)) => {
                 findings.extend(readiness::kernel(&native).err().map(|e| wrong(plugin, e.msg)));
                 if let Ipam::Executed(name) = &native.ipam {
-                    let path = [around.bin_dir.clone()];
-                    findings.extend(readiness::installed(name, &path).err().map(|e| wrong(plugin, e.msg)));
+                    findings.extend(readiness::installed(name, path).err().map(|e| wrong(plugin, e.msg)));
                 }
             }
             Ok(Verdict::Chained(..)) => {}
-            Ok(Verdict::Executed(why)) if delegated && !around.bin_dir.join(&plugin.plugin_type).exists() => {
-                let text = format!("{why}, and there is no plugin of that name in {}", around.bin_dir.display());
-                findings.push(wrong(plugin, text));
+            Ok(Verdict::Executed(why)) if is_missing(&plugin.plugin_type) => {
+                findings.push(wrong(plugin, format!("{why}, and there is no plugin of that name in {}", places())));
             }
             Ok(Verdict::Executed(_)) => {}
         }
