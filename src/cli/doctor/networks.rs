@@ -34,11 +34,10 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
     let rows =
         rows.map(|(index, file)| file_finding(file, chosen.is_none_or(|chosen| index < chosen), &around.bin_dir));
     findings.extend(on_one_screen(rows.collect()));
-    for file in &files {
-        if let Fate::Chosen(list) | Fate::Ignored(list) = &file.fate {
-            lists.push((**list).clone());
-        }
-    }
+    lists.extend(files.iter().filter_map(|file| match &file.fate {
+        Fate::Chosen(list) | Fate::Ignored(list) => Some((**list).clone()),
+        _ => None,
+    }));
     if chosen.is_none() {
         let text = "no network configuration loads: the runtime attaches no pod, and the node is not ready";
         findings.push(Finding::new("net.d", what, State::Wrong, text));
@@ -64,12 +63,7 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
             }
         };
         match gather::default_lists(&config) {
-            Ok(more) => used.extend(more.into_iter().map(|list| Used {
-                list,
-                path: config.search_path(std::slice::from_ref(&around.bin_dir)),
-                native: config.native.clone(),
-                is_delegate: true,
-            })),
+            Ok(more) => used.extend(more.into_iter().map(|list| Used::delegate(list, &config, &around.bin_dir))),
             Err(e) => findings.push(Finding::new("net.d", "default networks", State::Wrong, e.msg)),
         }
         findings.extend(
@@ -106,6 +100,13 @@ struct Used {
     native: NativePolicy,
     /// The meta-plugin's; the runtime's own plugins are looked for with its file.
     is_delegate: bool,
+}
+
+impl Used {
+    fn delegate(list: List, config: &Config, bin_dir: &PathBuf) -> Used {
+        let path = config.search_path(std::slice::from_ref(bin_dir));
+        Used { list, path, native: config.native.clone(), is_delegate: true }
+    }
 }
 
 /// Whether each plugin of a network that is used could serve an ADD.
@@ -187,12 +188,7 @@ fn file_finding(file: &File, before_chosen: bool, bin_dir: &Path) -> Finding {
 }
 
 /// How full the pool of a plugin's configuration is, once for each directory.
-fn pool(
-    list: &List,
-    plugin: &PluginConf,
-    around: &mut Surroundings,
-    seen: &mut BTreeSet<std::path::PathBuf>,
-) -> Vec<Finding> {
+fn pool(list: &List, plugin: &PluginConf, around: &mut Surroundings, seen: &mut BTreeSet<PathBuf>) -> Vec<Finding> {
     let conf = list.inject(plugin, &Injection::default()).object;
     if native::ipam_type(&conf) != "host-local" {
         return Vec::new();
