@@ -484,6 +484,17 @@ pub(crate) const ACCEPTED: &[Difference] = &[
     sometimes("D-bandwidth-owner", &["oracle::bandwidth::*"], &["*.state.host.link.bwp*.ifalias"]),
     always("D-bandwidth-twice", &["oracle::bandwidth::twice@*"], &["*.add.*"]),
     sometimes("D-sbr-link-local", &["oracle::sbr::*"], &["*.state.pod.a.route.main.unicast fe80::/64 dev eth0.*"]),
+    always(
+        "D-vrf-addresses",
+        &["oracle::vrf::first_free_table@*", "oracle::vrf::table@*", "oracle::vrf::lost_*"],
+        &["*.state.pod.a.addr.eth0.*.nodad"],
+    ),
+    always(
+        "D-vrf-routes-back",
+        &["oracle::vrf::first_free_table@*", "oracle::vrf::table@*"],
+        &["*.del.state.pod.a.route.main.unicast *"],
+    ),
+    always("D-vrf-link-gone", &["oracle::vrf::lost_link@*"], &["*.del.*", "end.leftovers"]),
     sometimes("D-sbr-ends", &["oracle::sbr::*"], &["*.del.state.pod.a.route.*", "*.del.state.pod.a.rule.*"]),
     always("D-sbr-namespace-file", &["oracle::sbr::lost_pod@*"], &["*.del.*", "end.leftovers"]),
     always("D-sbr-check", &["oracle::sbr::check_without_prev_result@*"], &["*"]),
