@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::slice;
 
-use backends::chained::{Chained, Spec};
+use backends::chained::{Chained, Spec, tuning};
 use backends::{Entering, Kind, NetNs};
 use serde_json::Map;
 
@@ -282,6 +282,9 @@ fn attach_all(job: &Job, plan: &Plan, pod: Entering) -> Result<attach::Attached,
 
 /// The plan for a directly executed plugin.
 fn direct_plan(job: &Job) -> Result<Plan, CniError> {
+    if job.plugin == Chained::Tuning.name() {
+        tuning::refuse_duplicates(&job.request.stdin).map_err(native::from_backend)?;
+    }
     job.plan(vec![direct(job)?], None, &job.request.path)
 }
 

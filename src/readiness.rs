@@ -117,7 +117,9 @@ fn step(job: &Job, plugin: &str, conf: &Map<String, Value>, around: &Around, pat
             caller.execute(Command::Status, plugin, conf, None).map(|_| ())
         }
         Verdict::Executed(_) => installed(plugin, path),
-        Verdict::Chained(..) => Ok(()),
+        Verdict::Chained(spec, _) => {
+            spec.ready().map_err(|error| CniError::new(Code::NotAvailable, native::chain(&error)))
+        }
     }
 }
 

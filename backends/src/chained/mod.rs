@@ -17,7 +17,7 @@ pub use moved::tables;
 use serde::{Deserialize, Serialize};
 
 use crate::default_route::Family;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::nft::{Filter, Owner};
 use crate::pod::{Host, Pod};
 use crate::removal::Spawn;
@@ -224,6 +224,19 @@ impl Spec {
             }
             Self::Bandwidth(_) | Self::Portmap(_) | Self::Sbr(_) | Self::Vrf(_) => Ok(Fit::Here),
         }
+    }
+
+    /// Whether the kernel can do it. Changes nothing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Refused`] with what it lacks; those of the kernel.
+    pub fn ready(&self) -> Result<(), Error> {
+        let (what, is_there) = match self {
+            Self::Portmap(_) | Self::Firewall(_) => ("nftables", crate::nft::supported()?),
+            Self::Vrf(_) => ("links of kind vrf", vrf::supported(&mut Host::open()?)?),
+            Self::Tuning(_) | Self::Bandwidth(_) | Self::Sbr(_) => return Ok(()),
+        };
+        if is_there { Ok(()) } else { Err(Error::new(ErrorKind::Refused, format!("this kernel has no {what}"))) }
     }
 
     /// Looks whether what it wants of the host is somebody else's, before anything of the chain is done. Changes nothing.

@@ -1,10 +1,16 @@
-//! Whatever a runtime or a definition sends as configuration: lists, single configurations, the meta-plugin's own.
+//! Whatever a runtime or a definition sends as configuration: lists, single configurations of each plugin, the meta-plugin's own.
 #![no_main]
 
+use std::path::Path;
+
+use backends::chained::{Chained, tuning};
+use backends::{Before, Kind};
 use libfuzzer_sys::fuzz_target;
+use plexus::cni::Version;
 use plexus::cni::list::List;
 use plexus::cni::{NetConf, gojson};
 use plexus::config::Config;
+use plexus::native::{self, Around};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(list) = List::parse_either(bytes) {
@@ -16,5 +22,18 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = NetConf::parse(bytes);
     if let Ok(object) = gojson::parse_object(bytes, "x") {
         let _ = Config::parse(&object);
+        let _ = tuning::refuse_duplicates(bytes);
+        let kinds = Kind::ALL.into_iter().map(Kind::name);
+        for plugin in kinds.chain(Chained::ALL.into_iter().map(Chained::name)) {
+            let around = Around {
+                network: "net1",
+                version: Version::V1_1_0,
+                args: "",
+                ifname: "eth0",
+                state_dir: Path::new("/nowhere"),
+                before: Before::Awaited,
+            };
+            let _ = native::read(plugin, &object, &around);
+        }
     }
 });

@@ -52,6 +52,9 @@ pub(super) fn tuning() -> Vec<Row> {
         .latest(),
         tuning("sysctl_by_args_alone", json!({"args": {"cni": {"sysctl": {ARP_IGNORE: "2"}}}})).latest(),
         tuning("refused_sysctl_elsewhere", json!({"sysctl": {"kernel.shmmax": "1"}})).refused(),
+        tuning("refused_sysctl_twice", json!({})).refused().first(Step::Tail(
+            br#","sysctl":{"net.ipv4.conf.all.log_martians":"1","net.ipv4.conf.all.log_martians":"0"}"#,
+        )),
         tuning("refused_sysctl_upwards", json!({"sysctl": {"net/../kernel/shmmax": "1"}})).refused(),
         tuning("refused_sysctl_unknown", json!({"sysctl": {"net.ipv4.conf.IFNAME.nothing": "1"}})).refused(),
         tuning("refused_mac", json!({"mac": "zz"})).refused(),
