@@ -177,9 +177,10 @@ pub fn attachment_of(plugin: &str, request: &Request) -> Attachment {
 }
 
 /// The same for a list of the meta-plugin.
-pub fn attachment_of_list(list: &List, ifname: &str, args: &str) -> Attachment {
+pub fn attachment_of_list(list: &List, ifname: &str, args: &str, runtime: &Map<String, Value>) -> Attachment {
     let step = |plugin: &PluginConf| {
-        let conf = list.inject(plugin, &Injection::default()).object;
+        let injection = Injection { runtime_config: Some(runtime), ..Injection::default() };
+        let conf = list.inject(plugin, &injection).object;
         step_of(&plugin.plugin_type, &conf, &list.name)
     };
     Attachment {

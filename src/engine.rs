@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::slice;
 
-use backends::chained::{Chained, Spec, tuning};
+use backends::chained::{Chained, Fit, Spec, tuning};
 use backends::{Entering, Kind, NetNs};
 use serde_json::Map;
 
@@ -22,7 +22,7 @@ use crate::detach::{self, Departure};
 use crate::job::Job;
 use crate::journal::{self, Key, PodName};
 use crate::log::warn;
-use crate::native;
+use crate::native::{self, Verdict};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::sources::{Manifests, Pod};
 use crate::{attach, chain, check, collect, convert, deleter, gather, readiness};
@@ -347,7 +347,24 @@ fn del_by_configuration(job: &Job) -> Result<(), CniError> {
     // A kind finds what it made by itself; who only changed it must be told what it was.
     let previous = Chained::of(job.plugin).and_then(|_| gojson::field(&job.request.config, "prevResult"));
     let previous = previous.and_then(|value| CniResult::parse_prev(value, job.request.version).ok());
-    del_attachments(job, &[detach::attachment_of(job.plugin, job.request)], previous)
+    let mut attachment = detach::attachment_of(job.plugin, job.request);
+    if is_elsewhere(job) {
+        attachment.steps.iter_mut().for_each(|step| step.native = false);
+    }
+    del_attachments(job, &[attachment], previous)
+}
+
+/// Whether a chained plugin's configuration is one that plexus does not build, or not on this node, and there is another binary of
+/// that name: then that one made what is to be removed.
+fn is_elsewhere(job: &Job) -> bool {
+    if Chained::of(job.plugin).is_none() || chain::find(job.plugin, &job.request.path).is_err() {
+        return false;
+    }
+    match native::read(job.plugin, &job.request.config, &job.around()) {
+        Ok(Verdict::Executed(_)) => true,
+        Ok(Verdict::Chained(spec, _)) => matches!(spec.fit(), Ok(Fit::ElsewhereBecause(_))),
+        _ => false,
+    }
 }
 
 /// The default networks of a pod whose record cannot be read. What its annotation asked for leaves with its namespace.
@@ -360,8 +377,12 @@ fn del_defaults(job: &Job, config: &Config, attached: bool) -> Result<(), CniErr
     });
     let name = |index: usize| if index == 0 { request.ifname.clone() } else { format!("net{index}") };
     let attachments = lists.iter().enumerate();
-    let attachments = attachments.map(|(index, list)| detach::attachment_of_list(list, &name(index), &request.args));
-    let attachments: Vec<_> = attachments.collect();
+    let none = Map::new();
+    let of_list = |(index, list)| {
+        let runtime = if index == 0 { &config.runtime } else { &none };
+        detach::attachment_of_list(list, &name(index), &request.args, runtime)
+    };
+    let attachments: Vec<_> = attachments.map(of_list).collect();
     if attached {
         return del_attachments(job, &attachments, None);
     }

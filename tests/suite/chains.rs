@@ -12,7 +12,7 @@ use crate::call::{Call, Side};
 use crate::case::Case;
 use crate::need::Need;
 use crate::nft;
-use crate::testbed::{RECORDS, Testbed, files_below};
+use crate::testbed::{LEASES, RECORDS, Testbed, files_below};
 use crate::world;
 
 /// How long a connection may take that must come about.
@@ -29,6 +29,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("chains::a_failed_add_leaves_nothing", filter, failed),
         Case::new("chains::nothing_to_do_costs_nothing", &[Need::Nft], idle),
         Case::new("chains::a_taken_port_names_its_holder", &[Need::Nft], taken),
+        Case::new("chains::a_port_of_the_go_plugin_is_taken", &[Need::Peers, Need::Nft, Need::Iptables], taken_by_go),
+        Case::new("chains::gc_finds_what_lost_its_record", filter, unrecorded),
+        Case::new("chains::who_made_it_removes_it", &[], elsewhere),
         Case::new("chains::mapped_ports_are_reached", &[Need::Nft], reached),
         Case::new("chains::neighbours_of_an_unknown_plugin", &[Need::Nft], between),
         Case::new("chains::one_plugin_after_another", filter, one_by_one),
@@ -162,16 +165,77 @@ fn taken() {
     let mut conf = node_chain();
     conf["delegates"][0]["plugins"].as_array_mut().unwrap().truncate(2);
     call(&bed, "ADD", "a", &conf).run().ok();
-    let links = bed.links("");
+    let (links, pool) = (bed.links(""), files_below(Path::new(LEASES)));
     let refused = call(&bed, "ADD", "b", &conf).run();
     for word in ["8080", "net1", "c-a", "eth0"] {
         assert!(refused.stdout.contains(word), "{word}: {}", refused.stdout);
     }
     assert_eq!((bed.links(""), bed.links("b")), (links, vec!["lo".to_owned()]), "nothing was done");
+    assert_eq!(files_below(Path::new(LEASES)), pool, "not even an address was taken and given back");
     call(&bed, "DEL", "a", &conf).run().ok();
     call(&bed, "ADD", "b", &conf).run().ok();
     call(&bed, "DEL", "b", &conf).run().ok();
     assert_eq!(left(&bed), Vec::<String>::new());
+}
+
+/// The Go plugin's usual backend has the port, at every address or at one.
+fn taken_by_go() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    bed.pod("b");
+    let mut conf = node_chain();
+    conf["delegates"][0]["plugins"].as_array_mut().unwrap().truncate(2);
+    let ipam = json!({"type": "host-local", "subnet": "10.9.0.0/24"});
+    let bridge = json!({"cniVersion": "1.0.0", "name": "old", "type": "bridge", "bridge": "br0", "ipam": ipam});
+    let result = bed.call(Side::Go, "bridge").command("ADD").pod("a").conf(&bridge).run().ok();
+    let portmap = |mappings: Value| {
+        json!({"cniVersion": "1.0.0", "name": "old", "type": "portmap", "backend": "iptables", "prevResult": result,
+            "runtimeConfig": {"portMappings": mappings}})
+    };
+    let at = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.9"}]);
+    for (mappings, is_taken) in [(json!([mapping("tcp", 8080, 80)]), true), (at, false)] {
+        let go = portmap(mappings);
+        bed.call(Side::Go, "portmap").command("ADD").pod("a").conf(&go).run().ok();
+        let answer = call(&bed, "ADD", "b", &conf).run();
+        assert_eq!(answer.succeeded(), !is_taken, "{}", answer.stdout);
+        for word in ["8080", "old", "c1"].into_iter().filter(|_| is_taken) {
+            assert!(answer.stdout.contains(word), "{word}: {}", answer.stdout);
+        }
+        call(&bed, "DEL", "b", &conf).run().ok();
+        bed.call(Side::Go, "portmap").command("DEL").pod("a").conf(&go).run().ok();
+    }
+}
+
+/// The journal is lost, and the runtime's list says that nobody lives.
+fn unrecorded() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    let mut conf = node_chain();
+    conf["delegates"][0]["plugins"].as_array_mut().unwrap().push(json!({"type": "bandwidth",
+        "egressRate": 8_000_000, "egressBurst": 800_000}));
+    call(&bed, "ADD", "a", &conf).run().ok();
+    std::fs::remove_dir_all(Path::new(RECORDS).join("journal")).unwrap();
+    bed.lose_pod("a");
+    assert!(left(&bed).iter().any(|left| left.starts_with("link bwp")), "{:?}", left(&bed));
+    let mut gc = conf.clone();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    call(&bed, "GC", "a", &gc).run().ok();
+    assert_eq!(left(&bed), Vec::<String>::new());
+}
+
+/// DEL without a record of what plexus never makes: the other plugin of that name made it.
+fn elsewhere() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    let seen = bed.file("called", "");
+    let script = bed.file("other/firewall", &format!("#!/bin/sh\necho $CNI_COMMAND >> {}\n", seen.display()));
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bed.bin(Side::Plexus).display(), script.parent().unwrap().display());
+    for (backend, called) in [("firewalld", "DEL\n"), ("iptables", "DEL\n")] {
+        let conf = json!({"cniVersion": "1.0.0", "name": "net1", "type": "firewall", "backend": backend});
+        bed.call(Side::Plexus, "firewall").command("DEL").pod("a").env("CNI_PATH", &path).conf(&conf).run().ok();
+        assert_eq!(std::fs::read_to_string(&seen).unwrap(), called, "{backend}");
+    }
 }
 
 /// Whether what is sent to `to` from inside `place` comes back.

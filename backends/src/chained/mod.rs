@@ -426,6 +426,19 @@ pub fn retain(chained: Chained, network: &str, valid: &[(&str, &str)], by_ifname
             ended.retain(|noted| noted.network == network && !is_valid(noted));
             bandwidth::remove_noted(&mut host, &ended)
         }
-        Chained::Tuning | Chained::Sbr | Chained::Vrf => Ok(()),
+        Chained::Tuning => {
+            let is_valid = |owner: &Owner<'_>| {
+                let is_it = |(sandbox, ifname): &(&str, &str)| {
+                    *sandbox == owner.sandbox && (!by_ifname || *ifname == owner.ifname)
+                };
+                valid.iter().any(is_it)
+            };
+            let backups = tuning::backups(&tuning::Conf::default().directory())?;
+            let ended = |backup: &&tuning::Backup| {
+                backup.owner().is_some_and(|owner| owner.network == network && !is_valid(&owner))
+            };
+            backups.iter().filter(ended).try_for_each(tuning::Backup::remove)
+        }
+        Chained::Sbr | Chained::Vrf => Ok(()),
     }
 }

@@ -162,6 +162,31 @@ impl Problem {
     }
 }
 
+/// Fails where the reference plugin leads one of the ports elsewhere by iptables. Only a rule for every address of the host
+/// counts: for one address, which is in the container's own chain, its entry looks the same.
+fn look_at_iptables(
+    socket: &mut Socket,
+    mappings: &[Mapping],
+    owner: &Owner<'_>,
+    families: &[bool],
+) -> Result<(), Problem> {
+    for v6 in families {
+        let entries = iptables::entries(socket, owner, element::family(*v6))?;
+        for mapping in mappings.iter().filter(|mapping| mapping.place.of(*v6).is_some()) {
+            let is_it = |entry: &&iptables::Entry| {
+                entry.protocol.is_none_or(|number| number == mapping.protocol.number())
+                    && entry.ports.contains(&mapping.host_port)
+            };
+            for entry in entries.iter().filter(is_it) {
+                if iptables::is_everywhere(socket, element::family(*v6), entry, mapping.host_port)? {
+                    return Err(Problem::Taken(taken::taken_by_entry(mapping, &entry.comment)));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Filter {
     fn socket(&mut self, owner: &Owner<'_>) -> Result<&mut Socket, Error> {
         let none = || {
@@ -181,7 +206,8 @@ impl Filter {
         let Some(socket) = self.0.as_mut() else { return Ok(()) };
         let mut look = || -> Result<(), Problem> {
             own::look(socket, mappings, owner, families)?;
-            compatible::look(socket, mappings, owner, families)
+            compatible::look(socket, mappings, owner, families)?;
+            look_at_iptables(socket, mappings, owner, families)
         };
         look().map_err(|problem| problem.tell("look at the mapped ports of", owner))
     }

@@ -26,6 +26,13 @@ pub(super) fn taken_by_container(mapping: &Mapping, sandbox: &str) -> String {
     format!("{port} is taken: it leads to container {sandbox}; choose another host port or remove that container")
 }
 
+/// As above, where its rule for iptables quotes network and container.
+pub(super) fn taken_by_entry(mapping: &Mapping, comment: &str) -> String {
+    let port = describe(mapping);
+    let whose = comment.strip_prefix("dnat ").unwrap_or(comment);
+    format!("{port} is taken: it leads to the container of {whose}; choose another host port or remove that container")
+}
+
 fn describe(mapping: &Mapping) -> String {
     let (port, protocol) = (mapping.host_port, mapping.protocol.name());
     match mapping.place {
