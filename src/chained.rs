@@ -7,7 +7,7 @@ use backends::chained::{self, Chained, Original, Previous, Remains, Scene, Spec}
 use backends::nft::{Filter, Owner};
 use backends::{Deleter, Deletion, Host, Pod};
 
-use crate::cni::error::CniError;
+use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
 use crate::convert;
 use crate::deleter;
@@ -39,6 +39,10 @@ pub fn add(
 ) -> Result<CniResult, CniError> {
     if spec.is_idle() {
         return Ok(previous);
+    }
+    if let Some(odd) = previous.interfaces.iter().find(|interface| interface.name.contains('\0')) {
+        let msg = format!("prevResult names an interface {:?}, which no link can be called", odd.name);
+        return Err(CniError::new(Code::InvalidConfig, msg));
     }
     let known = convert::previous(&previous);
     let mut scene = Scene { host, pod, owner: link.owner, previous: &known, group: link.group };
@@ -127,4 +131,15 @@ pub fn remove(
     };
     let told = chained::remove(chained, &mut remains).map_err(from_backend)?;
     Ok(told.into_iter().map(from_backend).collect())
+}
+
+/// After the links have gone: what two removals at once each left for the other.
+///
+/// # Errors
+/// What could not be removed.
+pub fn settle(step: &Step, around: &Around, filter: &mut Filter) -> Result<(), CniError> {
+    match native::read(&step.plugin, &step.conf, around) {
+        Ok(Verdict::Chained(spec, _)) => chained::settle(&spec, filter).map_err(from_backend),
+        _ => Ok(()),
+    }
 }

@@ -256,6 +256,7 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
     if is_empty {
         for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
             for step in attachment.steps.iter().rev().filter(|step| step.native) {
+                keep(departure.settle(&mut filter, attachment, step));
                 keep(departure.lift(&mut filter, attachment, step));
                 keep(departure.release(attachment, step, result.as_ref()));
             }
@@ -310,6 +311,14 @@ impl Departure<'_> {
         })
     }
 
+    /// What two removals at once each left for the other.
+    fn settle(&self, filter: &mut nft::Filter, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
+        if Chained::of(&step.plugin) != Some(Chained::Firewall) {
+            return Ok(());
+        }
+        chained::settle(step, &self.around(attachment), filter)
+    }
+
     /// The rules of a step leave the packet filter. They are found by their owner: neither link nor address is needed.
     fn lift(&self, filter: &mut nft::Filter, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
         rules::remove_by(filter, rules_of(step), &self.owner(attachment))
@@ -348,14 +357,7 @@ impl Departure<'_> {
         filter: &mut nft::Filter,
         pod: Option<&mut Pod>,
     ) -> Result<(), CniError> {
-        let around = Around {
-            network: &attachment.cni_name,
-            version: Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT),
-            args: &attachment.args,
-            ifname: &attachment.ifname,
-            state_dir: self.state_dir,
-            before: Before::Awaited,
-        };
+        let around = self.around(attachment);
         let link_stays = !makes(attachment, |kind| !matches!(kind, Kind::Loopback | Kind::HostDevice));
         let owner = self.owner(attachment);
         let told = chained::remove(
@@ -366,6 +368,17 @@ impl Departure<'_> {
         )?;
         told.into_iter().for_each(|error| warn(&format!("network {:?}: {}", attachment.network, error.msg)));
         Ok(())
+    }
+
+    fn around<'a>(&'a self, attachment: &'a Attachment) -> Around<'a> {
+        Around {
+            network: &attachment.cni_name,
+            version: Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT),
+            args: &attachment.args,
+            ifname: &attachment.ifname,
+            state_dir: self.state_dir,
+            before: Before::Awaited,
+        }
     }
 
     fn owner<'a>(&'a self, attachment: &'a Attachment) -> nft::Owner<'a> {

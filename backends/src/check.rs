@@ -5,6 +5,7 @@ use ipnetwork::IpNetwork;
 
 use crate::error::{Error, ErrorKind};
 use crate::layer3::{Address, Route, mask_text};
+use crate::mac::Mac;
 use crate::master::{self, routes};
 use crate::netlink::link::Link;
 use crate::netlink::route::Present;
@@ -88,7 +89,9 @@ fn missing(ifname: &str) -> Error {
 /// The hardware address, where the result has one.
 pub(crate) fn mac(link: &Link, expected: &Interface) -> Result<(), Error> {
     let found = link.mac_text();
-    if expected.mac.is_empty() || expected.mac.eq_ignore_ascii_case(&found) {
+    // tuning's result has the configuration's form of it.
+    let is_it = || expected.mac.parse::<Mac>().is_ok_and(|mac| Some(mac) == link.mac);
+    if expected.mac.is_empty() || expected.mac.eq_ignore_ascii_case(&found) || is_it() {
         return Ok(());
     }
     Err(Error::mismatch(format!("interface {} has MAC {found}, expected {}", link.name, expected.mac)))

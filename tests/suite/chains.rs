@@ -32,6 +32,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("chains::a_port_of_the_go_plugin_is_taken", &[Need::Peers, Need::Nft, Need::Iptables], taken_by_go),
         Case::new("chains::gc_finds_what_lost_its_record", filter, unrecorded),
         Case::new("chains::who_made_it_removes_it", &[], elsewhere),
+        Case::new("chains::what_a_pod_does_to_its_link_keeps_no_del_from_ending", &[], stubborn),
+        Case::new("chains::too_many_ports_are_refused", &[], too_many),
         Case::new("chains::mapped_ports_are_reached", &[Need::Nft], reached),
         Case::new("chains::neighbours_of_an_unknown_plugin", &[Need::Nft], between),
         Case::new("chains::one_plugin_after_another", filter, one_by_one),
@@ -176,6 +178,37 @@ fn taken() {
     call(&bed, "ADD", "b", &conf).run().ok();
     call(&bed, "DEL", "b", &conf).run().ok();
     assert_eq!(left(&bed), Vec::<String>::new());
+}
+
+/// sbr's routes cannot come back to a link that is down, without addresses, or under another name.
+fn stubborn() {
+    for change in ["link set eth0 down", "addr flush dev eth0", "link set eth0 down name other"] {
+        let bed = Testbed::new();
+        bed.pod("a");
+        let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]});
+        let bridge = json!({"cniVersion": "1.0.0", "name": "net1", "type": "bridge", "bridge": "br0", "isGateway": true, "ipam": ipam});
+        let result = bed.call(Side::Plexus, "bridge").command("ADD").pod("a").conf(&bridge).run().ok();
+        let sbr = json!({"cniVersion": "1.0.0", "name": "net1", "type": "sbr", "prevResult": result});
+        bed.call(Side::Plexus, "sbr").command("ADD").pod("a").conf(&sbr).run().ok();
+        bed.ip(&format!("-n a {change}"));
+        bed.call(Side::Plexus, "sbr").command("DEL").pod("a").conf(&sbr).run().ok();
+        assert!(!bed.ip("-n a rule show").contains("10.1.0.2"), "{change}");
+        bed.call(Side::Plexus, "bridge").command("DEL").pod("a").conf(&bridge).run().ok();
+        assert_eq!(left(&bed), Vec::<String>::new(), "{change}");
+    }
+}
+
+fn too_many() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    for (layout, number) in [("maps", 4097), ("compatible", 257)] {
+        let mut conf = node_chain();
+        conf["delegates"][0]["plugins"][1]["layout"] = json!(layout);
+        let all: Vec<Value> = (1..=number).map(|port| mapping("tcp", port, 80)).collect();
+        conf["runtimeConfig"]["portMappings"] = json!(all);
+        call(&bed, "ADD", "a", &conf).run().fails(999, "more than the");
+        assert_eq!(bed.leftovers(), Vec::<String>::new());
+    }
 }
 
 /// The Go plugin's usual backend has the port, at every address or at one.

@@ -8,7 +8,7 @@ use libtest_mimic::{Completion, Failed};
 const TESTED: &str = env!("CARGO_BIN_EXE_plexus-cni");
 /// A node reads it for every pod: as it is shipped, standard library and C library included, it has no more. Six plugins of
 /// chains took a quarter of a megabyte beyond the two that the first design allows (src/README.md).
-const RELEASE_BYTES_MAX: u64 = 2_300_000;
+const RELEASE_BYTES_MAX: u64 = 2_400_000;
 /// The script that builds it so.
 const BUILD: &str = "deployments/build";
 

@@ -380,7 +380,14 @@ pub fn remove(chained: Chained, remains: &mut Remains<'_>) -> Result<Vec<Error>,
             let original = if let Some(Original::Sbr(original)) = original { Some(original) } else { None };
             let table = if let Some(Spec::Sbr(spec)) = spec { spec.table() } else { None };
             let attached = sbr::Attached { ifname: owner.ifname, table, previous, original, link_stays };
-            sbr::remove(remains.pod.as_deref_mut(), &attached).map(|()| Vec::new())
+            match sbr::remove(remains.pod.as_deref_mut(), &attached) {
+                // The pod may have changed its link so that no route can come back: it must not keep DEL from ending by that.
+                Err(error) if link_stays => {
+                    let attached = sbr::Attached { link_stays: false, ..attached };
+                    sbr::remove(remains.pod.as_deref_mut(), &attached).map(|()| vec![error])
+                }
+                other => other.map(|()| Vec::new()),
+            }
         }
         Chained::Portmap => {
             let spec = if let Some(Spec::Portmap(spec)) = spec { Some(spec) } else { None };
@@ -398,6 +405,17 @@ pub fn remove(chained: Chained, remains: &mut Remains<'_>) -> Result<Vec<Error>,
             let pod = remains.pod.as_deref_mut().filter(|_| link_stays);
             bandwidth::remove(remains.host, pod, &owner, remains.spawn).map(|()| Vec::new())
         }
+    }
+}
+
+/// After the links have gone: what two DELs at once each left for the other.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn settle(spec: &Spec, filter: &mut Filter) -> Result<(), Error> {
+    match spec {
+        Spec::Firewall(spec) if spec.isolates() => firewall::remove_idle_isolation(&mut Host::open()?, filter),
+        _ => Ok(()),
     }
 }
 

@@ -141,6 +141,11 @@ fn validate_chain(name: &str) -> Result<(), Error> {
 }
 
 impl Spec {
+    /// Whether its bridge is isolated from others.
+    pub(crate) fn isolates(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// What it means for an attachment: looks nothing up. The bridge is the first interface of the result, as the reference
     /// plugin takes it.
     ///

@@ -8,6 +8,10 @@ use crate::error::Error;
 
 const NFTABLES: &str = "nftables";
 const IPTABLES: &str = "iptables";
+/// The most ports of one pod: a range of a media server has a thousand.
+const MAPPINGS_MAX: usize = 4096;
+/// The same as rules, each of which every packet of every new flow is compared with; and one transaction removes them all.
+const COMPATIBLE_MAX: usize = 256;
 /// Bits of a packet's mark.
 const MARK_BITS: i64 = 32;
 
@@ -126,7 +130,13 @@ impl Conf {
         };
         let entries = self.runtime_config.port_mappings.unwrap_or_default();
         let mappings = entries.iter().map(Entry::validate).collect::<Result<Vec<_>, _>>()?;
-        Ok(Spec { layout, snat, mappings: each_once(mappings)? })
+        let mappings = each_once(mappings)?;
+        let max = if layout == Layout::Maps { MAPPINGS_MAX } else { COMPATIBLE_MAX };
+        if mappings.len() > max {
+            let text = format!("{} ports are mapped, more than the {max} of one pod", mappings.len());
+            return Err(Error::invalid(text));
+        }
+        Ok(Spec { layout, snat, mappings })
     }
 
     fn validate_backend(&self) -> Result<(), Error> {

@@ -1,10 +1,12 @@
 //! Which kernel parameters a node's owner lets configurations set: a file of patterns. Knows no configuration.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use regex_lite::RegexBuilder;
 
 use crate::error::{Error, ErrorKind};
@@ -33,11 +35,16 @@ impl AllowList {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let place = || path.display().to_string();
         let errno = |error: &io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
-        let file = match File::open(path) {
+        // Nothing that is no file can make the opening wait.
+        let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::All),
             Err(error) => return Err(Error::io("open", place(), errno(&error))),
         };
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(Error::at(ErrorKind::Invalid, "read", place()).because_of("not a regular file"));
+        }
         let mut bytes = Vec::new();
         file.take(FILE_BYTES_MAX + 1)
             .read_to_end(&mut bytes)

@@ -44,8 +44,16 @@ pub(super) fn writable(path: &str) -> Result<Option<String>, Error> {
     }
 }
 
+/// A path that leads nowhere but below [`TREE`]: one of a backup may be anybody's text.
+fn is_below(path: &str) -> bool {
+    !path.is_empty() && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+}
+
 /// The value without the line's end. `None`: there is no such parameter (any more).
 pub(super) fn read(path: &str) -> Result<Option<String>, Error> {
+    if !is_below(path) {
+        return Err(Error::io("open", place(path), Errno::EINVAL));
+    }
     match File::open(place(path)) {
         Ok(file) => text(file).map(Some).map_err(|error| failed("read", path, &error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
