@@ -201,7 +201,7 @@ fn stubborn() {
 fn too_many() {
     let bed = Testbed::new();
     bed.pod("a");
-    for (layout, number) in [("maps", 4097), ("compatible", 257)] {
+    for (layout, number) in [("maps", 4097), ("compatible", 513)] {
         let mut conf = node_chain();
         conf["delegates"][0]["plugins"][1]["layout"] = json!(layout);
         let all: Vec<Value> = (1..=number).map(|port| mapping("tcp", port, 80)).collect();

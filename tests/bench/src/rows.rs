@@ -132,10 +132,18 @@ pub(crate) const ROWS: &[Row] = &[
     chain("chain-ports", "the same + portmap with 2 ports", PORTMAP, true, 0),
     chain("chain-ports-1k", "the same beside 1,000 containers with 2 ports each", PORTMAP, true, 1_000),
     chain("chain-node", "bridge + portmap (2 ports) + tuning + firewall, IPv4 and IPv6, one exec", NODE_CHAIN, true, 0),
+    chain("chain-tuning", "bridge + tuning (a sysctl, MTU)", TUNING, false, 0),
+    chain("chain-firewall", "bridge + firewall", FIREWALL, false, 0),
+    chain("chain-bandwidth", "bridge + bandwidth, both directions", BANDWIDTH, false, 0),
+    chain("chain-sbr", "bridge + sbr", r#"[{"type": "sbr"}]"#, false, 0),
     one("bridge-vlan", "bridge with a VLAN", &[Bridge], false, r#"{"vlan": 100}"#, VLAN_FILTERING),
 ];
 
 const PORTMAP: &str = r#"[{"type": "portmap", "capabilities": {"portMappings": true}}]"#;
+const TUNING: &str = r#"[{"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_ignore": "1"}, "mtu": 1400}]"#;
+const FIREWALL: &str = r#"[{"type": "firewall", "backend": "iptables"}]"#;
+const BANDWIDTH: &str = r#"[{"type": "bandwidth", "ingressRate": 8000000, "ingressBurst": 800000,
+    "egressRate": 8000000, "egressBurst": 800000}]"#;
 const NODE_CHAIN: &str = r#"[{"type": "portmap", "capabilities": {"portMappings": true}},
     {"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_ignore": "1"}, "mtu": 1400},
     {"type": "firewall", "backend": "iptables"}]"#;

@@ -11,7 +11,7 @@ const IPTABLES: &str = "iptables";
 /// The most ports of one pod: a range of a media server has a thousand.
 const MAPPINGS_MAX: usize = 4096;
 /// The same as rules, each of which every packet of every new flow is compared with; and one transaction removes them all.
-const COMPATIBLE_MAX: usize = 256;
+const COMPATIBLE_MAX: usize = 512;
 /// Bits of a packet's mark.
 const MARK_BITS: i64 = 32;
 

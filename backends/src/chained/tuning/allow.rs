@@ -130,7 +130,10 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         let error = AllowList::read(&path).unwrap_err();
-        assert_eq!(error.chain(), format!("read {}: is a directory", path.display()));
+        assert_eq!(error.chain(), format!("read {}: not a regular file", path.display()));
         std::fs::remove_dir(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(AllowList::read(&path).unwrap_err().chain(), error.chain(), "nobody waits for who writes there");
+        std::fs::remove_file(&path).unwrap();
     }
 }
