@@ -56,7 +56,7 @@ pub fn add(
     if let Some(original) = looked.original() {
         note(&original)?;
     }
-    let gain = spec.add(&mut scene, looked).map_err(refused)?;
+    let gain = looked.carry_out(&mut scene).map_err(refused)?;
     if let Some(original) = &gain.original
         && let Err(error) = note(original)
     {
@@ -138,6 +138,10 @@ pub fn remove(
 /// # Errors
 /// What could not be removed.
 pub fn settle(step: &Step, around: &Around, filter: &mut Filter) -> Result<(), CniError> {
+    // Of the others nothing is left: their configurations need not be read.
+    if Chained::of(&step.plugin) != Some(Chained::Firewall) {
+        return Ok(());
+    }
     match native::read(&step.plugin, &step.conf, around) {
         Ok(Verdict::Chained(spec, _)) => chained::settle(&spec, filter).map_err(from_backend),
         _ => Ok(()),

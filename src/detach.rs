@@ -256,7 +256,7 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
     if is_empty {
         for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
             for step in attachment.steps.iter().rev().filter(|step| step.native) {
-                keep(departure.settle(&mut filter, attachment, step));
+                departure.settle(&mut filter, attachment, step);
                 keep(departure.lift(&mut filter, attachment, step));
                 keep(departure.release(attachment, step, result.as_ref()));
             }
@@ -311,12 +311,11 @@ impl Departure<'_> {
         })
     }
 
-    /// What two removals at once each left for the other.
-    fn settle(&self, filter: &mut nft::Filter, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
-        if Chained::of(&step.plugin) != Some(Chained::Firewall) {
-            return Ok(());
+    /// What two removals at once each left for the other. It is not this pod's: DEL need not wait for it, and GC finds it too.
+    fn settle(&self, filter: &mut nft::Filter, attachment: &Attachment, step: &Step) {
+        if let Err(error) = chained::settle(step, &self.around(attachment), filter) {
+            warn(&format!("network {:?}: {}", attachment.network, error.msg));
         }
-        chained::settle(step, &self.around(attachment), filter)
     }
 
     /// The rules of a step leave the packet filter. They are found by their owner: neither link nor address is needed.
@@ -387,7 +386,8 @@ impl Departure<'_> {
 
     /// Goes into the pod, where something of ours is there to remove; none where its namespace is gone.
     fn enter(&self, inside: Option<NetNs>) -> Result<Option<Pod>, CniError> {
-        let is_inside = |step: &Step| step.native && Chained::of(&step.plugin).is_some_and(Chained::is_in_pod);
+        let is_inside =
+            |step: &Step| step.native && Chained::of(&step.plugin).is_some_and(|chained| !chained.is_in_filter());
         let any = self.attachments.iter().flat_map(|attachment| &attachment.steps).any(is_inside);
         match inside {
             Some(_) if !any && self.doomed().is_empty() && self.devices().is_empty() => Ok(None),

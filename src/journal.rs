@@ -451,10 +451,13 @@ impl Held {
 
     fn append(&mut self, mut line: Vec<u8>) -> Result<(), Error> {
         line.push(b'\n');
-        let length = self.file.metadata().map_err(at("completing the record", &self.path))?.len();
-        let length = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(line.len());
+        let before = self.file.metadata().map_err(at("completing the record", &self.path))?.len();
+        let length = usize::try_from(before).unwrap_or(usize::MAX).saturating_add(line.len());
         let written = within_bounds(length).and_then(|()| self.file.write_all(&line));
-        written.map_err(at("completing the record", &self.path))
+        written.map_err(|e| {
+            let _ = self.file.set_len(before); // half a line would spoil the next one
+            at("completing the record", &self.path)(e)
+        })
     }
 
     /// Makes the file say what it said before an intent.

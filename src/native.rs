@@ -147,7 +147,7 @@ fn read_chained(chained: Chained, conf: &Map<String, Value>, around: &Around) ->
             let (own, unknown) = decode::<tuning::Conf>(conf)?;
             let args = parse_args(around.args, &["MAC"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
             let env_mac = args.get("MAC").unwrap_or_default();
-            let asked = tuning::Asked { ifname: around.ifname, env_mac, has_previous: true };
+            let asked = tuning::Asked { ifname: around.ifname, env_mac };
             (chained::Spec::Tuning(own.validate(&asked).map_err(from_backend)?), unknown, None)
         }
         Chained::Firewall => {

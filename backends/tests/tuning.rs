@@ -67,7 +67,7 @@ fn tuned_pod(world: &mut World) -> Pod {
 }
 
 fn asked(ifname: &str) -> Asked<'_> {
-    Asked { ifname, env_mac: "", has_previous: true }
+    Asked { ifname, env_mac: "" }
 }
 
 fn spec_for(text: &str, ifname: &str) -> Spec {

@@ -12,6 +12,8 @@ use crate::testbed::Testbed;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("check::each_change_is_told", &[Need::Macvlan], each_change),
+        Case::new("check::another_lower_device::macvlan", &[Need::Macvlan], || another_lower_device("macvlan")),
+        Case::new("check::another_lower_device::vlan", &[Need::Vlan], || another_lower_device("vlan")),
         Case::new("check::each_lease_and_each_masqueraded_address_counts", &[Need::Nft], leases_and_rules),
         Case::new("check::another_namespace_in_its_place_is_told", &[], another_namespace),
         Case::new("check::routes_may_move_to_another_table", &[Need::Macvlan], moved_routes),
@@ -20,6 +22,33 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("check::the_vlans_of_a_port_are_compared", &[Need::VlanFiltering], vlans),
         Case::new("check::an_ipvlan_on_what_the_plugin_before_it_names", &[Need::Ipvlan], named_by_another),
     ]
+}
+
+/// Another link has the name of the master by now; the pod's link is still on the one it was made on.
+fn another_lower_device(kind: &str) {
+    let bed = Testbed::new();
+    bed.parent("up0");
+    bed.parent("up1");
+    bed.pod("a");
+    let mut conf = json!({"cniVersion": "1.1.0", "name": "net1", "type": kind, "master": "up0", "vlanId": 5,
+        "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}});
+    if kind == "macvlan" {
+        conf.as_object_mut().unwrap().remove("vlanId");
+    }
+    conf["prevResult"] = bed.call(Side::Plexus, kind).command("ADD").pod("a").conf(&conf).run().ok();
+    let check = || bed.call(Side::Plexus, kind).command("CHECK").pod("a").conf(&conf).run();
+    check().ok();
+    for words in [
+        "link set up0 down",
+        "link set up0 name up2",
+        "link set up1 down",
+        "link set up1 name up0",
+        "link set up0 up",
+        "link set up2 up",
+    ] {
+        bed.ip(words);
+    }
+    check().fails(999, "up0");
 }
 
 /// The port on the host of a pod's interface in a bridge.

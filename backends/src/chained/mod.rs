@@ -63,13 +63,7 @@ impl Chained {
         }
     }
 
-    /// Whether what it makes is in the pod's namespace, and may be on the host besides.
-    #[must_use]
-    pub const fn is_in_pod(self) -> bool {
-        !matches!(self, Self::Portmap | Self::Firewall)
-    }
-
-    /// Whether what it makes is in the host's packet filter.
+    /// Whether what it makes is in the host's packet filter, and nowhere else; the others make something in the pod.
     #[must_use]
     pub const fn is_in_filter(self) -> bool {
         matches!(self, Self::Portmap | Self::Firewall)
@@ -146,32 +140,57 @@ pub enum Spec {
 
 /// What was found, and is about to be changed.
 #[derive(Debug)]
-pub enum Looked {
+pub enum Looked<'s> {
     /// tuning.
-    Tuning(Box<tuning::Looked>),
+    Tuning(&'s tuning::Spec, Box<tuning::Looked>),
     /// firewall.
     Firewall(firewall::Resolved),
     /// bandwidth.
-    Bandwidth(Box<bandwidth::Place>),
+    Bandwidth(&'s bandwidth::Spec, Box<bandwidth::Place>),
     /// portmap.
-    Portmap,
+    Portmap(&'s portmap::Spec),
     /// sbr.
     Sbr(Box<sbr::Resolved>),
     /// vrf.
     Vrf(Box<vrf::Resolved>),
 }
 
-impl Looked {
+impl Looked<'_> {
     /// What must be written down before it is changed. `None`: nothing that was there is changed.
     #[must_use]
     pub fn original(&self) -> Option<Original> {
         match self {
-            Self::Tuning(looked) => Some(Original::Tuning(looked.original().clone())),
+            Self::Tuning(_, looked) => Some(Original::Tuning(looked.original().clone())),
             Self::Firewall(resolved) => Some(Original::Firewall(resolved.clone(), None)),
-            Self::Portmap | Self::Bandwidth(_) => None,
+            Self::Portmap(_) | Self::Bandwidth(..) => None,
             Self::Sbr(resolved) => Some(Original::Sbr(resolved.original().clone())),
             Self::Vrf(resolved) => Some(Original::Vrf(resolved.original().clone())),
         }
+    }
+
+    /// Does what was decided.
+    ///
+    /// # Errors
+    /// Those of the kernel; then nothing of it stays.
+    pub fn carry_out(self, scene: &mut Scene<'_>) -> Result<Gain, Error> {
+        let mut gain = Gain::default();
+        match self {
+            Self::Tuning(spec, looked) => gain.mac = tuning::add(Some(scene.host), scene.pod, spec, &looked)?.mac,
+            Self::Firewall(resolved) => {
+                let handles = firewall::add(&mut Filter::open()?, &scene.owner, &resolved)?;
+                gain.original = Some(Original::Firewall(resolved, Some(handles)));
+            }
+            Self::Bandwidth(spec, place) => {
+                let ifb = bandwidth::add(scene.host, scene.pod, spec, &place, &scene.owner, scene.group)?;
+                gain.interfaces.extend(ifb);
+            }
+            Self::Portmap(spec) => {
+                portmap::add(scene.host, &mut Filter::open()?, spec, &scene.owner, scene.previous)?;
+            }
+            Self::Sbr(resolved) => sbr::add(scene.pod, *resolved)?,
+            Self::Vrf(resolved) => vrf::add(scene.pod, *resolved)?,
+        }
+        Ok(gain)
     }
 }
 
@@ -203,11 +222,9 @@ impl Spec {
     pub fn is_idle(&self) -> bool {
         match self {
             Self::Tuning(spec) => spec.is_idle(),
-            Self::Firewall(_) => false,
             Self::Bandwidth(spec) => spec.is_idle(),
             Self::Portmap(spec) => spec.is_idle(),
-            Self::Sbr(spec) => spec.is_idle(),
-            Self::Vrf(spec) => spec.is_idle(),
+            Self::Firewall(_) | Self::Sbr(_) | Self::Vrf(_) => false,
         }
     }
 
@@ -256,11 +273,11 @@ impl Spec {
     ///
     /// # Errors
     /// Those of the kernel, and what the plugin refuses of what is there.
-    pub fn look(&self, scene: &mut Scene<'_>) -> Result<Looked, Error> {
+    pub fn look(&self, scene: &mut Scene<'_>) -> Result<Looked<'_>, Error> {
         match self {
             Self::Tuning(spec) => {
                 let looked = tuning::look(Some(scene.host), scene.pod, spec, &scene.owner)?;
-                Ok(Looked::Tuning(Box::new(looked)))
+                Ok(Looked::Tuning(spec, Box::new(looked)))
             }
             Self::Firewall(spec) => spec.resolve(scene.previous).map(Looked::Firewall),
             Self::Sbr(spec) => {
@@ -268,42 +285,13 @@ impl Spec {
                 Ok(Looked::Sbr(Box::new(resolved)))
             }
             Self::Bandwidth(spec) => {
-                let place = bandwidth::look(scene.host, scene.pod, spec, &scene.owner, Some(scene.previous))?;
-                Ok(Looked::Bandwidth(Box::new(place)))
+                let place = bandwidth::look(scene.host, scene.pod, spec, &scene.owner, scene.previous)?;
+                Ok(Looked::Bandwidth(spec, Box::new(place)))
             }
-            Self::Portmap(_) => Ok(Looked::Portmap),
+            Self::Portmap(spec) => Ok(Looked::Portmap(spec)),
             Self::Vrf(spec) => {
                 vrf::look(scene.pod, spec, scene.owner.ifname).map(|resolved| Looked::Vrf(Box::new(resolved)))
             }
-        }
-    }
-
-    /// Does what was decided.
-    ///
-    /// # Errors
-    /// Those of the kernel; then nothing of it stays.
-    pub fn add(&self, scene: &mut Scene<'_>, looked: Looked) -> Result<Gain, Error> {
-        match (self, looked) {
-            (Self::Tuning(spec), Looked::Tuning(looked)) => {
-                let gained = tuning::add(Some(scene.host), scene.pod, spec, &looked)?;
-                Ok(Gain { mac: gained.mac, ..Gain::default() })
-            }
-            (_, Looked::Firewall(resolved)) => {
-                let handles = firewall::add(&mut Filter::open()?, &scene.owner, &resolved)?;
-                Ok(Gain { original: Some(Original::Firewall(resolved, Some(handles))), ..Gain::default() })
-            }
-            (_, Looked::Sbr(resolved)) => sbr::add(scene.pod, *resolved).map(|()| Gain::default()),
-            (_, Looked::Vrf(resolved)) => vrf::add(scene.pod, *resolved).map(|()| Gain::default()),
-            (Self::Bandwidth(spec), Looked::Bandwidth(place)) => {
-                let ifb = bandwidth::add(scene.host, scene.pod, spec, &place, &scene.owner, scene.group)?;
-                Ok(Gain { interfaces: ifb.into_iter().collect(), ..Gain::default() })
-            }
-            (Self::Portmap(spec), _) => {
-                let added = portmap::add(scene.host, &mut Filter::open()?, spec, &scene.owner, scene.previous);
-                added.map(|()| Gain::default())
-            }
-            // Of another spec: nobody looks with one and adds with another.
-            (_, Looked::Tuning(_) | Looked::Bandwidth(_) | Looked::Portmap) => Ok(Gain::default()),
         }
     }
 
@@ -315,7 +303,7 @@ impl Spec {
         match self {
             Self::Tuning(spec) => tuning::check(scene.pod, spec, &scene.owner),
             Self::Firewall(spec) => firewall::check(&scene.owner, &spec.resolve(scene.previous)?),
-            Self::Bandwidth(spec) => bandwidth::check(scene.host, scene.pod, spec, &scene.owner, Some(scene.previous)),
+            Self::Bandwidth(spec) => bandwidth::check(scene.host, scene.pod, spec, &scene.owner, scene.previous),
             Self::Portmap(spec) => portmap::check(&mut Filter::open()?, spec, &scene.owner, scene.previous),
             Self::Sbr(spec) => sbr::check(scene.pod, spec, scene.owner.ifname, scene.previous),
             Self::Vrf(spec) => vrf::check(scene.pod, spec, scene.owner.ifname),

@@ -2,7 +2,7 @@
 //! IPv6, and jumps to it. Removed here, never made. Rules of legacy x_tables are invisible to netlink.
 
 use super::message::{Batch, Family, each, find};
-use super::rule::{compared, expressions, jump, text};
+use super::rule::{compared, expressions, handle, jump, text};
 use super::socket::Socket;
 use super::{Owner, hash};
 use crate::netlink::Failure;
@@ -111,10 +111,6 @@ pub(super) fn is_everywhere(socket: &mut Socket, family: Family, entry: &Entry, 
         is_port && !values.iter().any(is_address)
     };
     Ok(rules.iter().any(|(_, values, redirects)| *redirects && is_it(values)))
-}
-
-fn handle(rule: &[u8]) -> Option<u64> {
-    find(rule, 3).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes))
 }
 
 fn entry(rule: &[u8]) -> Option<Entry> {

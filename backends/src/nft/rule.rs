@@ -170,6 +170,11 @@ pub(super) fn octets(ip: IpAddr, [v4, v6]: [u32; 2]) -> (Vec<u8>, u32) {
     }
 }
 
+/// A rule's number among its attributes.
+pub(super) fn handle(rule: &[u8]) -> Option<u64> {
+    find(rule, 3).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes))
+}
+
 /// A rule's expressions among its attributes, as the kernel tells them.
 pub(super) fn expressions(rule: &[u8]) -> &[u8] {
     find(rule, 4).unwrap_or_default()
@@ -190,11 +195,11 @@ pub(super) struct Found {
 impl Found {
     /// Reads a rule's attributes; none where they are of no rule.
     pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
-        let handle = find(attributes, 3).and_then(|bytes| bytes.first_chunk::<8>().copied())?;
+        let handle = handle(attributes)?;
         let comment = find(attributes, 7).and_then(comment).unwrap_or_default();
         let jumps_to = find(attributes, 4).and_then(jump).unwrap_or_default();
         let compared = find(attributes, 4).map(compared).unwrap_or_default();
-        Some(Self { handle: u64::from_be_bytes(handle), comment, jumps_to, compared })
+        Some(Self { handle, comment, jumps_to, compared })
     }
 }
 
@@ -212,10 +217,9 @@ pub(super) struct Told {
 impl Told {
     /// Reads a rule's attributes; none where they are of no rule.
     pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
-        let handle = find(attributes, 3).and_then(|bytes| bytes.first_chunk::<8>().copied())?;
         Some(Self {
             chain: find(attributes, 2).map(text)?,
-            handle: u64::from_be_bytes(handle),
+            handle: handle(attributes)?,
             comment: find(attributes, 7).and_then(comment).unwrap_or_default(),
             expressions: expressions(attributes).to_vec(),
         })

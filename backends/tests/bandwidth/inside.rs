@@ -92,7 +92,7 @@ fn the_ifb_leaves_with_the_pods_links(world: &mut World) {
     let mut pod = world.pod();
     let previous = macvlan(world, &mut pod, &[]);
     in_pod(&pod, "link set eth0 group 77");
-    let place = look(&mut world.host, &mut pod, &spec(BOTH), &ETH0, Some(&previous)).unwrap();
+    let place = look(&mut world.host, &mut pod, &spec(BOTH), &ETH0, &previous).unwrap();
     add(&mut world.host, &mut pod, &spec(BOTH), &place, &ETH0, Some(77)).unwrap();
     assert_eq!(pod_link(&pod, OWN)["group"], "77");
     remove_now(&mut pod, &[Doomed::Group(77)]).unwrap();

@@ -128,13 +128,13 @@ fn added(
     owner: &Owner<'_>,
     previous: &Previous,
 ) -> Result<Option<Interface>, Error> {
-    let place = look(&mut world.host, pod, spec, owner, Some(previous))?;
+    let place = look(&mut world.host, pod, spec, owner, previous)?;
     add(&mut world.host, pod, spec, &place, owner, None)
 }
 
 /// What CHECK says; empty if all is there.
 fn checked(world: &mut World, pod: &mut Pod, spec: &Spec, previous: &Previous) -> String {
-    check(&mut world.host, pod, spec, &ETH0, Some(previous)).map_or_else(|e| e.chain(), |()| String::new())
+    check(&mut world.host, pod, spec, &ETH0, previous).map_or_else(|e| e.chain(), |()| String::new())
 }
 
 /// The names and aliases of all ifbs in a listing of links.

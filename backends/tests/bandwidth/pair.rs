@@ -82,27 +82,18 @@ fn without_a_host_end_it_says_why(world: &mut World) {
     let index = pod_link(&pod, "net2")["ifindex"].as_u64().unwrap();
     let nowhere = format!("veth peer with index {index} is not in host ns");
     for (ifname, previous, text) in [
-        ("eth0", Some(Previous::default()), "no interfaces provided"),
-        ("eth0", Some(named("veth77")), "no veth peer of container interface found in host ns"),
-        ("eth0", Some(in_pod_only), "no veth peer of container interface found in host ns"),
-        (
-            "eth9",
-            Some(named(&host)),
-            "container interface eth9 has no veth peer: could not look up \"eth9\": Link not found",
-        ),
-        (
-            "lo",
-            Some(named(&host)),
-            "container interface lo has no veth peer: interface \"lo\" was not a veth interface",
-        ),
-        ("net1", Some(named(&host)), &nowhere),
-        ("eth0", None, "must be called as chained plugin"),
+        ("eth0", Previous::default(), "no interfaces provided"),
+        ("eth0", named("veth77"), "no veth peer of container interface found in host ns"),
+        ("eth0", in_pod_only, "no veth peer of container interface found in host ns"),
+        ("eth9", named(&host), "container interface eth9 has no veth peer: could not look up \"eth9\": Link not found"),
+        ("lo", named(&host), "container interface lo has no veth peer: interface \"lo\" was not a veth interface"),
+        ("net1", named(&host), &nowhere),
     ] {
         let (owner, spec) = (Owner { ifname, ..ETH0 }, spec(BOTH));
-        let error = look(&mut world.host, &mut pod, &spec, &owner, previous.as_ref()).unwrap_err();
+        let error = look(&mut world.host, &mut pod, &spec, &owner, &previous).unwrap_err();
         assert_eq!(error.chain(), text);
-        let error = check(&mut world.host, &mut pod, &spec, &owner, previous.as_ref()).unwrap_err();
-        assert_eq!(error.chain(), text.replace("as chained", "as a chained"));
+        let error = check(&mut world.host, &mut pod, &spec, &owner, &previous).unwrap_err();
+        assert_eq!(error.chain(), text);
     }
 }
 
@@ -114,7 +105,7 @@ fn an_index_of_a_third_namespace(world: &mut World) {
     ip("link add veth77 index 500 type veth peer name veth78");
     let interfaces = vec![Interface { name: "veth77".to_owned(), ..Interface::default() }];
     let previous = Previous { interfaces, ..Previous::default() };
-    let error = look(&mut world.host, &mut pod, &spec(INGRESS), &ETH0, Some(&previous)).unwrap_err();
+    let error = look(&mut world.host, &mut pod, &spec(INGRESS), &ETH0, &previous).unwrap_err();
     assert_eq!(error.chain(), "veth peer with index 500 is not in host ns");
     tc("qdisc add dev veth77 root handle 1: tbf rate 8mbit burst 100000 latency 25ms");
     remove(&mut world.host, Some(&mut pod), &ETH0, None).unwrap();
@@ -124,11 +115,11 @@ fn an_index_of_a_third_namespace(world: &mut World) {
 fn without_limits_nothing_is_asked(world: &mut World) {
     let mut pod = world.pod();
     let (host, previous) = pair(world, &mut pod, "eth0");
-    let place = look(&mut world.host, &mut pod, &spec(BOTH), &ETH0, Some(&previous)).unwrap();
+    let place = look(&mut world.host, &mut pod, &spec(BOTH), &ETH0, &previous).unwrap();
     let idle = spec(r#"{"ingressRate":0}"#);
     assert!(idle.is_idle());
     assert_eq!(add(&mut world.host, &mut pod, &idle, &place, &ETH0, None).unwrap(), None);
-    check(&mut world.host, &mut pod, &idle, &ETH0, None).unwrap();
+    check(&mut world.host, &mut pod, &idle, &ETH0, &Previous::default()).unwrap();
     assert_eq!((host_bucket(&host), host_ifbs()), (None, vec![]));
 }
 
@@ -160,7 +151,7 @@ fn a_half_made_ifb_is_found(world: &mut World) {
     remove(&mut world.host, None, &Owner { ifname: "net1", ..ETH0 }, None).unwrap();
     assert_eq!(host_ifbs(), []);
     ip(&half_made(&ETH0));
-    let place = look(&mut world.host, &mut pod, &spec(BOTH), &ETH0, Some(&previous)).unwrap();
+    let place = look(&mut world.host, &mut pod, &spec(BOTH), &ETH0, &previous).unwrap();
     assert!(format!("{place:?}").contains(SHARED), "it is taken up again");
 }
 

@@ -61,7 +61,7 @@ fn interfaces_have_their_own(world: &mut World) {
     let (host1, previous1) = pair(world, &mut pod, "net1");
     added(world, &mut pod, &spec(BOTH), &ETH0, &previous0).unwrap();
     // Asked before the first one was there: the name is taken meanwhile.
-    let place = look(&mut world.host, &mut pod, &spec(EGRESS), &net1, Some(&previous1)).unwrap();
+    let place = look(&mut world.host, &mut pod, &spec(EGRESS), &net1, &previous1).unwrap();
     let other = add(&mut world.host, &mut pod, &spec(EGRESS), &place, &net1, None).unwrap().unwrap().name;
     assert_eq!(other, "bwp72d2f63ea6be");
     assert_eq!((redirections(&host0)[0].1.as_str(), redirections(&host1)[0].1.as_str()), (SHARED, other.as_str()));

@@ -77,12 +77,6 @@ pub struct Spec {
 }
 
 impl Conf {
-    /// The first key whose effect is not built here: none.
-    #[must_use]
-    pub const fn unsupported(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Parses the configuration.
     ///
     /// # Errors

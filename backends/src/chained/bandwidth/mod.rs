@@ -37,9 +37,8 @@ pub fn look(
     pod: &mut Pod,
     spec: &Spec,
     owner: &Owner<'_>,
-    previous: Option<&Previous>,
+    previous: &Previous,
 ) -> Result<Place, Error> {
-    let previous = previous.ok_or_else(|| Error::invalid("must be called as chained plugin"))?;
     place::look(host, pod, spec, owner, previous)
 }
 
@@ -224,17 +223,10 @@ fn release(side: &mut Side, link: &Link, ifb: Option<&Link>) -> Result<(), Error
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`] in the reference plugin's words; as [`look`].
-pub fn check(
-    host: &mut Host,
-    pod: &mut Pod,
-    spec: &Spec,
-    owner: &Owner<'_>,
-    previous: Option<&Previous>,
-) -> Result<(), Error> {
+pub fn check(host: &mut Host, pod: &mut Pod, spec: &Spec, owner: &Owner<'_>, previous: &Previous) -> Result<(), Error> {
     if spec.is_idle() {
         return Ok(());
     }
-    let previous = previous.ok_or_else(|| Error::invalid("must be called as a chained plugin"))?;
     let mut place = place::look(host, pod, spec, owner, previous)?;
     let (sent, received) = place.limits(spec);
     let ticks = Ticks::read();

@@ -18,11 +18,6 @@ use crate::nft::ports::Ports;
 use crate::nft::{Filter, Owner};
 use crate::pod::Host;
 
-/// ADD without a previous result, in the reference plugin's words.
-pub const NOT_CHAINED: &str = "must be called as chained plugin";
-/// CHECK without a previous result, in the reference plugin's words.
-pub const NO_PREVIOUS_RESULT: &str = "Required prevResult missing";
-
 /// Looks whether somebody else has one of the ports; changes nothing. `families`: those in which the pod can get an address.
 ///
 /// # Errors

@@ -55,12 +55,6 @@ impl Own {
 }
 
 impl Conf {
-    /// The key that only the reference plugin serves: none.
-    #[must_use]
-    pub const fn unsupported(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Parses the configuration.
     ///
     /// # Errors
@@ -78,12 +72,6 @@ impl Conf {
 }
 
 impl Spec {
-    /// Whether there is nothing to do: never.
-    #[must_use]
-    pub const fn is_idle(&self) -> bool {
-        false
-    }
-
     /// The configured table.
     pub(crate) fn table(&self) -> Option<i64> {
         match self.way {

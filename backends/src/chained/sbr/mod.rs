@@ -34,8 +34,6 @@ use crate::pod::{Pod, Side};
 use conf::Way;
 use plan::{Plan, Step};
 
-/// What the reference plugin says without a result of a plugin before it.
-pub const NOT_CHAINED: &str = "This plugin must be called as chained plugin";
 /// The act of its error where the interface is not there.
 const FIND: &str = "Cannot find network interface";
 

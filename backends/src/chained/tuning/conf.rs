@@ -86,8 +86,6 @@ pub struct Asked<'a> {
     pub ifname: &'a str,
     /// `MAC` of `CNI_ARGS`; "" is none.
     pub env_mac: &'a str,
-    /// Whether there is a `prevResult`.
-    pub has_previous: bool,
 }
 
 /// A kernel parameter and the value it gets.
@@ -131,9 +129,6 @@ impl Conf {
         let ifname = asked.ifname;
         if ifname.contains('/') {
             return Err(Error::invalid(format!("Interface name ({ifname}) contains an invalid character /")));
-        }
-        if !asked.has_previous {
-            return Err(Error::invalid("Required prevResult missing"));
         }
         let parameters = parameters(own, over, ifname)?;
         let runtime = self.runtime.and_then(|runtime| runtime.mac).filter(|mac| !mac.is_empty());
@@ -228,7 +223,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    const ASKED: Asked<'_> = Asked { ifname: "eth0", env_mac: "", has_previous: true };
+    const ASKED: Asked<'_> = Asked { ifname: "eth0", env_mac: "" };
 
     fn spec(text: &str, asked: Asked<'_>) -> Result<Spec, Error> {
         serde_json::from_str::<Conf>(text).unwrap().validate(&asked)
@@ -297,8 +292,6 @@ mod tests {
         }
         let error = spec("{}", Asked { ifname: "eth/0", ..ASKED }).unwrap_err();
         assert_eq!(error.chain(), "Interface name (eth/0) contains an invalid character /");
-        let error = spec("{}", Asked { has_previous: false, ..ASKED }).unwrap_err();
-        assert_eq!(error.chain(), "Required prevResult missing");
     }
 
     #[test]

@@ -23,12 +23,6 @@ pub struct Spec {
 }
 
 impl Conf {
-    /// The key that only the reference plugin serves: none.
-    #[must_use]
-    pub const fn unsupported(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Parses the configuration.
     ///
     /// # Errors
@@ -44,12 +38,6 @@ impl Spec {
     /// The VRF.
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Whether there is nothing to do: never.
-    #[must_use]
-    pub const fn is_idle(&self) -> bool {
-        false
     }
 }
 

@@ -26,9 +26,6 @@ use crate::netlink::whole::{Address, Place, Route};
 use crate::netlink::{NewLink, Request, Shape, rule};
 use crate::pod::{Host, Pod, Side};
 
-/// What the reference plugin says without a result of a plugin before it.
-pub const NOT_CHAINED: &str = "missing prevResult from earlier plugin";
-
 /// What will be done. While it lives no other plugin changes a routing domain in this pod.
 #[derive(Debug)]
 pub struct Resolved {

@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use super::place::{At, handle, named_in};
+use super::place::{At, named_in};
 use super::words::{OWN, TABLE, of_address};
 use serde::{Deserialize, Serialize};
 
 use crate::netlink::Failure;
 use crate::nft::message::{Batch, Family};
-use crate::nft::rule::{Expressions, expressions};
+use crate::nft::rule::{Expressions, expressions, handle};
 use crate::nft::socket::Socket;
 use crate::nft::{Owner, masquerade};
 

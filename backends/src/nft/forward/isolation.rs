@@ -1,11 +1,11 @@
 //! The isolation of a bridge (`ingressPolicy`): two chains, in which a bridge has two or three rules. They are of the bridge
 //! and not of a pod. Knows no links.
 
-use super::place::{At, Listed, handle};
+use super::place::{At, Listed};
 use super::words::{ENTERING, LEAVING, TABLE, back, enters, leaves, stays};
 use crate::netlink::Failure;
 use crate::nft::message::{Batch, Family, each, find};
-use crate::nft::rule::{Expressions, expressions, text};
+use crate::nft::rule::{Expressions, expressions, handle, text};
 use crate::nft::socket::Socket;
 
 /// What a bridge's pods may be reached from: the word of the configuration and of the rules' comments.

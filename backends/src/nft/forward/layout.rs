@@ -2,11 +2,11 @@
 //! chain. Written only where something of it is missing.
 
 use super::isolation::Isolation;
-use super::place::{At, Listed, handle};
+use super::place::{At, Listed};
 use super::words::{FORWARD, OWN, TABLE, admin, isolation, lead};
 use crate::netlink::Failure;
 use crate::nft::message::{Base, Batch, Family};
-use crate::nft::rule::Expressions;
+use crate::nft::rule::{Expressions, handle};
 use crate::nft::socket::Socket;
 
 /// `NF_INET_FORWARD`, `NF_IP_PRI_FILTER`; whatever its policy.

@@ -3,7 +3,7 @@
 
 use super::words::TABLE;
 use crate::nft::message::{Batch, Family, NEWRULE, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, find};
-use crate::nft::rule::{Expressions, expressions};
+use crate::nft::rule::{Expressions, expressions, handle};
 
 /// The type of the entry in a rule's user data that names the owner. A comment (type 0) is what iptables would show as
 /// `-m comment`: the rule would be another one to `iptables -C` and `-D`. Entries of types that they do not know they pass over,
@@ -78,10 +78,6 @@ impl Listed {
     pub(super) fn is(&self, wanted: &Expressions) -> bool {
         wanted.are(&self.expressions)
     }
-}
-
-pub(super) fn handle(rule: &[u8]) -> Option<u64> {
-    find(rule, 3).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes))
 }
 
 #[cfg(test)]
