@@ -112,6 +112,7 @@ pub fn of_pod(
     claims.extend(selections.iter().cloned());
     select::check_claims(&claims).map_err(|e| refuse(&e))?;
     let mut warnings: Vec<String> = config.unknown.iter().map(|key| format!("unknown key {key} is ignored")).collect();
+    warnings.extend(config.warnings.iter().cloned());
     for selection in selections {
         if !selection.unknown.is_empty() {
             let keys = selection.unknown.join(", ");
