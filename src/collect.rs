@@ -218,7 +218,9 @@ fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError>
     let path = config.search_path(&job.request.path);
     // A pod holds addresses under the names of all its interfaces, of which the runtime knows one.
     let owned = Owned { valid, by_ifname: false, path: &path };
-    for list in gather::default_lists(config)?.iter().filter(|list| !list.disable_gc) {
+    for list in
+        gather::default_lists(config, &mut *(job.reach)(config, job.request)?)?.iter().filter(|list| !list.disable_gc)
+    {
         for plugin in &list.plugins {
             let around = Around {
                 network: &list.name,

@@ -15,6 +15,7 @@ use backends::{Entering, Kind, NetNs};
 use serde_json::Map;
 
 use crate::attach::from_journal;
+use crate::cluster::{self, Arrival, Cluster, News, Reach};
 use crate::cni::version::{self, SUPPORTED};
 use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
 use crate::config::{self, Config, META_TYPES, NativePolicy};
@@ -57,10 +58,10 @@ impl Role {
     }
 }
 
-/// The whole life of `plexus-cni`.
-pub fn run() -> ExitCode {
-    run_as_deleter()
-        .unwrap_or_else(|| serve_as(&std::env::args_os().next().map(|word| base_name(&word)).unwrap_or_default()))
+/// The whole life of `plexus-cni`. `reach`: how it comes to the cluster.
+pub fn run(reach: Reach) -> ExitCode {
+    let name = || std::env::args_os().next().map(|word| base_name(&word)).unwrap_or_default();
+    run_as_deleter().unwrap_or_else(|| serve_as(&name(), reach))
 }
 
 /// The life of the detached child, where this process is one.
@@ -76,7 +77,7 @@ fn base_name(word: &OsString) -> String {
 
 /// Serves the request in the environment under an executable's name; for a name that is no kind, the configuration's
 /// `type` decides.
-pub fn serve_as(name: &str) -> ExitCode {
+pub fn serve_as(name: &str, reach: Reach) -> ExitCode {
     let request = match Request::from_env(std::env::vars_os(), io::stdin().lock()) {
         Ok(Invocation::NoCommand) => {
             let _ = writeln!(io::stderr(), "{ABOUT}\n{}", version::supported_line(&SUPPORTED)); // nobody to tell
@@ -95,12 +96,12 @@ pub fn serve_as(name: &str) -> ExitCode {
             std::process::exit(1)
         }));
     }
-    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(name, &request)));
+    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(name, &request, reach)));
     let served = served.unwrap_or_else(|_| Err(panicked()));
     let attached = request.command == Command::Add && served.is_ok();
     tell(served, version).unwrap_or_else(|_| {
         if attached {
-            undo_unheard(name, *request);
+            undo_unheard(name, *request, reach);
         }
         ExitCode::FAILURE
     })
@@ -108,9 +109,9 @@ pub fn serve_as(name: &str) -> ExitCode {
 
 /// What ADD attached and nobody heard of is deleted again. The runtime was killed meanwhile, and containerd 1.7 sends no DEL
 /// for a sandbox whose result it never got. Where DEL does come, it finds nothing and succeeds.
-fn undo_unheard(name: &str, mut request: Request) {
+fn undo_unheard(name: &str, mut request: Request, reach: Reach) {
     request.command = Command::Del;
-    if let Err(error) = serve(name, &request) {
+    if let Err(error) = serve(name, &request, reach) {
         warn(&format!("nobody heard the result of ADD, and it could not be undone: {}", error.msg));
     }
 }
@@ -138,7 +139,7 @@ fn tell(served: Result<Option<Vec<u8>>, CniError>, version: Version) -> io::Resu
 ///
 /// # Errors
 /// What the caller gets to read.
-pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError> {
+pub fn serve(name: &str, request: &Request, reach: Reach) -> Result<Option<Vec<u8>>, CniError> {
     let (role, native) = match Role::of(name) {
         Some(role) if role != Role::Meta => (role, NativePolicy::Always),
         _ => (Role::of(plugin_type(&request.config)).unwrap_or(Role::Meta), NativePolicy::Auto),
@@ -149,7 +150,7 @@ pub fn serve(name: &str, request: &Request) -> Result<Option<Vec<u8>>, CniError>
         Role::Chained(chained) => chained.name(),
         Role::Meta | Role::HostLocal | Role::Static => "",
     };
-    let mut job = Job { request, plugin, native, state_dir };
+    let mut job = Job { request, plugin, native, state_dir, reach };
     match role {
         Role::Meta => {
             let config = Config::parse(&request.config)?;
@@ -176,15 +177,12 @@ fn collect_older_boot(job: &Job) {
 fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
     match job.request.command {
         Command::Add => {
-            let pod = enter_ahead(job);
-            let asked = gather::asked(config, &job.asking())?;
-            for warning in &asked.warnings {
-                warn(warning);
+            let mut cluster = (job.reach)(config, job.request)?;
+            let added = add(job, config, &mut *cluster);
+            if let (Err(error), Some(pod)) = (&added, cluster::pod_name(&job.request.args)) {
+                cluster.tell(&pod, &News::Failed { error });
             }
-            let plan = job.plan(asked.wanted, asked.pod, &config.search_path(&job.request.path))?;
-            let attached = attach_all(job, &plan, pod)?;
-            let result = attached.results.into_iter().next().unwrap_or_default();
-            result.print(job.request.version).map(Some)
+            added
         }
         Command::Del => {
             match del_record(job)? {
@@ -201,6 +199,32 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
         Command::Status => readiness::meta(job, config).map(|()| None),
         Command::Version => Ok(None),
     }
+}
+
+/// All of a pod's networks.
+fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Result<Option<Vec<u8>>, CniError> {
+    let pod = enter_ahead(job);
+    let asked = gather::asked(config, &job.asking(), cluster)?;
+    for warning in &asked.warnings {
+        warn(warning);
+    }
+    let plan = job.plan(asked.wanted, asked.pod, &config.search_path(&job.request.path))?;
+    let attached = attach_all(job, &plan, pod)?;
+    if let Some(pod) = &plan.pod {
+        cluster.tell(pod, &News::Attached { status: &attached.status, arrivals: arrivals(&plan, &attached) });
+    }
+    let result = attached.results.into_iter().next().unwrap_or_default();
+    result.print(job.request.version).map(Some)
+}
+
+fn arrivals<'a>(plan: &'a Plan, attached: &attach::Attached) -> Vec<Arrival<'a>> {
+    let one = |(attachment, result): (&'a plan::Attachment, &CniResult)| Arrival {
+        network: &attachment.network,
+        ifname: &attachment.ifname,
+        addresses: result.ips.iter().map(|ip| ip.address).collect(),
+    };
+    let says_something = |(_, result): &(_, &CniResult)| !result.interfaces.is_empty() || !result.ips.is_empty();
+    plan.attachments.iter().zip(&attached.results).filter(says_something).map(one).collect()
 }
 
 /// A plugin in the reference plugin's place.
@@ -371,7 +395,9 @@ fn is_elsewhere(job: &Job) -> bool {
 /// `attached`: there was a record; where there was none, a link leaves only if its address is leased to it.
 fn del_defaults(job: &Job, config: &Config, attached: bool) -> Result<(), CniError> {
     let request = job.request;
-    let lists = gather::default_lists(config).unwrap_or_else(|e| {
+    // DEL asks no API server.
+    let lists = cluster::manifests(config).and_then(|mut local| gather::default_lists(config, &mut local));
+    let lists = lists.unwrap_or_else(|e| {
         warn(&format!("the default networks cannot be looked up either: {e}"));
         Vec::new()
     });
@@ -439,12 +465,12 @@ pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result
     let object =
         gojson::parse_object(configuration, "NetConf").map_err(|e| CniError::new(Code::Decode, e.to_string()))?;
     let config = Config::parse(&object)?;
-    let Pod { namespace, name, uid, annotations } = pod.clone();
+    let Pod { namespace, name, uid, .. } = pod;
     let args = format!("IgnoreUnknown=true;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}");
     let asking = gather::Asking { args: &args, ifname: "eth0", sandbox: "explained" };
-    let all = manifests.clone().over(gather::manifests(&config)?);
-    let name = PodName { namespace: namespace.clone(), name, uid };
-    let asked = gather::of_pod(&config, &all, &namespace, &annotations, &asking, Some(name))?;
+    let mut all = manifests.clone().over(cluster::manifests(&config)?);
+    let name = PodName { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+    let asked = gather::of_pod(&config, pod, &asking, Some(name), &mut all)?;
     let path = config.search_path(&[]);
     let find = |plugin: &str| chain::find(plugin, &path);
     let fit = |spec: &Spec| spec.fit().map_err(native::from_backend);

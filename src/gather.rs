@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::cluster::{self, Cluster};
 use crate::cni::args::Args;
 use crate::cni::list::{List, PluginConf};
 use crate::cni::{CniError, Code, Version};
@@ -16,7 +17,7 @@ use crate::journal::PodName;
 use crate::native;
 use crate::plan::Wanted;
 use crate::select::{self, DEFAULT_NETWORK, NETWORKS, Selection};
-use crate::sources::{self, Manifests, NetworkFile, Pod};
+use crate::sources::{self, Definition, NetworkFile, Pod, SourceError};
 
 /// What a pod asked for.
 #[derive(Debug)]
@@ -51,79 +52,76 @@ fn refuse(error: &dyn std::error::Error) -> CniError {
     CniError::new(Code::InvalidConfig, native::chain(error))
 }
 
-/// What the configuration's directory of manifests says; nothing where it names none.
-///
-/// # Errors
-/// The directory cannot be read, or contradicts itself.
-pub fn manifests(config: &Config) -> Result<Manifests, CniError> {
-    config.manifests.as_deref().map_or_else(|| Ok(Manifests::default()), Manifests::load).map_err(|e| refuse(&e))
-}
-
 /// Fetches everything that a request's pod names.
 ///
 /// # Errors
 /// A definition that is not there, an annotation that cannot be read, a namespace that may not be referred to.
-pub fn asked(config: &Config, asking: &Asking) -> Result<Asked, CniError> {
-    // What is no pair is passed on to the plugins as it is: they say so in their own words.
-    let args = Args::parse(asking.args).unwrap_or_default();
-    let name = args.pod_name().filter(|name| !name.is_empty()).map(|name| PodName {
-        namespace: args.pod_namespace().filter(|ns| !ns.is_empty()).unwrap_or("default").to_owned(),
-        name: name.to_owned(),
-        uid: args.pod_uid().unwrap_or_default().to_owned(),
+pub fn asked(config: &Config, asking: &Asking, cluster: &mut dyn Cluster) -> Result<Asked, CniError> {
+    let name = cluster::pod_name(asking.args);
+    let found = name.as_ref().map(|name| cluster.pod(name)).transpose().map_err(cluster::refuse)?.flatten();
+    let pod = found.unwrap_or_else(|| Pod {
+        namespace: name.as_ref().map_or("default", |pod| pod.namespace.as_str()).to_owned(),
+        ..Pod::default()
     });
-    let manifests = manifests(config)?;
-    let found = match &name {
-        Some(pod) => manifests.pod(&pod.namespace, &pod.name, &pod.uid).map_err(|e| refuse(&e))?,
-        None => None,
-    };
-    let nobody = Pod::default();
-    let pod = found.unwrap_or(&nobody);
-    let namespace = name.as_ref().map_or("default", |pod| pod.namespace.as_str()).to_owned();
-    of_pod(config, &manifests, &namespace, &pod.annotations, asking, name)
+    // A runtime that does not tell the UID means the pod that is there.
+    let name = name.map(|name| if name.uid.is_empty() { PodName { uid: pod.uid.clone(), ..name } } else { name });
+    of_pod(config, &pod, asking, name, cluster)
 }
 
-/// The same for annotations that are at hand.
+/// What a pod's annotations name.
+struct Names {
+    default: Option<Selection>,
+    networks: Vec<Selection>,
+}
+
+fn names(config: &Config, pod: &Pod) -> Result<Names, CniError> {
+    let default = pod.annotations.get(DEFAULT_NETWORK);
+    let default = default.map(|text| select::parse_default_network(text, &config.multus_namespace));
+    let text = pod.annotations.get(NETWORKS).map(String::as_str).unwrap_or_default();
+    let networks = select::parse_networks(text, &pod.namespace).map_err(|e| refuse(&e))?;
+    let names = Names { default: default.transpose().map_err(|e| refuse(&e))?, networks };
+    let claims: Vec<Selection> = names.default.iter().chain(&names.networks).cloned().collect();
+    select::check_claims(&claims).map_err(|e| refuse(&e))?;
+    let also = [config.multus_namespace.as_str()];
+    names.default.iter().try_for_each(|selection| check_isolation(config, &pod.namespace, selection, &also))?;
+    names.networks.iter().try_for_each(|selection| check_isolation(config, &pod.namespace, selection, &[]))?;
+    Ok(names)
+}
+
+/// The same for a pod that is at hand.
 ///
 /// # Errors
 /// As [`asked`].
 pub fn of_pod(
     config: &Config,
-    manifests: &Manifests,
-    namespace: &str,
-    annotations: &BTreeMap<String, String>,
+    pod: &Pod,
     asking: &Asking,
-    pod: Option<PodName>,
+    name: Option<PodName>,
+    cluster: &mut dyn Cluster,
 ) -> Result<Asked, CniError> {
+    let names = names(config, pod)?;
+    let all = names.default.iter().chain(&names.networks);
+    cluster.expect(&all.map(|selection| (selection.namespace.clone(), selection.name.clone())).collect::<Vec<_>>());
     let mut networks = Vec::new();
-    let mut claims = Vec::new();
-    match annotations.get(DEFAULT_NETWORK) {
-        Some(text) => {
-            let selection = select::parse_default_network(text, &config.multus_namespace).map_err(|e| refuse(&e))?;
-            let also = [config.multus_namespace.as_str()];
-            check_isolation(config, namespace, &selection, &also)?;
-            networks.push(definition(config, manifests, &selection)?);
-            claims.push(selection);
-            networks.extend(defaults(config, manifests, namespace)?.into_iter().skip(1));
+    match &names.default {
+        Some(selection) => {
+            networks.push(definition(config, cluster, selection)?);
+            networks.extend(defaults(config, cluster, &pod.namespace, 1)?);
         }
-        None => networks.extend(defaults(config, manifests, namespace)?),
+        None => networks.extend(defaults(config, cluster, &pod.namespace, 0)?),
     }
-    let text = annotations.get(NETWORKS).map(String::as_str).unwrap_or_default();
-    let selections = select::parse_networks(text, namespace).map_err(|e| refuse(&e))?;
-    claims.extend(selections.iter().cloned());
-    select::check_claims(&claims).map_err(|e| refuse(&e))?;
     let mut warnings: Vec<String> = config.unknown.iter().map(|key| format!("unknown key {key} is ignored")).collect();
     warnings.extend(config.warnings.iter().cloned());
-    for selection in selections {
+    for selection in names.networks {
         if !selection.unknown.is_empty() {
             let keys = selection.unknown.join(", ");
             warnings.push(format!("{NETWORKS}: network {}: unknown key {keys} is ignored", selection.full_name()));
         }
-        check_isolation(config, namespace, &selection, &[])?;
-        networks.push(definition(config, manifests, &selection)?);
+        networks.push(definition(config, cluster, &selection)?);
     }
     let wanted: Result<Vec<Wanted>, CniError> =
         networks.into_iter().enumerate().map(|(i, network)| want(i, network, config, asking)).collect();
-    Ok(Asked { wanted: wanted?, pod, warnings })
+    Ok(Asked { wanted: wanted?, pod: name, warnings })
 }
 
 /// Under isolation a pod names definitions of its own namespace and of those that are everybody's. What the node's own
@@ -141,8 +139,14 @@ fn check_isolation(config: &Config, pod: &str, selection: &Selection, also: &[&s
     Err(CniError::new(Code::InvalidConfig, msg))
 }
 
-/// The networks that the node's configuration gives to every pod; the first is the default network.
-fn defaults(config: &Config, manifests: &Manifests, namespace: &str) -> Result<Vec<Network>, CniError> {
+/// The networks that the node's configuration gives to every pod; the first is the default network. `skip`: so many of them
+/// are replaced by the pod's own.
+fn defaults(
+    config: &Config,
+    cluster: &mut dyn Cluster,
+    namespace: &str,
+    skip: usize,
+) -> Result<Vec<Network>, CniError> {
     match &config.primary {
         Primary::Delegates(delegates) => {
             let one = |object: &Map<String, Value>| {
@@ -150,12 +154,12 @@ fn defaults(config: &Config, manifests: &Manifests, namespace: &str) -> Result<V
                 let list = parse_list(&bytes, &NetworkName::Inline)?;
                 Ok(Network { name: list.name.clone(), list, selection: None })
             };
-            delegates.iter().map(one).collect()
+            delegates.iter().skip(skip).map(one).collect()
         }
         Primary::Cluster(first, others) => {
             let system = config.system_namespaces.iter().any(|system| system == namespace);
             let others = if system { &[][..] } else { others.as_slice() };
-            std::iter::once(first).chain(others).map(|name| named(config, manifests, name)).collect()
+            std::iter::once(first).chain(others).skip(skip).map(|name| named(config, cluster, name)).collect()
         }
     }
 }
@@ -164,13 +168,12 @@ fn defaults(config: &Config, manifests: &Manifests, namespace: &str) -> Result<V
 ///
 /// # Errors
 /// As [`asked`].
-pub fn default_lists(config: &Config) -> Result<Vec<List>, CniError> {
-    let manifests = manifests(config)?;
-    Ok(defaults(config, &manifests, "")?.into_iter().map(|network| network.list).collect())
+pub fn default_lists(config: &Config, cluster: &mut dyn Cluster) -> Result<Vec<List>, CniError> {
+    Ok(defaults(config, cluster, "", 0)?.into_iter().map(|network| network.list).collect())
 }
 
 /// clusterNetwork's order (Multus): a definition of multusNamespace, a network of confDir, a path.
-fn named(config: &Config, manifests: &Manifests, name: &str) -> Result<Network, CniError> {
+fn named(config: &Config, cluster: &mut dyn Cluster, name: &str) -> Result<Network, CniError> {
     if name.contains('/') {
         let file = sources::network_at(Path::new(name)).map_err(|e| refuse(&e))?;
         let list = list_of_file(&file)?;
@@ -178,17 +181,26 @@ fn named(config: &Config, manifests: &Manifests, name: &str) -> Result<Network, 
     }
     let wanted =
         Selection { namespace: config.multus_namespace.clone(), name: name.to_owned(), ..Selection::default() };
-    if manifests.definition(&wanted.namespace, name).is_ok() {
-        let network = definition(config, manifests, &wanted)?;
-        return Ok(Network { selection: None, ..network });
+    match cluster.definition(&wanted.namespace, name, false) {
+        Ok(found) => {
+            let network = network(config, &wanted, &found)?;
+            return Ok(Network { selection: None, ..network });
+        }
+        // Whoever could not be asked may have it: another network of that name would be the wrong one.
+        Err(error) if !matches!(error, SourceError::NoDefinition { .. }) => return Err(cluster::refuse(error)),
+        Err(_) => {}
     }
     let file = sources::network_by_name(&config.conf_dir, name).map_err(|e| refuse(&e))?;
     let list = list_of_file(&file)?;
     Ok(Network { name: list.name.clone(), list, selection: None })
 }
 
-fn definition(config: &Config, manifests: &Manifests, selection: &Selection) -> Result<Network, CniError> {
-    let found = manifests.definition(&selection.namespace, &selection.name).map_err(|e| refuse(&e))?;
+fn definition(config: &Config, cluster: &mut dyn Cluster, selection: &Selection) -> Result<Network, CniError> {
+    let found = cluster.definition(&selection.namespace, &selection.name, true).map_err(cluster::refuse)?;
+    network(config, selection, &found)
+}
+
+fn network(config: &Config, selection: &Selection, found: &Definition) -> Result<Network, CniError> {
     let full_name = selection.full_name();
     let list = if found.config.trim().is_empty() {
         let file = sources::network_by_name(&config.conf_dir, &selection.name).map_err(|e| refuse(&e))?;

@@ -8,6 +8,7 @@ use backends::Before;
 use backends::chained::Spec;
 
 use crate::chain::{self, Caller, DELEGATE_DEADLINE};
+use crate::cluster::Reach;
 use crate::cni::version::Version;
 use crate::cni::{CniError, Request};
 use crate::config::NativePolicy;
@@ -27,6 +28,8 @@ pub struct Job<'a> {
     pub native: NativePolicy,
     /// Where journal and indexes are.
     pub state_dir: PathBuf,
+    /// Reaches the cluster.
+    pub reach: Reach,
 }
 
 impl Job<'_> {

@@ -556,7 +556,7 @@ fn file_name(key: &Key) -> String {
 }
 
 /// FNV-1a over 128 bits: stable between releases, which the standard library's hash does not promise.
-fn fnv1a_128(bytes: &[u8]) -> u128 {
+pub fn fnv1a_128(bytes: &[u8]) -> u128 {
     bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, &byte| {
         (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
     })

@@ -79,7 +79,7 @@ pub fn direct(job: &Job) -> Result<(), CniError> {
 pub fn meta(job: &Job, config: &Config) -> Result<(), CniError> {
     writable("the state directory", &job.state_dir)?;
     let path = config.search_path(&job.request.path);
-    for list in gather::default_lists(config)? {
+    for list in gather::default_lists(config, &mut *(job.reach)(config, job.request)?)? {
         for (index, plugin) in list.plugins.iter().enumerate() {
             let around = Around {
                 network: &list.name,

@@ -31,6 +31,20 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl Pod {
+    /// Whether it is the pod the runtime means: names are given out again, UIDs are not.
+    ///
+    /// # Errors
+    /// Its UID is another; a static pod's is never compared (its API object has another).
+    pub fn check_uid(&self, expected: &str) -> Result<(), SourceError> {
+        let is_static = self.annotations.get("kubernetes.io/config.source").is_some_and(|source| source != "api");
+        if is_static || expected.is_empty() || self.uid.is_empty() || self.uid == expected {
+            return Ok(());
+        }
+        Err(SourceError::Uid { expected: expected.to_owned(), found: self.uid.clone() })
+    }
+}
+
 /// A NetworkAttachmentDefinition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Definition {
@@ -76,12 +90,30 @@ pub enum SourceError {
         hint: String,
     },
     /// The pod has been replaced by another of the same name.
-    #[error("expected pod UID {expected:?} but the manifest has {found:?}")]
+    #[error("expected pod UID {expected:?} but the cluster has {found:?}")]
     Uid {
         /// What the runtime says.
         expected: String,
-        /// What the manifest says.
+        /// What the cluster says.
         found: String,
+    },
+    /// A pod that the cluster does not have (any more).
+    #[error("pod {namespace}/{name} is not in the cluster: it was deleted, or is not there yet")]
+    NoPod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The API server, or what leads to it.
+    #[error("{act}: {why}")]
+    Api {
+        /// What was being done, to what.
+        act: String,
+        /// What came of it, and what to do.
+        why: String,
+        /// Another attempt may succeed.
+        transient: bool,
     },
     /// A network that no file in confDir has.
     #[error("no network {name:?} in {dir}{hint}")]
@@ -93,6 +125,17 @@ pub enum SourceError {
         /// Files that could not be read and may have it.
         hint: String,
     },
+}
+
+impl SourceError {
+    /// Another attempt may succeed without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            SourceError::Api { transient, .. } => *transient,
+            SourceError::NoPod { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 type Named<T> = BTreeMap<(String, String), (T, PathBuf)>;
@@ -183,14 +226,10 @@ impl Manifests {
     /// The pod, where a manifest has it.
     ///
     /// # Errors
-    /// Its UID is not the one the runtime says; a static pod's is never compared (its API object has another).
+    /// As [`Pod::check_uid`].
     pub fn pod(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<&Pod>, SourceError> {
         let Some((pod, _)) = self.pods.get(&(namespace.to_owned(), name.to_owned())) else { return Ok(None) };
-        let is_static = pod.annotations.get("kubernetes.io/config.source").is_some_and(|source| source != "api");
-        if !is_static && !uid.is_empty() && !pod.uid.is_empty() && pod.uid != uid {
-            return Err(SourceError::Uid { expected: uid.to_owned(), found: pod.uid.clone() });
-        }
-        Ok(Some(pod))
+        pod.check_uid(uid).map(|()| Some(pod))
     }
 
     /// The definition.

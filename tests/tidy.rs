@@ -64,7 +64,6 @@ fn main() -> ExitCode {
             Trial::test(*name, move || complain(rule(&repository)))
         })
         .collect();
-    trials.push(Trial::test("plexus-cni as tested links no foreign runtime", || complain(binary::tested())));
     trials.push(Trial::ignorable_test("plexus-cni as released is small", binary::released));
     trials.extend(self_tests());
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -16,6 +16,7 @@ use serde_json::Map;
 
 use super::failure::Failure;
 use super::list::SANDBOX_CHARS;
+use super::oneshot;
 use super::output::{Format, Out};
 use super::table::{Table, or_none};
 
@@ -130,7 +131,13 @@ fn rows(record: &Record, observer: &Observer, state_dir: &Path) -> Vec<Row> {
 
 fn checked(record: &Record, state_dir: &Path) -> Vec<(State, String)> {
     let request = request(record);
-    let job = Job { request: &request, plugin: "", native: NativePolicy::Auto, state_dir: state_dir.to_owned() };
+    let job = Job {
+        request: &request,
+        plugin: "",
+        native: NativePolicy::Auto,
+        state_dir: state_dir.to_owned(),
+        reach: oneshot::local,
+    };
     let attachments = &record.intent.attachments;
     match check::attachments(&job, record) {
         Err(refusal) => vec![(State::Differs, refusal.msg); attachments.len()],

@@ -261,6 +261,14 @@ impl Config {
         })
     }
 
+    /// Whether the default networks can be definitions.
+    pub fn names_definitions(&self) -> bool {
+        match &self.primary {
+            Primary::Delegates(_) => false,
+            Primary::Cluster(first, others) => std::iter::once(first).chain(others).any(|name| !name.contains('/')),
+        }
+    }
+
     /// Where plugins are searched: binDir, then what the runtime says.
     pub fn search_path(&self, path: &[PathBuf]) -> Vec<PathBuf> {
         let others = path.iter().filter(|dir| **dir != self.bin_dir).cloned();

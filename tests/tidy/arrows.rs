@@ -21,7 +21,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("asked", &["cni"]),
     ("native", &["asked", "cni"]),
     ("plan", &["cni", "config", "select", "journal", "native"]),
-    ("gather", &["cni", "config", "select", "sources", "journal", "native", "plan"]),
+    ("cluster", &["cni", "config", "sources", "journal", "native"]),
+    ("gather", &["cni", "config", "select", "sources", "journal", "native", "plan", "cluster"]),
+    ("handover", &["cni", "config", "cluster"]),
+    ("kube", &["cni", "config", "sources", "journal", "log", "cluster"]),
     ("chain", &["cni"]),
     ("convert", &["cni"]),
     ("deleter", &[]),
@@ -47,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sight",
         ],
     ),
-    ("job", &["cni", "config", "journal", "log", "native", "plan", "gather", "chain"]),
+    ("job", &["cni", "config", "journal", "log", "native", "plan", "cluster", "gather", "chain"]),
     (
         "check",
         &[
@@ -81,6 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "log",
             "native",
             "plan",
+            "cluster",
             "gather",
             "chain",
             "convert",
@@ -97,7 +101,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// What the runtime executes sees only the boundary.
 const PLUGIN: &str = "src/bin/plexus-cni.rs";
-const PLUGIN_USES: &[&str] = &["engine", "cni"];
+const PLUGIN_USES: &[&str] = &["engine", "handover", "cni"];
 
 /// What a person runs: it and the modules that it declares may use every module, and no module may use them.
 const PROGRAM: &str = "src/main.rs";
@@ -111,11 +115,16 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("netlink_packet_route", "backends/src/netlink/", "it breaks in nearly every version"),
     ("netlink_packet_core", "backends/src/netlink/", "only there is a message built"),
     ("netlink_sys", "backends/src/netlink/", "only there is a socket opened"),
+    ("tokio", "src/kube/", "everything else waits in plain threads"),
+    ("k8s_openapi", "src/kube/", "only there the API is spoken"),
+    ("hyper_util", "src/kube/", "only there the API is spoken"),
+    ("hyper_rustls", "src/kube/", "only there the API is spoken"),
+    ("tonic", "src/kube/", "only there the kubelet is asked"),
     ("setns", "backends/src/netns.rs", "a namespace is entered only by a thread that then ends"),
 ];
 
 /// Crates of the person's program: plexus-cni must not link them.
-const PROGRAM_ONLY: &[&str] = &["clap", "clap_complete", "tokio", "kube"];
+const PROGRAM_ONLY: &[&str] = &["clap", "clap_complete"];
 
 /// Modules whose functions only compute: what they must not name in `std`, and crates they must not name at all.
 const PURE: &[&str] = &["select", "plan"];

@@ -12,13 +12,9 @@ const RELEASE_BYTES_MAX: u64 = 2_400_000;
 /// The script that builds it so.
 const BUILD: &str = "deployments/build";
 
-/// Crates of `plexus` and of a daemon. Each name appears in symbols, and, after stripping, in the paths of panic messages.
+/// Crates of `plexus` and of a daemon, which the feature `api` brings: it is built without. Each name appears in symbols, and,
+/// after stripping, in the paths of panic messages.
 const ABSENT: &[&str] = &["tokio", "kube_client", "kube-client", "clap_builder", "hyper_util", "hyper-util"];
-
-/// The build of this test run still has its symbols.
-pub(crate) fn tested() -> Vec<String> {
-    absent_from(Path::new(TESTED))
-}
 
 /// The release build, where there is one.
 pub(crate) fn released() -> Result<Completion, Failed> {

@@ -11,6 +11,7 @@ use plexus::native::{self, Around, Ipam, Verdict};
 use plexus::{gather, readiness, survey};
 
 use super::{Finding, State, Surroundings};
+use crate::cli::oneshot;
 
 /// How many files of the runtime's directory get a row.
 const FILES_SHOWN_MAX: usize = 10;
@@ -62,7 +63,8 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
                 continue;
             }
         };
-        match gather::default_lists(&config) {
+        let defaults = oneshot::open(&config).and_then(|mut known| gather::default_lists(&config, &mut *known));
+        match defaults {
             Ok(more) => used.extend(more.into_iter().map(|list| Used::delegate(list, &config, &around.bin_dir))),
             Err(e) => findings.push(Finding::new("net.d", "default networks", State::Wrong, e.msg)),
         }

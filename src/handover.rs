@@ -1,0 +1,62 @@
+//! A request that must ask the Kubernetes API goes over to `plexus oneshot`, executed in this process's place: the same process
+//! id, environment and standard streams, so that whoever waits for plexus-cni or kills it does so still.
+//!
+//! It is found beside this executable and nowhere else: never through PATH.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::cluster::{self, Cluster};
+use crate::cni::error::{CniError, Code};
+use crate::cni::request::Request;
+use crate::config::Config;
+
+/// What is executed, and its command.
+const PROGRAM: &str = "plexus";
+const COMMAND: &str = "oneshot";
+
+/// The cluster as manifests tell it; where only its API can tell, this process ends here and becomes another.
+///
+/// # Errors
+/// The other program cannot be executed; the manifests cannot be read.
+pub fn reach(config: &Config, request: &Request) -> Result<Box<dyn Cluster>, CniError> {
+    if cluster::is_needed(config, request) {
+        return Err(execute(request));
+    }
+    cluster::manifests(config).map(|local| Box::new(local) as Box<dyn Cluster>)
+}
+
+/// Comes back only with what went wrong.
+fn execute(request: &Request) -> CniError {
+    let (program, error) = match (beside(), again(&request.stdin)) {
+        (Ok(program), Ok(stdin)) => {
+            let error = Command::new(&program).arg(COMMAND).stdin(stdin).exec();
+            (program, error)
+        }
+        (Err(error), _) | (_, Err(error)) => (PathBuf::from(PROGRAM), error),
+    };
+    let msg = format!(
+        "this pod's networks are asked of the Kubernetes API, by {} {COMMAND}, which cannot be executed: {error}; install it \
+         beside plexus-cni",
+        program.display()
+    );
+    CniError::new(Code::InvalidEnvironment, msg)
+}
+
+fn beside() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.parent().unwrap_or(Path::new("/")).join(PROGRAM))
+}
+
+/// Standard input has been read: the other program reads the same bytes from a file in memory.
+fn again(stdin: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("stdin", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(stdin)?;
+    file.rewind()?;
+    Ok(file)
+}

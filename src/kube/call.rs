@@ -1,0 +1,176 @@
+//! One call of the API: its deadline, what is tried again, and what came of it in plain words.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, header};
+use kube::Client;
+use serde::de::DeserializeOwned;
+
+use crate::sources::SourceError;
+
+/// The first pause before another attempt; it doubles up to the other.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Why a call gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// There is no such object.
+    Missing,
+    /// There is another one, or it has changed.
+    Conflict(String),
+    /// The server will say the same again, until somebody changes something.
+    Lasting(String),
+    /// The server, or the way to it, was not able to answer.
+    Passing(String),
+}
+
+impl Failure {
+    /// As an error of what was being done.
+    pub(super) fn told(self, act: String) -> SourceError {
+        let transient = matches!(self, Failure::Passing(_));
+        SourceError::Api { act, why: self.to_string(), transient }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Failure::Missing => f.write_str("there is no such object"),
+            Failure::Conflict(why) | Failure::Lasting(why) | Failure::Passing(why) => f.write_str(why),
+        }
+    }
+}
+
+/// How the server is called.
+#[derive(Clone)]
+pub(super) struct Calls {
+    client: Client,
+    /// Its address, for people.
+    server: String,
+    /// How long one attempt may take.
+    per_call: Duration,
+    /// When every attempt has ended.
+    until: Instant,
+}
+
+impl Calls {
+    pub(super) fn new(client: Client, server: String, per_call: Duration, until: Instant) -> Calls {
+        Calls { client, server, per_call, until }
+    }
+
+    /// An object.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.again(Method::GET, path, "application/json", &[]).await
+    }
+
+    /// Changes an object by what is in `body` (RFC 7386): what it does not name stays as it is.
+    pub(super) async fn merge(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
+        self.again::<serde::de::IgnoredAny>(Method::PATCH, path, "application/merge-patch+json", body).await.map(|_| ())
+    }
+
+    /// Makes an object, in one attempt: who does not get the answer does not know whether it was made.
+    pub(super) async fn create(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
+        self.once::<serde::de::IgnoredAny>(&Method::POST, path, "application/json", body).await.map(|_| ())
+    }
+
+    /// Until it is answered, or the time is over.
+    async fn again<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        content: &'static str,
+        body: &[u8],
+    ) -> Result<T, Failure> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.once(&method, path, content, body).await {
+                Err(Failure::Passing(_)) if Instant::now() + pause < self.until => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn once<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        content: &'static str,
+        body: &[u8],
+    ) -> Result<T, Failure> {
+        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content);
+        let request = request.body(body.to_vec()).map_err(|e| Failure::Lasting(e.to_string()))?;
+        let time = self.per_call.min(self.until.saturating_duration_since(Instant::now()));
+        match tokio::time::timeout(time, self.client.request(request)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.failure(&error)),
+            Err(_) => {
+                let ms = time.as_millis();
+                Err(Failure::Passing(format!("{} did not answer within {ms} ms; see apiCallTimeoutMs", self.server)))
+            }
+        }
+    }
+
+    fn failure(&self, error: &kube::Error) -> Failure {
+        match error {
+            kube::Error::Api(status) => of_status(status.code, &status.message),
+            kube::Error::Auth(_) | kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
+                Failure::Lasting(format!("{}: {}", self.server, chain(error)))
+            }
+            other => {
+                let why = format!("{}: {}", self.server, chain(other));
+                if why.contains("certificate") { Failure::Lasting(why) } else { Failure::Passing(why) }
+            }
+        }
+    }
+}
+
+/// What the server says (Kubernetes API conventions, "HTTP Status codes").
+fn of_status(code: u16, message: &str) -> Failure {
+    match code {
+        404 => Failure::Missing,
+        409 => Failure::Conflict(message.to_owned()),
+        401 => Failure::Lasting(format!("the API server does not accept our credentials (401 {message})")),
+        403 => Failure::Lasting(format!("the API server forbids it (403): {message}")),
+        408 | 410 | 429 | 500..=599 => Failure::Passing(format!("the API server answered {code}: {message}")),
+        _ => Failure::Lasting(format!("the API server answered {code}: {message}")),
+    }
+}
+
+/// An error with its sources, each said once.
+fn chain(error: &kube::Error) -> String {
+    let mut text = match error {
+        kube::Error::Service(_) | kube::Error::HyperError(_) => String::new(),
+        other => other.to_string(),
+    };
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = if text.is_empty() { more } else { format!("{text}: {more}") };
+        }
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_says_decides_whether_it_is_asked_again() {
+        assert_eq!(of_status(404, "x"), Failure::Missing);
+        for code in [410, 429, 500, 503, 504] {
+            assert!(matches!(of_status(code, "x"), Failure::Passing(_)), "{code}");
+        }
+        for code in [400, 401, 403, 422] {
+            assert!(matches!(of_status(code, "x"), Failure::Lasting(_)), "{code}");
+        }
+        assert!(matches!(of_status(409, "x"), Failure::Conflict(_)));
+    }
+}

@@ -1,0 +1,81 @@
+//! From a configuration to a client: the kubeconfig, or what a pod has of its cluster. HTTP/2 is offered, which kube's own stack
+//! does not do: with it the calls of a request share one connection and one handshake.
+
+use std::path::Path;
+
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config as KubeConfig};
+use tower::{BoxError, ServiceBuilder};
+
+use crate::config::Config;
+use crate::sources::SourceError;
+
+fn refuse(act: &str, why: impl ToString) -> SourceError {
+    // Whoever renews the file may be about to.
+    SourceError::Api { act: act.to_owned(), why: why.to_string(), transient: true }
+}
+
+/// A client and the server's address.
+pub(super) async fn client(config: &Config) -> Result<(Client, String), SourceError> {
+    let found = match &config.kubeconfig {
+        Some(path) => of_file(path).await?,
+        None => KubeConfig::incluster_env()
+            .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
+    };
+    let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let client = stack(found).map_err(|e| refuse(&format!("preparing to connect to {server}"), e))?;
+    Ok((client, server))
+}
+
+async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
+    let act = format!("reading the kubeconfig {}", path.display());
+    let text = crate::sources::read(path).map_err(|why| refuse(&act, why))?;
+    let text = String::from_utf8(text).map_err(|e| refuse(&act, e))?;
+    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, e))?;
+    absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
+    KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| refuse(&act, e))
+}
+
+/// Paths in a kubeconfig are relative to it (client-go).
+fn absolute(kubeconfig: &mut Kubeconfig, folder: &Path) {
+    let fix = |path: &mut Option<String>| {
+        if let Some(path) = path.as_mut().filter(|path| !path.is_empty()) {
+            *path = folder.join(&*path).display().to_string();
+        }
+    };
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        fix(&mut cluster.certificate_authority);
+    }
+    for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        fix(&mut user.client_certificate);
+        fix(&mut user.client_key);
+        fix(&mut user.token_file);
+    }
+}
+
+fn stack(config: KubeConfig) -> Result<Client, BoxError> {
+    if config.proxy_url.is_some() {
+        return Ok(Client::try_from(config)?);
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    let tls = config.rustls_client_config()?;
+    let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    let builder = match config.tls_server_name.clone() {
+        Some(name) => builder.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name.try_into()?)),
+        None => builder,
+    };
+    let https = builder.enable_all_versions().wrap_connector(tcp);
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(https);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace.clone()))
+}

@@ -1,0 +1,178 @@
+//! Events at the pod: what was attached, and what was not, with what to do. An event that is there already is counted up, so a
+//! pod that fails a hundred times has one.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::call::{Calls, Failure};
+use super::objects::{Told, events_path};
+use crate::cluster::Arrival;
+use crate::cni::error::{CniError, Code};
+use crate::journal::fnv1a_128;
+use crate::log::warn;
+
+/// Who says it.
+const COMPONENT: &str = "plexus";
+/// The API's bound of an event's text (events.k8s.io/v1 `note`).
+const MESSAGE_BYTES_MAX: usize = 1024;
+/// An event's name begins with its pod's, which has up to 253 of the same 253 bytes.
+const POD_NAME_BYTES_MAX: usize = 200;
+/// Events never hold up a pod for longer.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// One event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    kind: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Event {
+    /// An attachment was made, in Multus' words.
+    pub(super) fn added(arrival: &Arrival) -> Event {
+        let addresses: Vec<String> = arrival.addresses.iter().map(ToString::to_string).collect();
+        let message = format!("Add {} [{}] from {}", arrival.ifname, addresses.join(" "), arrival.network);
+        Event { kind: "Normal", reason: "AddedInterface", message }
+    }
+
+    /// Nothing was attached: the cause, and what to do.
+    pub(super) fn failed(error: &CniError) -> Event {
+        let missing = error.msg.contains("cannot find a network-attachment-definition");
+        let reason = if missing { "NoNetworkFound" } else { "FailedAddingInterface" };
+        let hint = match error.code {
+            _ if missing => "create it, or correct the pod's annotation",
+            Code::InvalidConfig | Code::Decode | Code::UnsupportedField | Code::IncompatibleVersion => {
+                "correct the definition or the pod's annotation"
+            }
+            Code::TryAgainLater => "it is tried again",
+            _ => "see the node's log, or run `plexus doctor` there",
+        };
+        Event { kind: "Warning", reason, message: bounded(format!("{}; {hint}", error.msg)) }
+    }
+
+    /// What is attached is not in the pod's status.
+    pub(super) fn status_unwritten(text: &str) -> Event {
+        Event { kind: "Warning", reason: "NetworkStatusNotWritten", message: bounded(text.to_owned()) }
+    }
+}
+
+fn bounded(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        let end = (0..=MESSAGE_BYTES_MAX - 3).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
+}
+
+/// Tells all of them, together; a failure is one line of the log.
+pub(super) async fn post_all(calls: &Calls, pod: &Told<'_>, events: &[Event]) {
+    let all = async {
+        for event in events {
+            post(calls, pod, event).await?;
+        }
+        Ok::<(), Failure>(())
+    };
+    let told = tokio::time::timeout(DEADLINE, all).await;
+    let why = match told {
+        Ok(Ok(())) => return,
+        // A namespace that is being deleted takes no event, and nobody misses it.
+        Ok(Err(Failure::Missing)) => return,
+        Ok(Err(failure)) => failure.to_string(),
+        Err(_) => format!("no answer within {} s", DEADLINE.as_secs()),
+    };
+    warn(&format!("an event of pod {}/{} is not told: {why}", pod.namespace, pod.name));
+}
+
+/// What is read of an event.
+#[derive(Deserialize)]
+struct Counted {
+    #[serde(default)]
+    count: Option<i64>,
+}
+
+async fn post(calls: &Calls, pod: &Told<'_>, event: &Event) -> Result<(), Failure> {
+    let path = events_path(pod.namespace)?;
+    let now = now();
+    let object = object(pod, event, &now);
+    match calls.create(&path, object.to_string().as_bytes()).await {
+        Err(Failure::Conflict(_)) => {
+            let path = format!("{path}/{}", name(pod, event));
+            let count = calls.get::<Counted>(&path).await?.count.unwrap_or(1).saturating_add(1);
+            calls.merge(&path, json!({ "count": count, "lastTimestamp": now }).to_string().as_bytes()).await
+        }
+        done => done,
+    }
+}
+
+/// Of what it says: the same said again is the same event.
+fn name(pod: &Told, event: &Event) -> String {
+    let text = format!("{}\0{}\0{}", pod.uid, event.reason, event.message);
+    let begin: String = pod.name.chars().take(POD_NAME_BYTES_MAX).collect();
+    format!("{begin}.{:032x}", fnv1a_128(text.as_bytes()))
+}
+
+fn object(pod: &Told, event: &Event, now: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": { "name": name(pod, event), "namespace": pod.namespace },
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
+        },
+        "type": event.kind,
+        "reason": event.reason,
+        "message": event.message,
+        "source": { "component": COMPONENT, "host": host() },
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    })
+}
+
+/// To the second, as the API takes it.
+fn now() -> String {
+    let seconds = Timestamp::now().as_second();
+    Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_added_is_said_in_the_words_that_people_know() {
+        let addresses = vec!["10.1.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()];
+        let event = Event::added(&Arrival { network: "default/blue", ifname: "net1", addresses });
+        assert_eq!(event.message, "Add net1 [10.1.0.2/24 fd00::2/64] from default/blue");
+        assert_eq!((event.kind, event.reason), ("Normal", "AddedInterface"));
+    }
+
+    #[test]
+    fn a_failure_says_its_cause_and_what_to_do_within_its_bound() {
+        let error = CniError::new(Code::InvalidConfig, format!("{}\u{fc}", "x".repeat(1019)));
+        let event = Event::failed(&error);
+        assert!(event.message.len() <= MESSAGE_BYTES_MAX && event.message.ends_with("..."), "{}", event.message.len());
+        let missing = "cannot find a network-attachment-definition (a) in namespace (b)";
+        let event = Event::failed(&CniError::new(Code::InvalidConfig, missing));
+        assert_eq!(event.reason, "NoNetworkFound");
+        assert!(event.message.starts_with(missing) && event.message.contains("create it"), "{}", event.message);
+    }
+
+    #[test]
+    fn the_same_said_again_is_the_same_event() {
+        let event = Event::status_unwritten("x");
+        let pod = Told { namespace: "n", name: "p", uid: "u" };
+        assert_eq!(name(&pod, &event), name(&pod, &Event::status_unwritten("x")));
+        assert_ne!(name(&pod, &event), name(&pod, &Event::status_unwritten("y")));
+        assert_ne!(name(&pod, &event), name(&Told { uid: "v", ..pod }, &event));
+    }
+}

@@ -1,0 +1,137 @@
+//! The Kubernetes API as a source of pods and definitions, and as the place where a pod's status and events go.
+//!
+//! One connection a request, HTTP/2 where the server speaks it, so that several definitions cost one round trip. Every call has
+//! a deadline, all calls of a request together have one; what can pass is tried again until then.
+//! It does not know what a definition means, nor when it is asked.
+
+mod call;
+mod connect;
+mod events;
+mod objects;
+mod status;
+mod unwritten;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+
+use crate::cluster::{Cluster, Name, News};
+use crate::config::Config;
+use crate::journal::PodName;
+use crate::sources::{Definition, Pod, SourceError};
+
+use call::{Calls, Failure};
+pub use objects::NetworkAttachmentDefinition;
+use objects::PodObject;
+
+/// How often something that is not there yet is looked for.
+const APPEAR_POLL: Duration = Duration::from_millis(100);
+
+/// The cluster, live.
+pub struct Live {
+    runtime: Runtime,
+    calls: Calls,
+    /// How long something that is not there yet is waited for.
+    appear_wait: Duration,
+    /// Where statuses that could not be written are noted.
+    state_dir: PathBuf,
+    definitions: BTreeMap<Name, Definition>,
+    /// The API object's, which a static pod does not share with its runtime.
+    uid: Option<String>,
+}
+
+impl Live {
+    /// Reads the kubeconfig, or what a pod has of its cluster. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// It cannot be read, or says nothing that can be connected to.
+    pub fn new(config: &Config) -> Result<Live, SourceError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| SourceError::Api {
+            act: "preparing to ask the API server".to_owned(),
+            why: e.to_string(),
+            transient: true,
+        })?;
+        let (client, server) = runtime.block_on(connect::client(config))?;
+        let calls = Calls::new(client, server, config.api_call_timeout, Instant::now() + config.api_deadline);
+        let (appear_wait, state_dir) = (config.appear_wait, config.state_dir.clone());
+        Ok(Live { runtime, calls, appear_wait, state_dir, definitions: BTreeMap::new(), uid: None })
+    }
+}
+
+impl Cluster for Live {
+    fn pod(&mut self, name: &PodName) -> Result<Option<Pod>, SourceError> {
+        let PodName { namespace, name: pod_name, uid } = name;
+        let act = || format!("asking the API server for pod {namespace}/{pod_name}");
+        let path = objects::pod_path(namespace, pod_name).map_err(|e| e.told(act()))?;
+        let asked = self.runtime.block_on(appearing::<PodObject>(&self.calls, &path, self.appear_wait));
+        let object = asked.map_err(|failure| match failure {
+            Failure::Missing => SourceError::NoPod { namespace: namespace.clone(), name: pod_name.clone() },
+            other => other.told(act()),
+        })?;
+        let pod = object.into_pod(namespace, pod_name);
+        pod.check_uid(uid)?;
+        self.uid = Some(pod.uid.clone()).filter(|uid| !uid.is_empty());
+        Ok(Some(pod))
+    }
+
+    fn expect(&mut self, definitions: &[Name]) {
+        let distinct: BTreeSet<&Name> = definitions.iter().collect();
+        // A single one is as quick when it is asked for.
+        if distinct.len() < 2 {
+            return;
+        }
+        let paths = distinct.into_iter().filter_map(|name| Some((name.clone(), objects::definition_path(name).ok()?)));
+        let paths: Vec<(Name, String)> = paths.collect();
+        let calls = &self.calls;
+        let found = self.runtime.block_on(async {
+            let mut all = JoinSet::new();
+            for (name, path) in paths {
+                let calls = calls.clone();
+                all.spawn(async move { (name, calls.get::<NetworkAttachmentDefinition>(&path).await) });
+            }
+            all.join_all().await
+        });
+        // What failed is asked for again where it is needed, and its failure told there.
+        self.definitions.extend(found.into_iter().filter_map(|(name, found)| Some((name, found.ok()?.into()))));
+    }
+
+    fn definition(&mut self, namespace: &str, name: &str, awaited: bool) -> Result<Definition, SourceError> {
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(known) = self.definitions.get(&key) {
+            return Ok(known.clone());
+        }
+        let act = || format!("asking the API server for definition {namespace}/{name}");
+        let path = objects::definition_path(&key).map_err(|e| e.told(act()))?;
+        let wait = if awaited { self.appear_wait } else { Duration::ZERO };
+        let asked = self.runtime.block_on(appearing::<NetworkAttachmentDefinition>(&self.calls, &path, wait));
+        let found: Definition = asked.map(Definition::from).map_err(|failure| match failure {
+            Failure::Missing => {
+                SourceError::NoDefinition { namespace: key.0.clone(), name: key.1.clone(), hint: String::new() }
+            }
+            other => other.told(act()),
+        })?;
+        self.definitions.insert(key, found.clone());
+        Ok(found)
+    }
+
+    fn tell(&mut self, pod: &PodName, news: &News) {
+        let uid = self.uid.as_deref().unwrap_or(&pod.uid);
+        let pod = objects::Told { namespace: &pod.namespace, name: &pod.name, uid };
+        self.runtime.block_on(status::tell(&self.calls, &self.state_dir, &pod, news));
+    }
+}
+
+/// An object that may be about to come.
+async fn appearing<T: serde::de::DeserializeOwned>(calls: &Calls, path: &str, wait: Duration) -> Result<T, Failure> {
+    let until = Instant::now() + wait;
+    loop {
+        match calls.get(path).await {
+            Err(Failure::Missing) if Instant::now() + APPEAR_POLL < until => tokio::time::sleep(APPEAR_POLL).await,
+            other => return other,
+        }
+    }
+}

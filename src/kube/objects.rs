@@ -1,0 +1,136 @@
+//! What is read of the API's objects, and where they are. Nothing else of them is kept.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::core::NamespaceResourceScope;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use super::call::Failure;
+use crate::cluster::Name;
+use crate::sources::{Definition, Pod};
+
+/// Kubernetes' bound of a name (DNS-1123 subdomain).
+const NAME_BYTES_MAX: usize = 253;
+
+/// A network that pods may name (network CRD standard 3).
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct NetworkAttachmentDefinition {
+    /// Its name, namespace and annotations.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// What it is.
+    #[serde(default)]
+    pub spec: Spec,
+}
+
+/// See [`NetworkAttachmentDefinition`].
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Spec {
+    /// A CNI configuration as text; empty: a file in confDir has it.
+    #[serde(default)]
+    pub config: String,
+}
+
+impl Resource for NetworkAttachmentDefinition {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "NetworkAttachmentDefinition".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "k8s.cni.cncf.io".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "network-attachment-definitions".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl From<NetworkAttachmentDefinition> for Definition {
+    fn from(object: NetworkAttachmentDefinition) -> Definition {
+        Definition { annotations: object.metadata.annotations.unwrap_or_default(), config: object.spec.config }
+    }
+}
+
+/// What is read of a pod.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct PodObject {
+    #[serde(default)]
+    metadata: PodMeta,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct PodMeta {
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl PodObject {
+    pub(super) fn into_pod(self, namespace: &str, name: &str) -> Pod {
+        let PodMeta { uid, annotations } = self.metadata;
+        let annotations = annotations.unwrap_or_default();
+        Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid, annotations }
+    }
+}
+
+/// The pod that something is told of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    /// Empty where nobody knows.
+    pub(super) uid: &'a str,
+}
+
+/// Names come from annotations and from the runtime: only what is one may be part of a path.
+fn checked<'a>(what: &str, name: &'a str) -> Result<&'a str, Failure> {
+    let is_name_byte = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    if bytes.len() <= NAME_BYTES_MAX && ends(bytes.first()) && ends(bytes.last()) && name.bytes().all(is_name_byte) {
+        return Ok(name);
+    }
+    Err(Failure::Lasting(format!(
+        "{what} {name:?} is no name of an object: lower-case letters, digits, '-' and '.' are"
+    )))
+}
+
+/// Where a pod is.
+pub(super) fn pod_path(namespace: &str, name: &str) -> Result<String, Failure> {
+    Ok(format!("/api/v1/namespaces/{}/pods/{}", checked("namespace", namespace)?, checked("pod", name)?))
+}
+
+/// Where a pod's status is.
+pub(super) fn pod_status_path(pod: &Told) -> Result<String, Failure> {
+    Ok(pod_path(pod.namespace, pod.name)? + "/status")
+}
+
+/// Where a namespace's events are.
+pub(super) fn events_path(namespace: &str) -> Result<String, Failure> {
+    Ok(format!("/api/v1/namespaces/{}/events", checked("namespace", namespace)?))
+}
+
+/// Where a definition is.
+pub(super) fn definition_path((namespace, name): &Name) -> Result<String, Failure> {
+    let (namespace, name) = (checked("namespace", namespace)?, checked("network", name)?);
+    Ok(format!("/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/{name}"))
+}

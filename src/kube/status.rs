@@ -1,0 +1,62 @@
+//! What came of a request, told to the cluster: one PATCH of pods/status, and events beside it on the same connection.
+//!
+//! The pod is attached by then and does not fail any more. A status that cannot be written is noted on disk, and the next
+//! request that reaches the server writes it.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::call::{Calls, Failure};
+use super::events::{self, Event};
+use super::objects::{Told, pod_status_path};
+use super::unwritten::{self, Unwritten};
+use crate::cluster::News;
+use crate::log::warn;
+
+/// The annotation (network CRD standard 5).
+const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+
+/// Tells all of it; what fails is said, noted, and no more.
+pub(super) async fn tell(calls: &Calls, state_dir: &Path, pod: &Told<'_>, news: &News<'_>) {
+    match news {
+        News::Attached { status, arrivals } => {
+            let noted = Unwritten::note(state_dir, pod, status).inspect_err(|e| warn(e)).ok();
+            let all: Vec<Event> = arrivals.iter().map(Event::added).collect();
+            let (written, ()) = tokio::join!(write(calls, pod, status), events::post_all(calls, pod, &all));
+            match written {
+                Ok(()) => {
+                    noted.iter().for_each(Unwritten::forget);
+                    unwritten::write_others(calls, state_dir).await;
+                }
+                Err(failure) => keep(calls, pod, &failure, noted).await,
+            }
+        }
+        News::Failed { error } => events::post_all(calls, pod, &[Event::failed(error)]).await,
+    }
+}
+
+/// Only this key of the annotations is named, so no other writer's is lost; the pod of another UID is another pod, and refuses.
+pub(super) async fn write(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure> {
+    let mut metadata = json!({ "annotations": { STATUS: status } });
+    if let (false, Some(object)) = (pod.uid.is_empty(), metadata.as_object_mut()) {
+        object.insert("uid".to_owned(), pod.uid.into());
+    }
+    let body = json!({ "metadata": metadata }).to_string();
+    calls.merge(&pod_status_path(pod)?, body.as_bytes()).await
+}
+
+/// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.
+async fn keep(calls: &Calls, pod: &Told<'_>, failure: &Failure, noted: Option<Unwritten>) {
+    let Told { namespace, name, .. } = pod;
+    let gone = matches!(failure, Failure::Missing | Failure::Conflict(_));
+    if gone {
+        // Deleted meanwhile, or replaced by another of its name: nobody will read it.
+        noted.iter().for_each(Unwritten::forget);
+        return;
+    }
+    let later = if noted.is_some() { "it is written as soon as it can be" } else { "and could not be noted for later" };
+    let text = format!("the network-status of pod {namespace}/{name} is not written, {later}: {failure}");
+    warn(&text);
+    events::post_all(calls, pod, &[Event::status_unwritten(&text)]).await;
+}
