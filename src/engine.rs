@@ -18,7 +18,7 @@ use crate::attach::from_journal;
 use crate::cluster::{self, Arrival, Cluster, News, Reach};
 use crate::cni::version::{self, SUPPORTED};
 use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
-use crate::config::{self, Config, META_TYPES, NativePolicy};
+use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
 use crate::detach::{self, Departure};
 use crate::job::Job;
 use crate::journal::{self, Key, PodName};
@@ -150,12 +150,12 @@ pub fn serve(name: &str, request: &Request, reach: Reach) -> Result<Option<Vec<u
         Role::Chained(chained) => chained.name(),
         Role::Meta | Role::HostLocal | Role::Static => "",
     };
-    let mut job = Job { request, plugin, native, state_dir, reach };
+    let mut job = Job { request, plugin, policy: Policy::unrestricted(native), state_dir, reach };
     match role {
         Role::Meta => {
             let config = Config::parse(&request.config)?;
             job.state_dir.clone_from(&config.state_dir);
-            job.native = config.native.clone();
+            job.policy = config.policy();
             collect_older_boot(&job);
             serve_meta(&job, &config)
         }
@@ -474,7 +474,7 @@ pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result
     let path = config.search_path(&[]);
     let find = |plugin: &str| chain::find(plugin, &path);
     let fit = |spec: &Spec| spec.fit().map_err(native::from_backend);
-    let node = Node { native: config.native.clone(), state_dir: &config.state_dir, find: &find, fit: &fit };
+    let node = Node { policy: &config.policy(), state_dir: &config.state_dir, find: &find, fit: &fit };
     let key = Key {
         network: String::new(),
         sandbox: "explained".to_owned(),

@@ -11,7 +11,7 @@ use crate::chain::{self, Caller, DELEGATE_DEADLINE};
 use crate::cluster::Reach;
 use crate::cni::version::Version;
 use crate::cni::{CniError, Request};
-use crate::config::NativePolicy;
+use crate::config::Policy;
 use crate::gather::Asking;
 use crate::journal::{Journal, Key, PodName};
 use crate::log::warn;
@@ -24,8 +24,8 @@ pub struct Job<'a> {
     pub request: &'a Request,
     /// The kind that was executed directly; empty for everything else.
     pub plugin: &'static str,
-    /// Which native kinds are built.
-    pub native: NativePolicy,
+    /// What is built in process, and what may be executed.
+    pub policy: Policy,
     /// Where journal and indexes are.
     pub state_dir: PathBuf,
     /// Reaches the cluster.
@@ -86,7 +86,7 @@ impl Job<'_> {
     pub fn plan(&self, wanted: Vec<Wanted>, pod: Option<PodName>, path: &[PathBuf]) -> Result<Plan, CniError> {
         let find = |plugin: &str| chain::find(plugin, path);
         let fit = |spec: &Spec| spec.fit().map_err(native::from_backend);
-        let node = Node { native: self.native.clone(), state_dir: &self.state_dir, find: &find, fit: &fit };
+        let node = Node { policy: &self.policy, state_dir: &self.state_dir, find: &find, fit: &fit };
         let netns = self.request.netns.clone().unwrap_or_default();
         let command = self.request.command;
         let call = Call { command, key: self.key(), netns, path: path.to_vec(), pod };

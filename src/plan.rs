@@ -16,7 +16,7 @@ use crate::cni::list::{Injection, List};
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
-use crate::config::NativePolicy;
+use crate::config::{NativePolicy, Policy};
 use crate::journal::{self, Key, PodName};
 use crate::native::{self, Around, Ipam, Native, Verdict};
 use crate::select::Selection;
@@ -119,8 +119,8 @@ pub struct Wanted {
 
 /// What a plan needs to know of the node.
 pub struct Node<'a> {
-    /// Which kinds are built in process.
-    pub native: NativePolicy,
+    /// What is built in process, and what may be executed.
+    pub policy: &'a Policy,
     /// Where indexes and journal are.
     pub state_dir: &'a Path,
     /// Where the binary of a type is; never plexus itself.
@@ -244,8 +244,10 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
         }
         steps.push(Step { plugin: plugin.plugin_type.clone(), conf, how });
     }
+    // What the node's own configuration names is its administrator's.
     if let Some(selection) = &selection {
-        check_honoured(selection, &steps, &network, warnings)?;
+        steps.iter().try_for_each(|step| check_allowed(step, node.policy))?;
+        check_honoured(selection, &steps, &network, node.policy, warnings)?;
     }
     Ok(Attachment {
         network,
@@ -261,6 +263,22 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
     })
 }
 
+/// A definition must not make the node execute what its policy does not list.
+fn check_allowed(step: &Step, policy: &Policy) -> Result<(), CniError> {
+    let executed = match &step.how {
+        How::Executed(reason) => Some((&step.plugin, reason.as_str())),
+        How::Native(native) => match &native.ipam {
+            Ipam::Executed(ipam) => Some((ipam, "")),
+            _ => None,
+        },
+        How::Chained(_) => None,
+    };
+    let Some((plugin, reason)) = executed.filter(|(plugin, _)| !policy.allows_execution(plugin)) else { return Ok(()) };
+    let reason = if reason.is_empty() { String::new() } else { format!(" (it would be: {reason})") };
+    let msg = format!("plugin {plugin:?} may not be executed on this node{reason}: allowedDelegates does not list it");
+    Err(CniError::new(Code::InvalidConfig, msg))
+}
+
 fn decide(
     plugin: &str,
     conf: &Map<String, Value>,
@@ -269,7 +287,7 @@ fn decide(
     warnings: &mut Vec<String>,
 ) -> Result<How, CniError> {
     let executed = |reason: String| (node.find)(plugin).map(|_| How::Executed(reason));
-    if !node.native.allows(plugin) {
+    if !node.policy.native.allows(plugin) {
         return executed("the node's configuration says so".to_owned());
     }
     let mut verdict = native::read(plugin, conf, around)?;
@@ -301,7 +319,7 @@ fn decide(
 
 /// Who does a step whose configuration has keys that plexus does not know: its plugin, where there is one.
 fn known(plugin: &str, how: How, unknown: &[String], around: &Around, node: &Node, warnings: &mut Vec<String>) -> How {
-    if unknown.is_empty() || node.native == NativePolicy::Always {
+    if unknown.is_empty() || node.policy.native == NativePolicy::Always {
         return how;
     }
     let keys = unknown.join(", ");
@@ -336,6 +354,7 @@ fn check_honoured(
     selection: &Selection,
     steps: &[Step],
     network: &str,
+    policy: &Policy,
     warnings: &mut Vec<String>,
 ) -> Result<(), CniError> {
     let natives =
@@ -343,10 +362,10 @@ fn check_honoured(
     let executes = steps.iter().any(|step| matches!(step.how, How::Executed(_)))
         || natives().any(|native| matches!(native.ipam, Ipam::Executed(_)));
     let mut check = |asked: bool, what: &str, by_args: bool, maybe: bool| {
-        if !asked || has_capability(steps, what) || by_args {
+        if !asked || has_capability(steps, what) || by_args && !policy.strict_capabilities {
             return Ok(());
         }
-        if maybe {
+        if maybe && !policy.strict_capabilities {
             warnings.push(format!(
                 "network {network:?}: no plugin declares the capability {what}; it is passed in CNI_ARGS"
             ));

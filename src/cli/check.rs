@@ -7,7 +7,7 @@ use plexus::alive::{Life, Observer};
 use plexus::cni::error::CniError;
 use plexus::cni::request::{Command, Request};
 use plexus::cni::version::Version;
-use plexus::config::NativePolicy;
+use plexus::config::{NativePolicy, Policy};
 use plexus::job::Job;
 use plexus::journal::{Attachment, Journal, Record};
 use plexus::{check, native};
@@ -134,7 +134,7 @@ fn checked(record: &Record, state_dir: &Path) -> Vec<(State, String)> {
     let job = Job {
         request: &request,
         plugin: "",
-        native: NativePolicy::Auto,
+        policy: Policy::unrestricted(NativePolicy::Auto),
         state_dir: state_dir.to_owned(),
         reach: oneshot::local,
     };

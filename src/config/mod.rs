@@ -55,6 +55,29 @@ impl NativePolicy {
     }
 }
 
+/// What the node lets plexus build, and lets others do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Which kinds are built in process.
+    pub native: NativePolicy,
+    /// Types that may be executed for a network that a pod names; none: all.
+    pub allowed_delegates: Option<Vec<String>>,
+    /// A request that no plugin declares the capability for is refused, whatever a plugin could make of CNI_ARGS.
+    pub strict_capabilities: bool,
+}
+
+impl Policy {
+    /// The policy where no configuration says anything.
+    pub fn unrestricted(native: NativePolicy) -> Policy {
+        Policy { native, allowed_delegates: None, strict_capabilities: false }
+    }
+
+    /// Whether a plugin of this type may be executed for a pod's own network.
+    pub fn allows_execution(&self, plugin: &str) -> bool {
+        self.allowed_delegates.as_ref().is_none_or(|types| types.iter().any(|known| known == plugin))
+    }
+}
+
 /// Where the default network comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Primary {
@@ -266,6 +289,15 @@ impl Config {
         match &self.primary {
             Primary::Delegates(_) => false,
             Primary::Cluster(first, others) => std::iter::once(first).chain(others).any(|name| !name.contains('/')),
+        }
+    }
+
+    /// What it lets plexus build, and lets others do.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            native: self.native.clone(),
+            allowed_delegates: self.allowed_delegates.clone(),
+            strict_capabilities: self.strict_capabilities,
         }
     }
 
