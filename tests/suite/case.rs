@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    capability, chains, check, crash, gc, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process, program,
-    status, tools, world,
+    capability, chains, check, crash, defects, gc, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process,
+    program, status, tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -34,6 +34,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(pool::cases());
     cases.extend(plugins::cases());
     cases.extend(meta::cases());
+    cases.extend(defects::cases());
     cases.extend(capability::cases());
     cases.extend(status::cases());
     cases.extend(neighbours::cases());

@@ -20,6 +20,7 @@ mod chains;
 mod check;
 mod compare;
 mod crash;
+mod defects;
 mod gc;
 mod interop;
 mod ip;
