@@ -46,6 +46,7 @@ const RULES: &[(&str, Rule)] = &[
     ("licence, changelog and readme", documents::first_look),
     ("scripts are executable and strict", documents::scripts),
     ("links and the code map lead somewhere", documents::links),
+    ("the configuration's reference is up to date", documents::configuration),
 ];
 
 fn main() -> ExitCode {

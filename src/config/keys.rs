@@ -1,9 +1,7 @@
 //! The keys of the meta-plugin's configuration: one table that the parser, the warning about unknown keys and the page
 //! `docs/configuration.md` are made of. It does not know what becomes of a value.
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::STATE_DIR;
 
@@ -92,10 +90,8 @@ named! {
     bool: "yes or no";
     i64: "number";
     u64: "number";
-    u16: "number";
     Value: "text or list";
-    BTreeMap<String, bool>: "object of yes or no";
-    serde_json::Map<String, Value>: "object";
+    Map<String, Value>: "object";
     Vec<Value>: "list of objects";
     Vec<String>: "list of texts";
 }
@@ -121,6 +117,8 @@ macro_rules! table {
         },)*];
     };
 }
+
+pub(super) use table;
 
 /// Where networks are looked up by name.
 pub(super) const CONF_DIR: &str = "/etc/cni/multus/net.d";
@@ -215,7 +213,7 @@ table! {
         "A request for addresses or a MAC that no plugin of the network declares the capability for is refused, as the standard has it, and not passed on with a warning in `CNI_ARGS`.";
     allow_device_id: bool = "allowDeviceID", Unset::Flag(false), Plexus, "true",
         "A pod may name a device in its annotation. By default it gets one only from the kubelet's allocation.";
-    runtime_config: Value = "runtimeConfig", Unset::Nothing, Cni, r#"{"mac": "02:00:00:00:00:01"}"#,
+    runtime_config: Map<String, Value> = "runtimeConfig", Unset::Nothing, Cni, r#"{"mac": "02:00:00:00:00:01"}"#,
         "What the runtime asks of the default network; no other network gets it.";
 }
 

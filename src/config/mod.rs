@@ -2,7 +2,10 @@
 //!
 //! It does not know how a network is built, nor what a definition says.
 
+pub mod daemon;
+mod duration;
 pub mod keys;
+pub mod page;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -278,7 +281,7 @@ impl Config {
             log,
             manifests: optional("manifests", raw.manifests)?,
             native: native_policy(raw.native.as_ref())?,
-            runtime: raw.runtime_config.and_then(|value| value.as_object().cloned()).unwrap_or_default(),
+            runtime: raw.runtime_config.unwrap_or_default(),
             unknown: decoded.unknown.into_iter().filter(|key| !is_accepted(key)).collect(),
             warnings,
         })

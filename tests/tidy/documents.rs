@@ -65,6 +65,25 @@ pub(crate) fn scripts(repository: &Repository) -> Vec<String> {
     wrong
 }
 
+/// Where the reference of all configuration keys is.
+const CONFIGURATION: &str = "docs/configuration.md";
+/// Set: the page is written and not compared.
+const WRITE: &str = "PLEXUS_WRITE_DOCS";
+
+/// The reference is what the tables of keys say.
+pub(crate) fn configuration(repository: &Repository) -> Vec<String> {
+    let page = plexus::config::page::configuration();
+    if std::env::var_os(WRITE).is_some() {
+        let path = repository.root.join(CONFIGURATION);
+        let written = std::fs::create_dir_all(path.with_file_name("")).and_then(|()| std::fs::write(&path, page));
+        return written.err().map(|error| format!("{CONFIGURATION}: {error}")).into_iter().collect();
+    }
+    if repository.entry(CONFIGURATION).is_some_and(|entry| entry.text == page) {
+        return Vec::new();
+    }
+    vec![format!("{CONFIGURATION} is not what the tables say: {WRITE}=1 cargo test --test tidy -- configuration")]
+}
+
 /// Links in Markdown, targets in Mermaid, and the places of the code map.
 pub(crate) fn links(repository: &Repository) -> Vec<String> {
     let mut wrong = Vec::new();
