@@ -27,6 +27,7 @@ use crate::gather;
 use crate::job::Job;
 use crate::journal::{HOLD_WAIT_MAX, Intent, Journal, Key, Listing, Record};
 use crate::native::{self, Around};
+use crate::takeover;
 
 type Valids = BTreeSet<Valid>;
 
@@ -61,7 +62,10 @@ pub fn network(job: &Job, config: Option<&Config>) -> Result<(), CniError> {
             failures.extend(addresses(&job.request.config, &around, &owned).err());
             failures.extend(rules(&job.request.config, &job.request.network, &owned).err());
         }
-        Some(config) => failures.extend(delegates(job, config, &valid).err()),
+        Some(config) => {
+            failures.extend(takeover::collect(job, config, &valid).err());
+            failures.extend(delegates(job, config, &valid).err());
+        }
     }
     detach::join(failures)
 }

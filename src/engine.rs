@@ -26,6 +26,7 @@ use crate::log::warn;
 use crate::native::{self, Verdict};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::sources::{Manifests, Pod};
+use crate::takeover::{self, Asker};
 use crate::{attach, chain, check, collect, convert, deleter, gather, readiness};
 
 /// What a person reads who runs the program by hand.
@@ -187,10 +188,7 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
         Command::Del => {
             match del_record(job)? {
                 Found::Record => {}
-                Found::Unreadable => del_defaults(job, config, true)?,
-                // Another DEL was here, or the record is lost: what has gone with its namespace is gc's.
-                Found::Nothing if inside(job)?.is_some() => del_defaults(job, config, false)?,
-                Found::Nothing => {}
+                found => del_unrecorded(job, config, found == Found::Unreadable)?,
             }
             Ok(None)
         }
@@ -389,6 +387,19 @@ fn is_elsewhere(job: &Job) -> bool {
         Ok(Verdict::Chained(spec, _)) => matches!(spec.fit(), Ok(Fit::ElsewhereBecause(_))),
         _ => false,
     }
+}
+
+/// What has no record: Multus may have attached it. `attached`: there was a record, and it could not be read.
+fn del_unrecorded(job: &Job, config: &Config, attached: bool) -> Result<(), CniError> {
+    let Request { container_id: sandbox, ifname, args, .. } = job.request;
+    let remains = takeover::find(job, config, &Asker { sandbox, ifname, args, runtime: &config.runtime })?;
+    remains.detach(job, config, sandbox, inside(job)?)?;
+    let attached = attached || remains.has_damaged_list();
+    // Without either another DEL was here, or all is lost: what has gone with its namespace is gc's.
+    if !remains.has(ifname) && (attached || inside(job)?.is_some()) {
+        del_defaults(job, config, attached)?;
+    }
+    remains.forget()
 }
 
 /// The default networks of a pod whose record cannot be read. What its annotation asked for leaves with its namespace.

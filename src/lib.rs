@@ -34,4 +34,5 @@ pub mod sight;
 pub mod sources;
 pub mod status;
 pub mod survey;
+pub mod takeover;
 pub mod yaml;

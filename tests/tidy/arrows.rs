@@ -71,7 +71,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("readiness", &["cni", "config", "log", "native", "gather", "chain", "job"]),
-    ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job"]),
+    ("takeover", &["cni", "config", "journal", "log", "native", "plan", "chain", "detach", "job"]),
+    ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job", "takeover"]),
     ("alive", &["cni", "sources", "journal", "sight", "native", "detach"]),
     ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),
     (
@@ -94,6 +95,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "job",
             "check",
             "readiness",
+            "takeover",
             "collect",
         ],
     ),

@@ -1,0 +1,299 @@
+//! Pods that Multus attached: what it kept of them is read back, and everything is detached as if plexus had attached it.
+//!
+//! Both of Multus' caches are asked, because each may be damaged: its list has the order and what never came to an end, libcni's
+//! notes have each configuration as it was, the result, and what was attached later. They are removed when everything has gone, and
+//! not before. Nothing here asks the API, a definition, or the node's configuration for more than where things are.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use backends::chained::{Chained, Fit};
+use backends::{Before, NetNs, Pod};
+use serde_json::{Map, Value, json};
+
+use crate::chain;
+use crate::cni::attachments::Attachment as Valid;
+use crate::cni::error::CniError;
+use crate::cni::gojson;
+use crate::cni::list::List;
+use crate::cni::result::CniResult;
+use crate::cni::version::Version;
+use crate::config::Config;
+use crate::detach::{self, Departure};
+use crate::job::Job;
+use crate::journal::{Attachment, Pool, Step};
+use crate::log::warn;
+use crate::native::{self, Around, Verdict};
+
+pub mod base64;
+mod cache;
+
+pub use cache::{Cache, Delegate, Entry, Notes};
+
+/// CNI_IFNAME of every Kubernetes pod's default network (kubelet; containerd's and CRI-O's default).
+const DEFAULT_IFNAME: &str = "eth0";
+/// In the place of a request that Multus did not note, for a plugin that takes none for nothing to remove.
+const NOT_NOTED: &str = "not noted";
+
+/// What Multus attached to one pod.
+#[derive(Debug)]
+pub struct Remains {
+    notes: Notes,
+    attachments: Vec<Attachment>,
+    results: Vec<Option<CniResult>>,
+    /// Where they were attached, by libcni's notes.
+    netns: Option<PathBuf>,
+}
+
+/// What is known of a pod beside the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The container id.
+    pub sandbox: &'a str,
+    /// The default network's interface.
+    pub ifname: &'a str,
+    /// CNI_ARGS of the call, for what libcni did not note.
+    pub args: &'a str,
+    /// runtimeConfig of the call: the default network's.
+    pub runtime: &'a Map<String, Value>,
+}
+
+/// Reads what Multus kept of a pod.
+///
+/// # Errors
+/// The cache cannot be listed, or names more attachments than one pod has.
+pub fn find(job: &Job, config: &Config, asker: &Asker) -> Result<Remains, CniError> {
+    let notes = Cache::new(&config.cni_dir).read(asker.sandbox)?;
+    for damage in &notes.damaged {
+        warn(&format!("what Multus kept of this pod is damaged: {damage}"));
+    }
+    let path = config.search_path(&job.request.path);
+    let netns = notes.entries.iter().find_map(|entry| entry.netns.clone());
+    let mut remains = Remains { attachments: Vec::new(), results: Vec::new(), netns, notes };
+    for Noted { list, network, ifname, args, runtime, result, default } in all(&remains.notes, asker) {
+        let mut attachment = match &list {
+            Some(list) => detach::attachment_of_list(list, &ifname, &args, &runtime),
+            None => of_name(&network, &ifname, &args),
+        };
+        attachment.default = default;
+        for index in 0..attachment.steps.len() {
+            settle(&mut attachment, index, job, &path);
+        }
+        remains.attachments.push(attachment);
+        remains.results.push(result);
+    }
+    Ok(remains)
+}
+
+impl Remains {
+    /// Whether Multus kept nothing of the pod.
+    pub fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+    }
+
+    /// Whether it is not known of every network that it was attached.
+    pub fn has_damaged_list(&self) -> bool {
+        self.notes.has_damaged_list()
+    }
+
+    /// Whether the attachment of this interface is among them, and not by its name alone.
+    pub fn has(&self, ifname: &str) -> bool {
+        self.attachments.iter().any(|a| a.ifname == ifname && a.steps.iter().any(|step| !step.plugin.is_empty()))
+    }
+
+    /// Detaches all of it, the last first; every one is tried.
+    ///
+    /// # Errors
+    /// Everything that could not be removed.
+    pub fn detach(&self, job: &Job, config: &Config, sandbox: &str, inside: Option<NetNs>) -> Result<(), CniError> {
+        if self.attachments.is_empty() {
+            return Ok(());
+        }
+        detach::detach(Departure {
+            sandbox,
+            netns: inside.as_ref().map(|netns| netns.path().to_owned()).or_else(|| job.request.netns.clone()),
+            inside,
+            path: &config.search_path(&job.request.path),
+            group: None,
+            attachments: &self.attachments,
+            results: self.results.clone(),
+            indices: vec![0; self.attachments.len()],
+            progress: &[],
+            cookie: 0,
+            may_be_own: job.request.netns_override,
+            state_dir: &job.state_dir,
+            recorded: false,
+        })
+    }
+
+    /// Removes what Multus kept.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn forget(&self) -> Result<(), CniError> {
+        self.notes.forget()
+    }
+}
+
+/// GC: what Multus attached to pods that the runtime's list does not name. The container's id decides: a pod has interfaces that
+/// the runtime never heard of.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub fn collect(job: &Job, config: &Config, valid: &BTreeSet<Valid>) -> Result<(), CniError> {
+    let mut failures = Vec::new();
+    for sandbox in Cache::new(&config.cni_dir).sandboxes()? {
+        if valid.iter().any(|valid| valid.container_id == sandbox) {
+            continue;
+        }
+        let none = Map::new();
+        let asker = Asker { sandbox: &sandbox, ifname: DEFAULT_IFNAME, args: "", runtime: &none };
+        failures.extend(collect_one(job, config, &asker).err());
+    }
+    detach::join(failures)
+}
+
+fn collect_one(job: &Job, config: &Config, asker: &Asker) -> Result<(), CniError> {
+    let remains = find(job, config, asker)?;
+    let inside = remains.namespace(asker.sandbox, &job.state_dir)?;
+    remains.detach(job, config, asker.sandbox, inside)?;
+    remains.forget()
+}
+
+impl Remains {
+    /// The namespace that was attached, where it can be told from one that has its path by now: it has an address that is leased
+    /// to the pod.
+    fn namespace(&self, sandbox: &str, state_dir: &Path) -> Result<Option<NetNs>, CniError> {
+        let open = || self.netns.as_deref().map_or(Ok(None), detach::open);
+        let Some(found) = open()? else { return Ok(None) };
+        let Ok(mut pod) = Pod::enter(found) else { return Ok(None) };
+        let is_ours = self.attachments.iter().any(|a| detach::is_leased(&mut pod, a, sandbox, state_dir));
+        if is_ours { open() } else { Ok(None) }
+    }
+}
+
+/// One attachment, by whichever cache.
+struct Noted {
+    /// None: only network and interface are known.
+    list: Option<List>,
+    network: String,
+    ifname: String,
+    args: String,
+    runtime: Map<String, Value>,
+    result: Option<CniResult>,
+    default: bool,
+}
+
+/// Every attachment in the order of ADD: those of the list, then those that only libcni knows of, which came later.
+fn all(notes: &Notes, asker: &Asker) -> Vec<Noted> {
+    let mut entries: Vec<Option<&Entry>> = notes.entries.iter().map(Some).collect();
+    let mut noted = Vec::new();
+    for (index, delegate) in notes.delegates.iter().enumerate() {
+        let Some(delegate) = delegate else { continue };
+        let default = index == 0;
+        let named = delegate.ifname.clone();
+        let ifname = named.unwrap_or_else(|| if default { asker.ifname.to_owned() } else { format!("net{index}") });
+        let is_it = |entry: &Entry| entry.network == delegate.list.name && entry.ifname == ifname;
+        let entry = entries.iter_mut().find(|entry| entry.is_some_and(is_it)).and_then(Option::take);
+        noted.push(match entry {
+            Some(entry) => Noted::of_entry(entry, Some(&delegate.list), default),
+            None => Noted::of_delegate(delegate, ifname, asker, default),
+        });
+    }
+    let mut rest: Vec<&Entry> = entries.into_iter().flatten().collect();
+    rest.sort_by_key(|entry| (entry.ifname != asker.ifname, entry.ifname.len(), entry.ifname.clone()));
+    noted.extend(rest.into_iter().map(|entry| Noted::of_entry(entry, None, entry.ifname == asker.ifname)));
+    noted
+}
+
+impl Noted {
+    fn of_entry(entry: &Entry, list: Option<&List>, default: bool) -> Noted {
+        Noted {
+            list: entry.list.as_ref().or(list).cloned(),
+            network: entry.network.clone(),
+            ifname: entry.ifname.clone(),
+            args: entry.args.clone(),
+            runtime: entry.runtime.clone(),
+            result: entry.result.clone(),
+            default,
+        }
+    }
+
+    fn of_delegate(delegate: &Delegate, ifname: String, asker: &Asker, default: bool) -> Noted {
+        let mut runtime = if default { asker.runtime.clone() } else { Map::new() };
+        runtime.extend(delegate.asked.clone());
+        let mut args = asker.args.to_owned();
+        let ips = delegate.asked.get("ips").and_then(Value::as_array).into_iter().flatten();
+        let ips: Vec<&str> = ips.filter_map(Value::as_str).collect();
+        let mac = delegate.asked.get("mac").and_then(Value::as_str).unwrap_or_default();
+        for (key, value) in [("IP", ips.join(",")), ("MAC", mac.to_owned())] {
+            if !value.is_empty() {
+                let before = if args.is_empty() { "IgnoreUnknown=true" } else { &args };
+                args = format!("{before};{key}={value}");
+            }
+        }
+        let list = delegate.list.clone();
+        Noted { network: list.name.clone(), list: Some(list), ifname, args, runtime, result: None, default }
+    }
+}
+
+/// Where host-local keeps the leases of networks that say nothing else.
+const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// An attachment of which only the name of libcni's note is left: its addresses, where host-local has them by default.
+fn of_name(network: &str, ifname: &str, args: &str) -> Attachment {
+    let pool = Some(Pool { data_dir: DATA_DIR.into(), network: network.to_owned() });
+    let step =
+        Step { plugin: String::new(), native: true, conf: Map::new(), pool, device: None, ipam_delegate: None };
+    Attachment {
+        network: network.to_owned(),
+        cni_name: network.to_owned(),
+        cni_version: Version::CURRENT.to_string(),
+        ifname: ifname.to_owned(),
+        args: args.to_owned(),
+        default: false,
+        disable_check: false,
+        default_route: Vec::new(),
+        steps: vec![step],
+    }
+}
+
+/// Who undoes a step: plexus, unless the node says otherwise, or the plugin that is there did what plexus does not do.
+fn settle(attachment: &mut Attachment, index: usize, job: &Job, path: &[PathBuf]) {
+    let around = Around {
+        network: &attachment.cni_name,
+        version: Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT),
+        args: &attachment.args,
+        ifname: &attachment.ifname,
+        state_dir: &job.state_dir,
+        before: Before::Awaited,
+    };
+    let Some(step) = attachment.steps.get(index).filter(|step| step.native && !step.plugin.is_empty()) else { return };
+    let is_executed = !job.policy.native.allows(&step.plugin)
+        || match native::read(&step.plugin, &step.conf, &around) {
+            Ok(Verdict::Executed(_)) => true,
+            Ok(Verdict::Chained(spec, _)) => matches!(spec.fit(), Ok(Fit::ElsewhereBecause(_))),
+            Ok(Verdict::Native(..)) | Err(_) => false,
+        };
+    let is_executed = is_executed && chain::find(&step.plugin, path).is_ok();
+    let Some(step) = attachment.steps.get_mut(index) else { return };
+    if is_executed {
+        step.native = false;
+    } else {
+        note_unknown(step);
+    }
+}
+
+/// Multus' list leaves out port mappings and rates: that nothing is said of them does not mean that there are none.
+fn note_unknown(step: &mut Step) {
+    let capability = match Chained::of(&step.plugin) {
+        Some(Chained::Portmap) => "portMappings",
+        Some(Chained::Bandwidth) => "bandwidth",
+        _ => return,
+    };
+    let declares = step.conf.get("capabilities").and_then(|all| all.get(capability)) == Some(&Value::Bool(true));
+    let is_known = gojson::field(&step.conf, "runtimeConfig").is_some_and(|config| config.get(capability).is_some());
+    if declares && !is_known {
+        step.conf.insert("runtimeConfig".to_owned(), json!({ capability: NOT_NOTED }));
+    }
+}
