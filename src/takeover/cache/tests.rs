@@ -1,3 +1,5 @@
+//! What the cache's reader takes and what it refuses. Knows no kernel.
+
 use std::os::unix::fs::symlink;
 
 use nix::sys::stat::Mode;
