@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    capability, chains, check, crash, defects, gc, interop, meta, neighbours, nft, odd, oracle, plugins, pool, process,
-    program, status, tools, world,
+    capability, chains, check, crash, defects, gc, interop, kube, meta, neighbours, nft, odd, oracle, plugins, pool,
+    process, program, status, tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -44,6 +44,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(program::cases());
     cases.extend(tools::cases());
     cases.extend(gc::cases());
+    cases.extend(kube::cases());
     cases
 }
 
@@ -54,7 +55,8 @@ const CASE_LIMIT: Duration = Duration::from_secs(1200);
 pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let trial = |case: Case| {
         let name = case.name.clone();
-        let trial = Trial::test(case.name.clone(), move || in_own_process(&name));
+        let asks_server = case.needs.contains(&Need::ApiServer);
+        let trial = Trial::test(case.name.clone(), move || in_own_process(&name, asks_server));
         if arguments.is_filtered_out(&trial) {
             return trial;
         }
@@ -67,14 +69,23 @@ pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
                 }
                 trial.with_kind(reason).with_ignored_flag(true)
             }
-            None => trial,
+            None => {
+                // Others run while it comes up.
+                if asks_server && !arguments.list {
+                    kube::server::folder();
+                }
+                trial
+            }
         }
     };
     all(None).into_iter().map(trial).collect()
 }
 
-fn in_own_process(name: &str) -> Result<(), Failed> {
+fn in_own_process(name: &str, asks_server: bool) -> Result<(), Failed> {
     let mut command = Command::new(std::env::current_exe()?);
+    if asks_server {
+        command.env(kube::server::FOLDER, kube::server::folder());
+    }
     let ended = process::run(command.args(["--case", name]), &[], CASE_LIMIT);
     if ended.status.success() {
         return Ok(());

@@ -24,6 +24,7 @@ mod defects;
 mod gc;
 mod interop;
 mod ip;
+mod kube;
 mod meta;
 mod need;
 mod neighbours;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     match (words.next().as_deref(), words.next()) {
         (Some("--case"), Some(name)) => case::run_here(&name),
         (Some("--probe"), Some(name)) => need::probe_here(&name),
+        (Some("--server"), Some(folder)) => kube::server::serve_here(folder.as_ref()),
         _ => list_and_run(),
     }
 }

@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::kube::server;
 use crate::testbed::Testbed;
 use crate::{call, process, world};
 
@@ -35,9 +36,11 @@ pub(crate) enum Need {
     Nft,
     /// `iptables` on nftables, which the Go plugins execute.
     Iptables,
+    /// kube-apiserver, built by `tests/k8s/build`, and etcd.
+    ApiServer,
 }
 
-const ALL: [Need; 12] = [
+const ALL: [Need; 13] = [
     Need::Namespaces,
     Need::Peers,
     Need::Macvlan,
@@ -50,6 +53,7 @@ const ALL: [Need; 12] = [
     Need::Ping,
     Need::Nft,
     Need::Iptables,
+    Need::ApiServer,
 ];
 
 /// How long a probe may take.
@@ -90,6 +94,9 @@ impl Need {
         if self == Self::Peers {
             return call::peers().map(drop);
         }
+        if self == Self::ApiServer {
+            return server::programs().map(drop);
+        }
         world::enter()?;
         let bed = Testbed::new();
         let link = |words: &str| {
@@ -103,7 +110,7 @@ impl Need {
             if ended.status.success() { Ok(()) } else { Err(format!("{program} does not work: {}", text.trim())) }
         };
         match self {
-            Self::Namespaces | Self::Peers => Ok(()),
+            Self::Namespaces | Self::Peers | Self::ApiServer => Ok(()),
             Self::Macvlan => link("link add m0 link up0 type macvlan"),
             Self::Ipvlan => link("link add i0 link up0 type ipvlan"),
             Self::Dummy => link("link add d0 type dummy"),

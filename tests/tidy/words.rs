@@ -20,7 +20,7 @@ const EMPTY_WORDS: &[(&str, &str)] = &[
 ];
 
 /// Names that need such a word: (path or name, word, reason).
-const WORD_EXCEPTIONS: &[(&str, &str, &str)] = &[];
+const WORD_EXCEPTIONS: &[(&str, &str, &str)] = &[("Data", "data", "hyper's name for what a body is made of")];
 
 /// The last name in a path, and the last part of a declared name, count as well as all others.
 pub(crate) fn names(repository: &Repository) -> Vec<String> {

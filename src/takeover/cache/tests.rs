@@ -76,8 +76,19 @@ fn whatever_the_list_is_it_is_no_more_than_damage() {
     let whole = json!([delegate("blue")]).to_string();
     let many = json!(vec![json!(null); 257]).to_string();
     let deep = "[".repeat(100_000);
-    for text in ["", "[]", "null", "{}", "garbage", &whole[..whole.len() / 2], "[null]", "[{}]", &many, &deep, "[{\"Bytes\":\"e30=\"}]"]
-    {
+    for text in [
+        "",
+        "[]",
+        "null",
+        "{}",
+        "garbage",
+        &whole[..whole.len() / 2],
+        "[null]",
+        "[{}]",
+        &many,
+        &deep,
+        "[{\"Bytes\":\"e30=\"}]",
+    ] {
         place.write("c1", text);
         let notes = place.read();
         assert!(notes.has_damaged_list() && !notes.damaged.is_empty(), "{} bytes: {notes:?}", text.len());
@@ -101,7 +112,11 @@ fn what_multus_parsed_serves_where_the_bytes_are_damaged() {
     let list = json!({"cniVersion": "9.9.9", "name": "n", "plugins": [{"type": "ptp"}, {"type": "tuning"}]});
     place.write("c1", &json!([{"Conf": {"type": ""}, "ConfList": list}]).to_string());
     let notes = place.read();
-    assert_eq!(notes.delegates[0].as_ref().unwrap().list.plugins.len(), 2, "a version that nobody speaks matters to no DEL");
+    assert_eq!(
+        notes.delegates[0].as_ref().unwrap().list.plugins.len(),
+        2,
+        "a version that nobody speaks matters to no DEL"
+    );
 }
 
 #[test]
@@ -109,7 +124,8 @@ fn of_a_damaged_note_its_name_is_left() {
     let place = Place::new("notes");
     let whole = note("c1", "net1").to_string();
     let other_kind = whole.replace("cniCacheV1", "cniCacheV9");
-    let no_config = json!({"kind": "cniCacheV1", "containerId": "c1", "ifName": "net1", "networkName": "blue"}).to_string();
+    let no_config =
+        json!({"kind": "cniCacheV1", "containerId": "c1", "ifName": "net1", "networkName": "blue"}).to_string();
     let odd_name = whole.replace("\"net1\"", "\"../../etc\"");
     for text in ["", "{}", "[]", "null", &whole[..100], &other_kind, &no_config, &odd_name] {
         place.write("results/blue-c1-net1", text);
@@ -142,7 +158,8 @@ fn odd_files_are_neither_followed_nor_waited_for() {
     fs::create_dir(place.0.join("results/folder-c1-net2")).unwrap();
     File::create(place.0.join("results/large-c1-net3")).unwrap().set_len(100 << 20).unwrap();
     place.write("results/a name-c1-with/spaces".replace('/', "_").replace("results_", "results/").as_str(), "{}");
-    fs::write(place.0.join(RESULTS).join(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"n\xff-c1-net4")), "{}").unwrap();
+    fs::write(place.0.join(RESULTS).join(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"n\xff-c1-net4")), "{}")
+        .unwrap();
     let notes = place.read();
     let names: Vec<&str> = notes.entries.iter().map(|entry| entry.network.as_str()).collect();
     assert_eq!(names, ["fifo", "folder", "large"]);

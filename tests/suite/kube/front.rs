@@ -1,0 +1,245 @@
+//! The front before the real server, in the network namespace of a case: it ends TLS, counts requests, and fails those that
+//! it was told to. It knows HTTP and nothing of what is asked.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+
+use super::fault::{Door, Fault, Rule, Seen, reason};
+use super::upstream::{Body, Upstream, provider};
+
+/// What the case tells the front, and what it wants to know of it.
+#[derive(Default)]
+pub(crate) struct Orders {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) revoked: BTreeSet<String>,
+    pub(crate) seen: Vec<Seen>,
+}
+
+/// A front that runs in a thread of its own. It ends when this is dropped.
+pub(crate) struct Front {
+    doors: UnboundedSender<(Door, mpsc::Sender<SocketAddr>)>,
+    /// Where it listens, whether or not anybody does at the moment.
+    pub(crate) address: SocketAddr,
+    pub(crate) orders: Arc<Mutex<Orders>>,
+    /// For requests of the case's own.
+    pub(crate) runtime: Handle,
+}
+
+impl Front {
+    /// Listens in the network namespace of the calling thread.
+    pub(crate) fn open(upstream: Upstream) -> Self {
+        let (doors, incoming) = unbounded_channel();
+        let (tell, told) = mpsc::channel();
+        let orders = Arc::<Mutex<Orders>>::default();
+        let shared = Arc::clone(&orders);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            tell.send(runtime.handle().clone()).unwrap();
+            runtime.block_on(keep_doors(incoming, upstream, shared));
+        });
+        let mut front = Self { doors, address: (Ipv4Addr::LOCALHOST, 0).into(), orders, runtime: told.recv().unwrap() };
+        front.address = front.set(Door::Open);
+        front
+    }
+
+    /// Changes how connections are taken, on the same port; those that are open end. It is so when this returns.
+    pub(crate) fn set(&self, door: Door) -> SocketAddr {
+        let (tell, told) = mpsc::channel();
+        assert!(self.doors.send((door, tell)).is_ok(), "the front has ended");
+        told.recv().expect("the front has ended")
+    }
+}
+
+async fn keep_doors(
+    mut doors: UnboundedReceiver<(Door, mpsc::Sender<SocketAddr>)>,
+    upstream: Upstream,
+    orders: Arc<Mutex<Orders>>,
+) {
+    let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut listening: Option<tokio::task::JoinHandle<()>> = None;
+    while let Some((door, told)) = doors.recv().await {
+        if let Some(task) = listening.take() {
+            task.abort();
+            // With it go its listener and its connections.
+            drop(task.await);
+        }
+        if door != Door::Refused {
+            let listener = TcpListener::bind(address).await.unwrap();
+            address = listener.local_addr().unwrap();
+            let connection = Arc::new(Connections::new(door, upstream.clone(), Arc::clone(&orders)));
+            listening = Some(tokio::spawn(listen(listener, connection)));
+        }
+        told.send(address).ok();
+    }
+}
+
+async fn listen(listener: TcpListener, connections: Arc<Connections>) {
+    let mut open = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        open.spawn(Arc::clone(&connections).serve(stream));
+        while open.try_join_next().is_some() {}
+    }
+}
+
+/// What all connections through one door share.
+struct Connections {
+    door: Door,
+    tls: TlsAcceptor,
+    upstream: Upstream,
+    orders: Arc<Mutex<Orders>>,
+}
+
+/// The connection to the real server that belongs to one of a client: made by the first request that needs it.
+type Beyond = tokio::sync::Mutex<Option<SendRequest<Body>>>;
+
+impl Connections {
+    fn new(door: Door, upstream: Upstream, orders: Arc<Mutex<Orders>>) -> Self {
+        let verifier = WebPkiClientVerifier::builder_with_provider(upstream.authority(), provider());
+        let (chain, key) = upstream.identity(if door == Door::Expired { "server-expired" } else { "server" });
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            .with_single_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { door, tls: TlsAcceptor::from(Arc::new(config)), upstream, orders }
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        if self.door == Door::Silent {
+            pending::<Infallible>().await;
+        }
+        // A client that refuses the certificate, or whose own is refused, has heard so by now.
+        let Ok(stream) = self.tls.accept(stream).await else { return };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let client = shown.and_then(|certificate| self.upstream.name_of(certificate));
+        let beyond = Beyond::default();
+        let service = service_fn(|request| self.answer(request, client, &beyond));
+        // The end of a connection is the client's business.
+        drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: Option<&str>,
+        beyond: &Beyond,
+    ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+        let fault = self.meet(&request);
+        match &fault {
+            Some(Fault::Status(code)) => return Ok(status(*code)),
+            Some(Fault::Hang) => pending().await,
+            Some(Fault::Slow(duration)) => tokio::time::sleep(*duration).await,
+            // In another thread: what is done may ask the server, through this runtime.
+            Some(Fault::First(act)) => {
+                let act = Arc::clone(act);
+                tokio::task::spawn_blocking(move || act()).await?;
+            }
+            Some(Fault::Cut | Fault::Lost) | None => {}
+        }
+        let response = self.pass_on(request, client, beyond).await?;
+        match fault {
+            Some(Fault::Lost) => Err("lost".into()),
+            Some(Fault::Cut) => {
+                let (head, body) = response.into_parts();
+                let whole = body.collect().await?.to_bytes();
+                Ok(Response::from_parts(head, Cut { whole, polled: 0 }.boxed()))
+            }
+            _ => Ok(response),
+        }
+    }
+
+    /// Notes the request, and finds out what becomes of it.
+    fn meet(&self, request: &Request<Incoming>) -> Option<Fault> {
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        let seen = Seen { method: request.method().to_string(), path: path.to_owned() };
+        let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let mut orders = self.orders.lock().unwrap();
+        orders.seen.push(seen.clone());
+        if token.is_some_and(|token| orders.revoked.contains(token)) {
+            return Some(Fault::Status(401));
+        }
+        let rule = orders.rules.iter_mut().find(|rule| rule.meets(&seen))?;
+        rule.times -= 1;
+        Some(rule.fault.clone())
+    }
+
+    async fn pass_on(
+        &self,
+        request: Request<Incoming>,
+        client: Option<&str>,
+        beyond: &Beyond,
+    ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut beyond = beyond.lock().await;
+        let mut sender = match beyond.take() {
+            Some(sender) if !sender.is_closed() => sender,
+            _ => self.upstream.connect(client).await?,
+        };
+        sender.ready().await?;
+        let response = sender.send_request(request.map(|body| body.map_err(Into::into).boxed())).await?;
+        *beyond = Some(sender);
+        Ok(response.map(|body| body.map_err(Into::into).boxed()))
+    }
+}
+
+/// A failure in the words of an API server.
+fn status(code: u16) -> Response<Body> {
+    let text = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": format!("the front says {code}"), "reason": reason(code), "code": code});
+    let body = Full::from(text.to_string()).map_err(|never| match never {}).boxed();
+    Response::builder().status(code).header(CONTENT_TYPE, "application/json").body(body).unwrap()
+}
+
+/// A body of which half arrives.
+struct Cut {
+    whole: Bytes,
+    polled: u8,
+}
+
+impl hyper::body::Body for Cut {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        waker: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.polled += 1;
+        match self.polled {
+            1 => Poll::Ready(Some(Ok(Frame::data(self.whole.slice(..self.whole.len() / 2))))),
+            // While hyper has nothing more to write, it sends what it has.
+            2 => {
+                waker.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Ready(Some(Err("cut".into()))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.whole.len().try_into().unwrap())
+    }
+}
