@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, header};
 use kube::Client;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::sources::SourceError;
 
@@ -20,6 +20,8 @@ pub(super) enum Failure {
     Missing,
     /// There is another one, or it has changed.
     Conflict(String),
+    /// Our role does not allow it.
+    Forbidden(String),
     /// The server will say the same again, until somebody changes something.
     Lasting(String),
     /// The server, or the way to it, was not able to answer.
@@ -38,7 +40,9 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
             Failure::Missing => f.write_str("there is no such object"),
-            Failure::Conflict(why) | Failure::Lasting(why) | Failure::Passing(why) => f.write_str(why),
+            Failure::Conflict(why) | Failure::Forbidden(why) | Failure::Lasting(why) | Failure::Passing(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -66,13 +70,19 @@ impl Calls {
     }
 
     /// Changes an object by what is in `body` (RFC 7386): what it does not name stays as it is.
-    pub(super) async fn merge(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
-        self.again::<serde::de::IgnoredAny>(Method::PATCH, path, "application/merge-patch+json", body).await.map(|_| ())
+    /// What is read of the answer is up to the caller.
+    pub(super) async fn merge<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, Failure> {
+        self.again(Method::PATCH, path, "application/merge-patch+json", body).await
+    }
+
+    /// Replaces an object by what was read of it and changed; a conflict where it has changed since.
+    pub(super) async fn replace(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
+        self.again::<IgnoredAny>(Method::PUT, path, "application/json", body).await.map(|_| ())
     }
 
     /// Makes an object, in one attempt: who does not get the answer does not know whether it was made.
     pub(super) async fn create(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
-        self.once::<serde::de::IgnoredAny>(&Method::POST, path, "application/json", body).await.map(|_| ())
+        self.once::<IgnoredAny>(&Method::POST, path, "application/json", body).await.map(|_| ())
     }
 
     /// Until it is answered, or the time is over.
@@ -135,7 +145,7 @@ fn of_status(code: u16, message: &str) -> Failure {
         404 => Failure::Missing,
         409 => Failure::Conflict(message.to_owned()),
         401 => Failure::Lasting(format!("the API server does not accept our credentials (401 {message})")),
-        403 => Failure::Lasting(format!("the API server forbids it (403): {message}")),
+        403 => Failure::Forbidden(format!("the API server forbids it (403): {message}")),
         408 | 410 | 429 | 500..=599 => Failure::Passing(format!("the API server answered {code}: {message}")),
         _ => Failure::Lasting(format!("the API server answered {code}: {message}")),
     }
@@ -168,9 +178,10 @@ mod tests {
         for code in [410, 429, 500, 503, 504] {
             assert!(matches!(of_status(code, "x"), Failure::Passing(_)), "{code}");
         }
-        for code in [400, 401, 403, 422] {
+        for code in [400, 401, 422] {
             assert!(matches!(of_status(code, "x"), Failure::Lasting(_)), "{code}");
         }
         assert!(matches!(of_status(409, "x"), Failure::Conflict(_)));
+        assert!(matches!(of_status(403, "x"), Failure::Forbidden(_)));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::call::{Calls, Failure};
@@ -102,8 +103,10 @@ async fn post(calls: &Calls, pod: &Told<'_>, event: &Event) -> Result<(), Failur
     match calls.create(&path, object.to_string().as_bytes()).await {
         Err(Failure::Conflict(_)) => {
             let path = format!("{path}/{}", name(pod, event));
-            let count = calls.get::<Counted>(&path).await?.count.unwrap_or(1).saturating_add(1);
-            calls.merge(&path, json!({ "count": count, "lastTimestamp": now }).to_string().as_bytes()).await
+            // Who may tell events may not always read them: what a patch answers is the whole object.
+            let seen = json!({ "lastTimestamp": now }).to_string();
+            let count = calls.merge::<Counted>(&path, seen.as_bytes()).await?.count.unwrap_or(1).saturating_add(1);
+            calls.merge::<IgnoredAny>(&path, json!({ "count": count }).to_string().as_bytes()).await.map(|_| ())
         }
         done => done,
     }

@@ -5,17 +5,21 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
 
 use super::call::{Calls, Failure};
 use super::events::{self, Event};
-use super::objects::{Told, pod_status_path};
+use super::objects::{Told, pod_path, pod_status_path};
 use super::unwritten::{self, Unwritten};
 use crate::cluster::News;
 use crate::log::warn;
 
 /// The annotation (network CRD standard 5).
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+
+/// How often somebody else may write a pod while its status is written.
+const PUT_TRIES_MAX: u32 = 5;
 
 /// Tells all of it; what fails is said, noted, and no more.
 pub(super) async fn tell(calls: &Calls, state_dir: &Path, pod: &Told<'_>, news: &News<'_>) {
@@ -43,7 +47,38 @@ pub(super) async fn write(calls: &Calls, pod: &Told<'_>, status: &str) -> Result
         object.insert("uid".to_owned(), pod.uid.into());
     }
     let body = json!({ "metadata": metadata }).to_string();
-    calls.merge(&pod_status_path(pod)?, body.as_bytes()).await
+    match calls.merge::<IgnoredAny>(&pod_status_path(pod)?, body.as_bytes()).await {
+        Err(Failure::Forbidden(_)) => put(calls, pod, status).await,
+        done => done.map(|_| ()),
+    }
+}
+
+/// The role that Multus' manifests ship allows no patch, but to read a pod and to write the whole of it back. The server refuses
+/// what was changed meanwhile, so no other writer's annotation is lost this way either.
+async fn put(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure> {
+    let mut tries = 0;
+    loop {
+        let mut object: Value = calls.get(&pod_path(pod.namespace, pod.name)?).await?;
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        if !pod.uid.is_empty() && uid != pod.uid {
+            return Err(Failure::Missing);
+        }
+        let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
+            return Err(Failure::Lasting("the API server answered a pod without metadata".to_owned()));
+        };
+        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+        if annotations.is_null() {
+            *annotations = json!({});
+        }
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.insert(STATUS.to_owned(), status.into());
+        }
+        tries += 1;
+        match calls.replace(&pod_status_path(pod)?, object.to_string().as_bytes()).await {
+            Err(Failure::Conflict(_)) if tries < PUT_TRIES_MAX => {}
+            done => return done,
+        }
+    }
 }
 
 /// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.

@@ -9,7 +9,7 @@
 pub(crate) mod cluster;
 mod fault;
 mod front;
-mod login;
+pub(crate) mod login;
 mod rig;
 pub(crate) mod server;
 mod upstream;

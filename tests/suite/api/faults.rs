@@ -1,0 +1,141 @@
+//! What can go wrong between a node and its API server, one by one. What is asserted is the answer, what is left, and how often
+//! the server was asked; never a time.
+
+use std::path::Path;
+
+use super::*;
+
+pub(super) fn cases() -> Vec<Case> {
+    let needs = &[Need::Macvlan, Need::ApiServer];
+    vec![
+        Case::new("api::faults::a_server_that_cannot_be_reached", needs, unreachable),
+        Case::new("api::faults::d19_del_does_not_wait_for_the_server", needs, del),
+        Case::new("api::faults::d22_del_without_a_kubeconfig", needs, no_kubeconfig),
+        Case::new("api::faults::d19_a_slow_server_is_slow_and_no_more", needs, slow),
+        Case::new("api::faults::what_passes_is_tried_again", needs, passing),
+        Case::new("api::faults::what_lasts_is_told_at_once", needs, lasting),
+        Case::new("api::faults::a_definition_deleted_between_add_and_del", needs, deleted),
+        Case::new("api::faults::a_definition_that_is_nowhere", needs, nowhere),
+    ]
+}
+
+fn unreachable() {
+    let mut member = Member::new();
+    member.node.conf["apiDeadlineMs"] = json!(700);
+    for (pod, door) in [("a", Door::Refused), ("b", Door::Silent), ("c", Door::Expired)] {
+        let uid = member.pod(pod, &[(NETWORKS, "blue")]);
+        member.cluster.door(door);
+        let answer = member.call("ADD", pod, &uid).run();
+        let msg = refused(&answer, if door == Door::Expired { 7 } else { 11 });
+        assert!(msg.contains("asking the API server for pod") && msg.contains("https://127.0.0.1"), "{door:?}: {msg}");
+        assert_eq!(member.node.bed.links(pod), ["lo"], "{door:?}");
+        member.cluster.door(Door::Open);
+        member.call("ADD", pod, &uid).run().ok();
+        member.del(pod, &uid);
+    }
+    member.assert_clean();
+}
+
+fn del() {
+    let member = Member::new();
+    for (pod, door) in [("a", Door::Silent), ("b", Door::Refused)] {
+        let (uid, answer) = member.add(pod, "blue,green");
+        answer.ok();
+        member.cluster.door(door);
+        member.cluster.seen();
+        member.del(pod, &uid);
+        assert_eq!(member.cluster.seen(), []);
+        assert_eq!(member.node.bed.links(pod), ["lo"]);
+        member.cluster.door(Door::Open);
+    }
+    member.assert_clean();
+}
+
+fn no_kubeconfig() {
+    let member = Member::new();
+    let (uid, answer) = member.add("a", "blue");
+    answer.ok();
+    fs::remove_file("/run/scratch/kubeconfig").unwrap();
+    member.del("a", &uid);
+    member.assert_clean();
+    let uid = member.pod("b", &[(NETWORKS, "blue")]);
+    let msg = refused(&member.call("ADD", "b", &uid).run(), 11);
+    assert!(msg.contains("reading the kubeconfig /run/scratch/kubeconfig"), "{msg}");
+    fs::write("/run/scratch/kubeconfig", "a: [}").unwrap();
+    let msg = refused(&member.call("ADD", "b", &uid).run(), 11);
+    assert!(msg.contains("kubeconfig"), "{msg}");
+    member.del("b", &uid);
+}
+
+fn slow() {
+    let mut member = Member::new();
+    member.node.conf["apiDeadlineMs"] = json!(20_000);
+    member.cluster.fail("", "", usize::MAX, Fault::Slow(SLOW));
+    let (uid, answer) = member.add("a", "blue,green");
+    answer.ok();
+    assert_eq!(member.cluster.network_status("a").as_array().unwrap().len(), 3, "the status is written, too");
+    member.del("a", &uid);
+}
+
+fn passing() {
+    let member = Member::new();
+    for (index, fault) in
+        [Fault::Status(500), Fault::Status(503), Fault::Status(429), Fault::Status(410), Fault::Cut, Fault::Lost]
+            .into_iter()
+            .enumerate()
+    {
+        for path in ["/pods/", "network-attachment-definitions"] {
+            member.cluster.fail("GET", path, 2, fault.clone());
+        }
+        member.cluster.fail("PATCH", "", 1, fault.clone());
+        let pod = format!("a{index}");
+        let (uid, answer) = member.add(&pod, "blue");
+        assert!(answer.succeeded(), "{fault:?}: {}", answer.stdout);
+        assert_eq!(member.cluster.network_status(&pod)[1]["interface"], "net1", "{fault:?}");
+        member.cluster.heal();
+        member.del(&pod, &uid);
+    }
+    member.assert_clean();
+}
+
+fn lasting() {
+    let mut member = Member::new();
+    member.cluster.fail("GET", "/pods/", usize::MAX, Fault::Status(403));
+    let msg = refused(&member.add("a", "blue").1, 7);
+    assert!(msg.contains("forbids it (403)"), "{msg}");
+    assert_eq!(member.asked("GET").len(), 1, "it is not asked again");
+    member.cluster.heal();
+    member.node.conf["kubeconfig"] =
+        json!(member.cluster.kubeconfig(&member.node.bed, &Login::Token(NOBODY.to_owned())));
+    let msg = refused(&member.add("b", "blue").1, 7);
+    assert!(msg.contains("403"), "{msg}");
+    member.node.conf["kubeconfig"] =
+        json!(member.cluster.kubeconfig(&member.node.bed, &Login::Token("nobody-knows-it".to_owned())));
+    let msg = refused(&member.add("c", "blue").1, 7);
+    assert!(msg.contains("401"), "{msg}");
+    member.assert_clean();
+}
+
+fn deleted() {
+    let member = Member::new();
+    let (uid, answer) = member.add("a", "blue,green");
+    answer.ok();
+    member.cluster.delete_definition("blue");
+    member.cluster.delete_definition("green");
+    member.cluster.delete_pod("a");
+    member.call("CHECK", "a", &uid).run().ok();
+    member.del("a", &uid);
+    member.del("a", &uid);
+    member.assert_clean();
+}
+
+fn nowhere() {
+    let member = Member::new();
+    let (_, answer) = member.add("a", "blue,nowhere");
+    let msg = refused(&answer, 7);
+    assert!(msg.contains("cannot find a network-attachment-definition (nowhere) in namespace"), "{msg}");
+    assert_eq!(member.node.bed.links("a"), ["lo"]);
+    let events = member.cluster.events();
+    assert_eq!((events.len(), events[0].0.as_str()), (1, "NoNetworkFound"), "{events:?}");
+    assert!(!Path::new("/var/lib/cni/plexus/journal").join("node:id-a:eth0.jsonl").exists());
+}

@@ -1,0 +1,124 @@
+//! What the cluster is told: network-status, events, and what becomes of them when they cannot be told.
+
+use std::path::Path;
+
+use super::*;
+use crate::testbed::RECORDS;
+
+pub(super) fn cases() -> Vec<Case> {
+    let needs = &[Need::Macvlan, Need::ApiServer];
+    vec![
+        Case::new("api::outcome::the_status_says_every_interface", needs, status),
+        Case::new("api::outcome::other_writers_lose_nothing", needs, writers),
+        Case::new("api::outcome::a_role_without_patch_is_enough", needs, no_patch),
+        Case::new("api::outcome::d16_a_status_that_cannot_be_written_fails_no_pod", needs, unwritten),
+        Case::new("api::outcome::a_failure_is_one_event_however_often", needs, one_event),
+        Case::new("api::outcome::events_that_cannot_be_told_fail_no_pod", needs, no_events),
+    ]
+}
+
+fn status() {
+    let member = Member::new();
+    member.cluster.definition(
+        "routed",
+        &json!({"cniVersion": "1.1.0", "name": "r", "type": "bridge", "bridge": "green0", "isGateway": true,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.8.0.0/24"}]]},
+            "dns": {"nameservers": ["10.8.0.1"]}}),
+    );
+    member.add("a", r#"[{"name": "blue"}, {"name": "routed", "default-route": ["10.8.0.1"]}]"#).1.ok();
+    let status = member.cluster.network_status("a");
+    let [first, blue, routed] = [&status[0], &status[1], &status[2]];
+    assert_eq!(
+        (&first["name"], &first["default"], &first["interface"]),
+        (&json!("cluster"), &json!(true), &json!("eth0"))
+    );
+    assert_eq!(
+        (&blue["name"], &blue["default"]),
+        (&json!(format!("{}/blue", member.cluster.namespace())), &json!(false))
+    );
+    assert_eq!((&blue["ips"], &blue["dns"]), (&json!(["10.2.0.2"]), &json!({})));
+    assert_eq!(routed["default-route"], json!(["10.8.0.1"]));
+    assert_eq!(routed["dns"], json!({"nameservers": ["10.8.0.1"]}));
+    assert!(first["mac"].as_str().is_some_and(|mac| mac.len() == 17), "{first}");
+    let events = member.cluster.events();
+    assert_eq!(events.len(), 3, "{events:?}");
+    let of_blue = format!("Add net1 [10.2.0.2/24] from {}/blue", member.cluster.namespace());
+    assert!(events.contains(&("AddedInterface".to_owned(), of_blue)), "{events:?}");
+}
+
+fn writers() {
+    let member = Member::new();
+    let cluster = Arc::clone(&member.cluster);
+    member.cluster.before("PATCH", "/status", 1, move || cluster.annotate("a", &json!({"theirs": "kept"})));
+    member.add("a", "blue").1.ok();
+    let annotations = &member.cluster.get_pod("a")["metadata"]["annotations"];
+    assert_eq!((&annotations["theirs"], &annotations[NETWORKS]), (&json!("kept"), &json!("blue")));
+    assert_eq!(member.cluster.network_status("a")[1]["interface"], "net1");
+}
+
+/// What Multus' own role allows: to read pods, and to put their status.
+fn no_patch() {
+    let member = Member::new();
+    member.cluster.fail("PATCH", "/status", usize::MAX, Fault::Status(403));
+    let cluster = Arc::clone(&member.cluster);
+    member.cluster.before("PUT", "/status", 2, move || cluster.annotate("a", &json!({"theirs": uuid()})));
+    member.add("a", "blue").1.ok();
+    let annotations = &member.cluster.get_pod("a")["metadata"]["annotations"];
+    assert!(annotations["theirs"].is_string(), "{annotations}");
+    assert_eq!(member.cluster.network_status("a")[1]["interface"], "net1", "after two conflicts");
+}
+
+fn uuid() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap()
+}
+
+fn unwritten() {
+    let mut member = Member::new();
+    member.node.conf["apiDeadlineMs"] = json!(1500);
+    let noted = || fs::read_dir(format!("{RECORDS}/unwritten")).map_or(0, Iterator::count);
+    for (pod, fault) in [("a", Fault::Status(403)), ("b", Fault::Status(500)), ("c", Fault::Hang)] {
+        member.cluster.fail("", "/status", usize::MAX, fault.clone());
+        let (_, answer) = member.add(pod, "blue");
+        assert!(answer.succeeded(), "{fault:?}: {}", answer.stdout);
+        assert_eq!(member.cluster.network_status(pod), Value::Null);
+        member.cluster.heal();
+    }
+    assert_eq!(noted(), 3);
+    let events = member.cluster.events();
+    assert!(events.iter().any(|(reason, _)| reason == "NetworkStatusNotWritten"), "{events:?}");
+    member.add("d", "blue").1.ok();
+    for pod in ["a", "b", "c", "d"] {
+        assert_eq!(member.cluster.network_status(pod)[1]["interface"], "net1", "{pod}: the next request writes it");
+    }
+    assert_eq!(noted(), 0);
+    // What is no note is swept.
+    fs::write(Path::new(RECORDS).join("unwritten/torn"), "{\"namesp").unwrap();
+    member.add("e", "blue").1.ok();
+    assert_eq!(noted(), 0);
+}
+
+fn one_event() {
+    let member = Member::new();
+    let (uid, answer) = member.add("a", "nowhere");
+    refused(&answer, 7);
+    for _ in 0..2 {
+        refused(&member.call("ADD", "a", &uid).run(), 7);
+    }
+    let path = format!("/api/v1/namespaces/{}/events", member.cluster.namespace());
+    let list = member.cluster.get(&path);
+    let items = list["items"].as_array().unwrap();
+    assert_eq!((items.len(), &items[0]["count"], &items[0]["type"]), (1, &json!(3), &json!("Warning")), "{items:?}");
+    assert_eq!(items[0]["involvedObject"]["uid"], uid);
+    let message = items[0]["message"].as_str().unwrap();
+    assert!(message.ends_with("create it, or correct the pod's annotation"), "{message}");
+}
+
+fn no_events() {
+    let member = Member::new();
+    member.cluster.fail("POST", "/events", usize::MAX, Fault::Status(403));
+    let (uid, answer) = member.add("a", "blue");
+    answer.ok();
+    assert_eq!(member.cluster.network_status("a")[1]["interface"], "net1");
+    member.del("a", &uid);
+    member.assert_clean();
+}
