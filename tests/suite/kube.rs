@@ -13,6 +13,7 @@ pub(crate) mod login;
 mod rig;
 pub(crate) mod server;
 mod upstream;
+mod verify;
 
 pub(crate) use cluster::Cluster;
 pub(crate) use fault::{Door, Fault};

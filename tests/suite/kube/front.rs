@@ -12,21 +12,26 @@ use std::task::{Context, Poll};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, Uri, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
 
 use super::fault::{Door, Fault, Rule, Seen, reason};
 use super::upstream::{Body, Upstream, provider};
+use super::verify::Anybody;
+
+/// What clients and the front call HTTP/2 when they agree on it.
+const HTTP_2: &[u8] = b"h2";
 
 /// What the case tells the front, and what it wants to know of it.
 #[derive(Default)]
@@ -111,20 +116,25 @@ struct Connections {
     orders: Arc<Mutex<Orders>>,
 }
 
-/// The connection to the real server that belongs to one of a client: made by the first request that needs it.
-type Beyond = tokio::sync::Mutex<Option<SendRequest<Body>>>;
+/// What belongs to one connection of a client.
+#[derive(Default)]
+struct Beyond {
+    /// Connections to the real server, made by requests that find none free.
+    connections: Mutex<Vec<SendRequest<Body>>>,
+    /// The connection of the client ends at once.
+    broken: Arc<Notify>,
+}
 
 impl Connections {
     fn new(door: Door, upstream: Upstream, orders: Arc<Mutex<Orders>>) -> Self {
-        let verifier = WebPkiClientVerifier::builder_with_provider(upstream.authority(), provider());
         let (chain, key) = upstream.identity(if door == Door::Expired { "server-expired" } else { "server" });
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            .with_client_cert_verifier(Arc::new(Anybody(provider())))
             .with_single_cert(chain, key)
             .unwrap();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
         Self { door, tls: TlsAcceptor::from(Arc::new(config)), upstream, orders }
     }
 
@@ -132,21 +142,33 @@ impl Connections {
         if self.door == Door::Silent {
             pending::<Infallible>().await;
         }
-        // A client that refuses the certificate, or whose own is refused, has heard so by now.
+        // A client that refuses the certificate says so, and goes.
         let Ok(stream) = self.tls.accept(stream).await else { return };
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let client = shown.and_then(|certificate| self.upstream.name_of(certificate));
-        let beyond = Beyond::default();
-        let service = service_fn(|request| self.answer(request, client, &beyond));
+        let beyond = Arc::<Beyond>::default();
+        let service = service_fn(|request| Arc::clone(&self).answer(request, client, Arc::clone(&beyond)));
+        let is_http_2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+        let stream = TokioIo::new(stream);
         // The end of a connection is the client's business.
-        drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+        let served = async {
+            if is_http_2 {
+                drop(http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await);
+            } else {
+                drop(http1::Builder::new().serve_connection(stream, service).await);
+            }
+        };
+        tokio::select! {
+            () = served => {}
+            () = beyond.broken.notified() => {}
+        }
     }
 
     async fn answer(
-        &self,
+        self: Arc<Self>,
         request: Request<Incoming>,
-        client: Option<&str>,
-        beyond: &Beyond,
+        client: Option<&'static str>,
+        beyond: Arc<Beyond>,
     ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
         let fault = self.meet(&request);
         match &fault {
@@ -160,13 +182,16 @@ impl Connections {
             }
             Some(Fault::Cut | Fault::Lost) | None => {}
         }
-        let response = self.pass_on(request, client, beyond).await?;
+        let response = self.pass_on(request, client, &beyond).await?;
         match fault {
-            Some(Fault::Lost) => Err("lost".into()),
+            Some(Fault::Lost) => {
+                beyond.broken.notify_one();
+                pending().await
+            }
             Some(Fault::Cut) => {
                 let (head, body) = response.into_parts();
                 let whole = body.collect().await?.to_bytes();
-                Ok(Response::from_parts(head, Cut { whole, polled: 0 }.boxed()))
+                Ok(Response::from_parts(head, Cut { whole, polled: 0, broken: Arc::clone(&beyond.broken) }.boxed()))
             }
             _ => Ok(response),
         }
@@ -193,14 +218,24 @@ impl Connections {
         client: Option<&str>,
         beyond: &Beyond,
     ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
-        let mut beyond = beyond.lock().await;
-        let mut sender = match beyond.take() {
-            Some(sender) if !sender.is_closed() => sender,
-            _ => self.upstream.connect(client).await?,
+        let free = beyond.connections.lock().unwrap().extract_if(.., |sender| sender.is_ready()).next();
+        let mut sender = match free {
+            Some(sender) => sender,
+            None => self.upstream.connect(client).await?,
         };
-        sender.ready().await?;
-        let response = sender.send_request(request.map(|body| body.map_err(Into::into).boxed())).await?;
-        *beyond = Some(sender);
+        let (mut head, body) = request.into_parts();
+        // Towards the server it is HTTP/1.1, which names the host in a header and not in the path.
+        head.version = Version::HTTP_11;
+        head.headers.insert(HOST, HeaderValue::from_static("localhost"));
+        head.uri = head.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+        let request = Request::from_parts(head, body.map_err(Into::into).boxed());
+        let mut response = sender.send_request(request).await?;
+        beyond.connections.lock().unwrap().push(sender);
+        // Of one connection, not of the whole way: HTTP/2 has none of these.
+        for name in [CONNECTION, TRANSFER_ENCODING] {
+            response.headers_mut().remove(name);
+        }
+        *response.version_mut() = Version::default();
         Ok(response.map(|body| body.map_err(Into::into).boxed()))
     }
 }
@@ -217,6 +252,7 @@ fn status(code: u16) -> Response<Body> {
 struct Cut {
     whole: Bytes,
     polled: u8,
+    broken: Arc<Notify>,
 }
 
 impl hyper::body::Body for Cut {
@@ -235,7 +271,10 @@ impl hyper::body::Body for Cut {
                 waker.waker().wake_by_ref();
                 Poll::Pending
             }
-            _ => Poll::Ready(Some(Err("cut".into()))),
+            _ => {
+                self.broken.notify_one();
+                Poll::Pending
+            }
         }
     }
 

@@ -113,7 +113,7 @@ fn logins() {
         assert!(client.read(&login, &client.path()).is_ok(), "{login:?}");
     }
     let expired = Login::Files(file("client-expired.crt"), file("client-expired.key"));
-    complains(&client.read(&expired, &client.path()), "tls: expired certificate");
+    complains(&client.read(&expired, &client.path()), "must be logged in");
     let [(_, host), (_, port)] = client.cluster.service_account(TOKEN);
     assert_eq!(format!("https://{host}:{port}"), client.cluster.address());
     assert_eq!(std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/token").unwrap(), TOKEN);

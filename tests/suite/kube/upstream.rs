@@ -20,8 +20,8 @@ use super::server::SOCKET;
 /// A request's or an answer's bytes, whoever makes them.
 pub(crate) type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The certificates of clients that the server knows, by their names in the server's directory.
-const CLIENTS: [&str; 2] = ["client", "client-next"];
+/// The certificates that clients have, by their names in the server's directory.
+const CLIENTS: [&str; 3] = ["client", "client-next", "client-expired"];
 
 /// The real server, as a process in any network namespace reaches it.
 #[derive(Debug, Clone)]
