@@ -22,12 +22,12 @@ use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
 use crate::detach::{self, Departure};
 use crate::job::Job;
 use crate::journal::{self, Key, PodName};
-use crate::log::warn;
+use crate::log::{self, warn};
 use crate::native::{self, Verdict};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::sources::{Manifests, Pod};
 use crate::takeover::{self, Asker};
-use crate::{attach, chain, check, collect, convert, deleter, gather, readiness};
+use crate::{account, attach, chain, check, collect, convert, deleter, gather, readiness};
 
 /// What a person reads who runs the program by hand.
 const ABOUT: &str = "plexus-cni attaches pods to their networks; a container runtime executes it (CNI)";
@@ -157,8 +157,10 @@ pub fn serve(name: &str, request: &Request, reach: Reach) -> Result<Option<Vec<u
             let config = Config::parse(&request.config)?;
             job.state_dir.clone_from(&config.state_dir);
             job.policy = config.policy();
+            log::begin(&config.log);
+            account::begun(request);
             collect_older_boot(&job);
-            serve_meta(&job, &config)
+            serve_meta(&job, &config).inspect_err(|error| account::failed(request, error))
         }
         Role::Kind(_) | Role::Chained(_) => serve_direct(&job),
         Role::HostLocal | Role::Static => serve_ipam(&job, role),
@@ -178,6 +180,7 @@ fn collect_older_boot(job: &Job) {
 fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
     match job.request.command {
         Command::Add => {
+            readiness::await_file(config)?;
             let mut cluster = (job.reach)(config, job.request)?;
             let added = add(job, config, &mut *cluster);
             if let (Err(error), Some(pod)) = (&added, cluster::pod_name(&job.request.args)) {
@@ -201,6 +204,7 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
 
 /// All of a pod's networks.
 fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Result<Option<Vec<u8>>, CniError> {
+    account::notes(config);
     let pod = enter_ahead(job);
     let asked = gather::asked(config, &job.asking(), cluster)?;
     for warning in &asked.warnings {
@@ -208,6 +212,7 @@ fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Result<Option<V
     }
     let plan = job.plan(asked.wanted, asked.pod, &config.search_path(&job.request.path))?;
     let attached = attach_all(job, &plan, pod)?;
+    account::added(&plan, &attached.results);
     if let Some(pod) = &plan.pod {
         cluster.tell(pod, &News::Attached { status: &attached.status, arrivals: arrivals(&plan, &attached) });
     }
@@ -356,6 +361,7 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
         let mut departure = detach::of_record(record, job.request.netns.as_deref(), &job.state_dir)?;
         departure.may_be_own |= job.request.netns_override;
         detach::detach(departure)?;
+        account::deleted(&record.intent);
     }
     if records.is_empty() {
         warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
@@ -494,6 +500,7 @@ pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result
     };
     let call = Call { command: Command::Add, key, netns: PathBuf::new(), path: path.clone(), pod: asked.pod };
     let mut plan = plan::plan(call, asked.wanted, &node)?;
+    plan.warnings.extend(config.notes());
     plan.warnings.extend(asked.warnings);
     Ok(plan)
 }

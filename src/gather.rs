@@ -110,8 +110,7 @@ pub fn of_pod(
         }
         None => networks.extend(defaults(config, cluster, &pod.namespace, 0)?),
     }
-    let mut warnings: Vec<String> = config.unknown.iter().map(|key| format!("unknown key {key} is ignored")).collect();
-    warnings.extend(config.warnings.iter().cloned());
+    let mut warnings = Vec::new();
     for selection in names.networks {
         if !selection.unknown.is_empty() {
             let keys = selection.unknown.join(", ");
@@ -159,7 +158,10 @@ fn defaults(
         Primary::Cluster(first, others) => {
             let system = config.system_namespaces.iter().any(|system| system == namespace);
             let others = if system { &[][..] } else { others.as_slice() };
-            std::iter::once(first).chain(others).skip(skip).map(|name| named(config, cluster, name)).collect()
+            let keys = std::iter::once("clusterNetwork").chain(std::iter::repeat("defaultNetworks"));
+            let all = keys.zip(std::iter::once(first).chain(others)).skip(skip);
+            all.map(|(key, name)| named(config, cluster, name).map_err(|e| e.within(&format!("{key} {name:?}"))))
+                .collect()
         }
     }
 }
@@ -190,7 +192,10 @@ fn named(config: &Config, cluster: &mut dyn Cluster, name: &str) -> Result<Netwo
         Err(error) if !matches!(error, SourceError::NoDefinition { .. }) => return Err(cluster::refuse(error)),
         Err(_) => {}
     }
-    let file = sources::network_by_name(&config.conf_dir, name).map_err(|e| refuse(&e))?;
+    let file = sources::network_by_name(&config.conf_dir, name).map_err(|e| {
+        let msg = format!("no definition in namespace {:?}, and {}", config.multus_namespace, native::chain(&e));
+        CniError::new(Code::InvalidConfig, msg)
+    })?;
     let list = list_of_file(&file)?;
     Ok(Network { name: list.name.clone(), list, selection: None })
 }

@@ -3,10 +3,13 @@
 //! Code 50: an ADD would fail. Code 51: it would, and what is attached suffers from the same (CNI spec 1.1, STATUS).
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use backends::{Before, ErrorKind, Host};
 use ipam::host_local::Pool;
 use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
+use nix::sys::stat::stat;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde_json::{Map, Value};
@@ -72,11 +75,48 @@ pub fn direct(job: &Job) -> Result<(), CniError> {
     step(job, job.plugin, &job.request.config, &around, &path)
 }
 
+/// How often the file is looked for.
+const READINESS_POLL: u16 = 100;
+
+/// Waits for the file that says that the default network is ready, where the configuration names one.
+///
+/// # Errors
+/// Multus' text, after the time that the configuration allows: code 11, for another ADD may find it.
+pub fn await_file(config: &Config) -> Result<(), CniError> {
+    let Some(path) = &config.readiness_file else { return Ok(()) };
+    let begin = Instant::now();
+    while stat(path).is_err() {
+        let left = config.readiness_wait.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            let msg = format!(
+                "have you checked that your default network is ready? still waiting for readinessindicatorfile @ {}. \
+                 pollimmediate error: timed out waiting for the condition",
+                path.display()
+            );
+            return Err(CniError::new(Code::TryAgainLater, msg));
+        }
+        let pause = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX).min(PollTimeout::from(READINESS_POLL));
+        let _ = poll(&mut [], pause); // a signal that ends it early makes it look once more
+    }
+    Ok(())
+}
+
+/// STATUS asks for it and does not wait: runtimes ask again.
+fn file_is_there(config: &Config) -> Result<(), CniError> {
+    let Some(path) = &config.readiness_file else { return Ok(()) };
+    stat(path).map(drop).map_err(|errno| {
+        let why = errno.desc().to_lowercase();
+        let msg = format!("the default network is not ready: readinessindicatorfile {}: {why}", path.display());
+        CniError::new(Code::NotAvailable, msg)
+    })
+}
+
 /// STATUS of the meta-plugin: each default network.
 ///
 /// # Errors
 /// The first that cannot serve an ADD.
 pub fn meta(job: &Job, config: &Config) -> Result<(), CniError> {
+    file_is_there(config)?;
     writable("the state directory", &job.state_dir)?;
     let path = config.search_path(&job.request.path);
     for list in gather::default_lists(config, &mut *(job.reach)(config, job.request)?)? {

@@ -304,6 +304,12 @@ impl Config {
         }
     }
 
+    /// What a person should know of this configuration.
+    pub fn notes(&self) -> Vec<String> {
+        let unknown = self.unknown.iter().map(|key| format!("unknown key {key} is ignored"));
+        unknown.chain(self.warnings.iter().cloned()).collect()
+    }
+
     /// Where plugins are searched: binDir, then what the runtime says.
     pub fn search_path(&self, path: &[PathBuf]) -> Vec<PathBuf> {
         let others = path.iter().filter(|dir| **dir != self.bin_dir).cloned();

@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    api, capability, chains, check, crash, defects, gc, interop, kube, meta, neighbours, nft, odd, oracle, plugins,
-    pool, process, program, status, tools, world,
+    api, capability, chains, check, config, crash, defects, gc, interop, kube, meta, neighbours, nft, odd, oracle,
+    plugins, pool, process, program, status, tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -37,6 +37,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(defects::cases());
     cases.extend(api::cases());
     cases.extend(capability::cases());
+    cases.extend(config::cases());
     cases.extend(status::cases());
     cases.extend(neighbours::cases());
     cases.extend(check::cases());

@@ -20,6 +20,7 @@ mod case;
 mod chains;
 mod check;
 mod compare;
+mod config;
 mod crash;
 mod defects;
 mod gc;

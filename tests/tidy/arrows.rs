@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sources", &["yaml"]),
     ("confdir", &["cni", "sources"]),
     ("journal", &[]),
-    ("log", &[]),
+    ("log", &["config"]),
     ("sight", &[]),
     ("asked", &["cni"]),
     ("native", &["asked", "cni"]),
@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("status", &["cni"]),
     ("rules", &["cni", "native"]),
     ("detach", &["cni", "journal", "log", "native", "chain", "chained", "deleter", "rules"]),
+    ("account", &["cni", "config", "journal", "log", "plan", "cluster"]),
     ("default_route", &["cni", "native", "plan"]),
     (
         "attach",
@@ -97,6 +98,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "readiness",
             "takeover",
             "collect",
+            "account",
         ],
     ),
 ];
