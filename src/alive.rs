@@ -17,6 +17,7 @@ use crate::journal::{self, Intent, Record};
 use crate::native;
 use crate::sight::Sight;
 use crate::sources;
+use crate::takeover::Cache;
 
 /// Where libcni keeps its cache unless the runtime says otherwise; and where Multus has it.
 pub const CACHE_DIRS: [&str; 2] = ["/var/lib/cni/results", "/var/lib/cni/multus/results"];
@@ -60,6 +61,10 @@ impl Known {
             other => other.map_err(failed)?,
         };
         self.knows_all = true;
+        // Multus lists a pod's networks beside libcni's directory, before any of them is noted in there.
+        if let Some(kept) = dir.parent() {
+            self.sandboxes.extend(Cache::new(kept).listed()?);
+        }
         for entry in entries {
             self.note(&entry.map_err(failed)?.path());
         }

@@ -1,7 +1,7 @@
 //! The commands of `plexus`: their arguments, and which function serves each. It knows neither CNI nor the kernel.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ mod table;
 
 use output::{Format, Out};
 use plexus::survey::Places;
-use plexus::{alive, confdir};
+use plexus::{alive, confdir, takeover};
 
 /// Where the journal and the indexes are where no configuration says otherwise.
 const STATE_DIR: &str = "/var/lib/cni/plexus";
@@ -88,9 +88,6 @@ enum Command {
     },
     /// What this kernel and node can do, and what is wrong; nothing is touched
     Doctor {
-        /// The directory of the runtime's network configurations
-        #[arg(long, value_name = "DIR", default_value = confdir::DIRECTORY)]
-        conf_dir: PathBuf,
         /// The directory of the runtime's plugins
         #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
         bin_dir: PathBuf,
@@ -127,7 +124,10 @@ struct PlaceArgs {
     /// The directory that holds the journal
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
-    /// Where the runtimes note what they attached (libcni's cache)
+    /// The directory of the runtime's network configurations
+    #[arg(long, value_name = "DIR", default_value = confdir::DIRECTORY)]
+    conf_dir: PathBuf,
+    /// Where the runtimes note what they attached (libcni's cache); beside them, where the configuration has Multus' own
     #[arg(long, value_name = "DIR", default_values = alive::CACHE_DIRS)]
     cache_dir: Vec<PathBuf>,
     /// host-local's directory; others are known from the journal
@@ -143,7 +143,12 @@ struct PlaceArgs {
 
 impl From<PlaceArgs> for Places {
     fn from(args: PlaceArgs) -> Places {
-        let PlaceArgs { state_dir, cache_dir: cache_dirs, data_dir, on_node, min_age } = args;
+        let PlaceArgs { state_dir, conf_dir, cache_dir: mut cache_dirs, data_dir, on_node, min_age } = args;
+        cache_dirs.extend(
+            takeover::configured(&conf_dir)
+                .into_iter()
+                .filter(|dir| !alive::CACHE_DIRS.iter().any(|known| dir == Path::new(known))),
+        );
         let (bridges, min_age) = (BTreeSet::new(), Duration::from_secs(min_age));
         Places { state_dir, cache_dirs, data_dirs: [data_dir].into(), bridges, on_node, min_age }
     }
@@ -162,7 +167,8 @@ impl Cli {
             Command::Gc { dry_run, unrecorded, places, output } => {
                 gc::run(&places.into(), dry_run, unrecorded, output, &mut out)
             }
-            Command::Doctor { conf_dir, bin_dir, places, output } => {
+            Command::Doctor { bin_dir, places, output } => {
+                let conf_dir = places.conf_dir.clone();
                 doctor::run(doctor::Surroundings { places: places.into(), conf_dir, bin_dir }, output, &mut out)
             }
             Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),

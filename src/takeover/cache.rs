@@ -157,15 +157,22 @@ impl Cache {
         }
     }
 
+    /// Whose lists are kept.
+    ///
+    /// # Errors
+    /// The directory is there and cannot be listed.
+    pub fn listed(&self) -> Result<BTreeSet<String>, CniError> {
+        let is_id = |name: &str| name != RESULTS && names::validate_container_id(name).is_ok();
+        let scratch = list(&self.dir, &is_id)?.into_iter().filter(|path| !path.is_dir());
+        Ok(scratch.filter_map(|path| path.file_name().and_then(OsStr::to_str).map(str::to_owned)).collect())
+    }
+
     /// Whose anything is kept. Where libcni's directory is also the runtimes' own, a note in it says nothing of Multus.
     ///
     /// # Errors
     /// A directory is there and cannot be listed.
     pub fn sandboxes(&self) -> Result<BTreeSet<String>, CniError> {
-        let is_id = |name: &str| name != RESULTS && names::validate_container_id(name).is_ok();
-        let scratch = list(&self.dir, &is_id)?.into_iter().filter(|path| !path.is_dir());
-        let name = |path: PathBuf| path.file_name().and_then(OsStr::to_str).map(str::to_owned);
-        let mut sandboxes: BTreeSet<String> = scratch.filter_map(name).collect();
+        let mut sandboxes = self.listed()?;
         if self.dir != Path::new(RUNTIMES_ROOT) {
             let noted = |path: PathBuf| serde_json::from_slice::<RawEntry>(&read_plain(&path).ok()?).ok();
             let ids = list(&self.results(), &|_| true)?.into_iter().filter_map(noted).map(|raw| raw.container_id);

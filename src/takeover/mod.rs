@@ -18,7 +18,8 @@ use crate::cni::gojson;
 use crate::cni::list::List;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
-use crate::config::Config;
+use crate::confdir::{self, Fate};
+use crate::config::{Config, META_TYPES};
 use crate::detach::{self, Departure};
 use crate::job::Job;
 use crate::journal::{Attachment, Pool, Step};
@@ -58,6 +59,18 @@ pub struct Asker<'a> {
     pub runtime: &'a Map<String, Value>,
 }
 
+/// libcni's directories of the meta-plugin's configurations in a runtime's directory; none where that cannot be read.
+pub fn configured(conf_dir: &Path) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    for file in confdir::read(conf_dir).unwrap_or_default() {
+        let (Fate::Chosen(list) | Fate::Ignored(list)) = file.fate else { continue };
+        let of_meta = list.plugins.iter().filter(|plugin| META_TYPES.contains(&plugin.plugin_type.as_str()));
+        let configs = of_meta.filter_map(|plugin| Config::parse(&plugin.object).ok());
+        dirs.extend(configs.map(|config| Cache::new(&config.cni_dir).results()));
+    }
+    dirs
+}
+
 /// Reads what Multus kept of a pod.
 ///
 /// # Errors
@@ -70,7 +83,7 @@ pub fn find(job: &Job, config: &Config, asker: &Asker) -> Result<Remains, CniErr
     let path = config.search_path(&job.request.path);
     let netns = notes.entries.iter().find_map(|entry| entry.netns.clone());
     let mut remains = Remains { attachments: Vec::new(), results: Vec::new(), netns, notes };
-    for Noted { list, network, ifname, args, runtime, result, default } in all(&remains.notes, asker) {
+    for Noted { list, network, ifname, args, runtime, result, default, noted } in all(&remains.notes, asker) {
         let mut attachment = match &list {
             Some(list) => detach::attachment_of_list(list, &ifname, &args, &runtime),
             None => of_name(&network, &ifname, &args),
@@ -78,6 +91,9 @@ pub fn find(job: &Job, config: &Config, asker: &Asker) -> Result<Remains, CniErr
         attachment.default = default;
         for index in 0..attachment.steps.len() {
             settle(&mut attachment, index, job, &path);
+        }
+        if !noted {
+            drop_absent(&mut attachment, &path);
         }
         remains.attachments.push(attachment);
         remains.results.push(result);
@@ -182,6 +198,8 @@ struct Noted {
     runtime: Map<String, Value>,
     result: Option<CniResult>,
     default: bool,
+    /// libcni noted it: it was attached.
+    noted: bool,
 }
 
 /// Every attachment in the order of ADD: those of the list, then those that only libcni knows of, which came later.
@@ -216,6 +234,7 @@ impl Noted {
             runtime: entry.runtime.clone(),
             result: entry.result.clone(),
             default,
+            noted: true,
         }
     }
 
@@ -233,7 +252,16 @@ impl Noted {
             }
         }
         let list = delegate.list.clone();
-        Noted { network: list.name.clone(), list: Some(list), ifname, args, runtime, result: None, default }
+        Noted {
+            network: list.name.clone(),
+            list: Some(list),
+            ifname,
+            args,
+            runtime,
+            result: None,
+            default,
+            noted: false,
+        }
     }
 }
 
@@ -281,6 +309,22 @@ fn settle(attachment: &mut Attachment, index: usize, job: &Job, path: &[PathBuf]
     } else {
         note_unknown(step);
     }
+}
+
+/// A network that is in Multus' list alone never came to an end of ADD. Of its plugins, one that is nowhere did nothing, and would
+/// keep the pod from leaving for ever.
+fn drop_absent(attachment: &mut Attachment, path: &[PathBuf]) {
+    let network = attachment.network.clone();
+    attachment.steps.retain(|step| {
+        let is_there = step.native || chain::find(&step.plugin, path).is_ok();
+        if !is_there {
+            warn(&format!(
+                "network {network:?} was not attached, and its plugin {:?} is nowhere: nothing to do",
+                step.plugin
+            ));
+        }
+        is_there
+    });
 }
 
 /// Multus' list leaves out port mappings and rates: that nothing is said of them does not mean that there are none.

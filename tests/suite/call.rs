@@ -44,6 +44,16 @@ pub(crate) fn peers() -> Result<PathBuf, String> {
     built.ok_or_else(|| "the Go plugins are not built: run tests/peers/build".to_owned())
 }
 
+/// Multus, as `tests/k8s/build` leaves it.
+///
+/// # Errors
+/// That it is not there, as a sentence.
+pub(crate) fn multus() -> Result<PathBuf, String> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let built = target.ancestors().map(|folder| folder.join("k8s/multus")).find(|program| program.is_file());
+    built.ok_or_else(|| "Multus is not built: run tests/k8s/build multus".to_owned())
+}
+
 /// The executable that is the plugin `name` of `side`.
 pub(crate) fn executable(side: Side, name: &str) -> PathBuf {
     match (side, std::env::var_os(UNDER_TEST)) {

@@ -8,7 +8,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::need::Need;
 use crate::{
     api, capability, chains, check, config, crash, defects, gc, interop, kube, meta, neighbours, nft, odd, oracle,
-    plugins, pool, process, program, status, tools, world,
+    plugins, pool, process, program, status, takeover, tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -47,6 +47,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(tools::cases());
     cases.extend(gc::cases());
     cases.extend(kube::cases());
+    cases.extend(takeover::cases());
     cases
 }
 

@@ -40,6 +40,7 @@ mod program;
 mod redact;
 mod snapshot;
 mod status;
+mod takeover;
 mod testbed;
 mod tools;
 mod world;

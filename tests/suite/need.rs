@@ -16,6 +16,8 @@ pub(crate) enum Need {
     Namespaces,
     /// The Go plugins, built by `tests/peers/build`.
     Peers,
+    /// Multus, built by `tests/k8s/build`.
+    Multus,
     /// macvlan links.
     Macvlan,
     /// ipvlan links.
@@ -40,9 +42,10 @@ pub(crate) enum Need {
     ApiServer,
 }
 
-const ALL: [Need; 13] = [
+const ALL: [Need; 14] = [
     Need::Namespaces,
     Need::Peers,
+    Need::Multus,
     Need::Macvlan,
     Need::Ipvlan,
     Need::Dummy,
@@ -97,6 +100,9 @@ impl Need {
         if self == Self::ApiServer {
             return server::programs().map(drop);
         }
+        if self == Self::Multus {
+            return call::multus().map(drop);
+        }
         world::enter()?;
         let bed = Testbed::new();
         let link = |words: &str| {
@@ -110,7 +116,7 @@ impl Need {
             if ended.status.success() { Ok(()) } else { Err(format!("{program} does not work: {}", text.trim())) }
         };
         match self {
-            Self::Namespaces | Self::Peers | Self::ApiServer => Ok(()),
+            Self::Namespaces | Self::Peers | Self::ApiServer | Self::Multus => Ok(()),
             Self::Macvlan => link("link add m0 link up0 type macvlan"),
             Self::Ipvlan => link("link add i0 link up0 type ipvlan"),
             Self::Dummy => link("link add d0 type dummy"),

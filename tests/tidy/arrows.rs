@@ -72,9 +72,9 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("readiness", &["cni", "config", "log", "native", "gather", "chain", "job"]),
-    ("takeover", &["cni", "config", "journal", "log", "native", "plan", "chain", "detach", "job"]),
+    ("takeover", &["cni", "confdir", "config", "journal", "log", "native", "plan", "chain", "detach", "job"]),
     ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job", "takeover"]),
-    ("alive", &["cni", "sources", "journal", "sight", "native", "detach"]),
+    ("alive", &["cni", "sources", "journal", "sight", "native", "detach", "takeover"]),
     ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),
     (
         "engine",

@@ -1,4 +1,4 @@
-//! What the cache's reader takes and what it refuses. Knows no kernel.
+//! What is read of whole, damaged and hostile caches. It knows the form of the files.
 
 use std::os::unix::fs::symlink;
 
