@@ -24,6 +24,8 @@ const GOALS: &[Goal] = &[
     Goal::Faster { row: "bridge-masq-dual", call: "DEL", at_least: 15.0 },
     Goal::Faster { row: "chain-node", call: "ADD", at_least: 30.0 },
     Goal::Faster { row: "chain-node", call: "DEL", at_least: 30.0 },
+    Goal::Faster { row: "member-1", call: "ADD", at_least: 4.0 },
+    Goal::Faster { row: "member-1", call: "DEL", at_least: 15.0 },
     Goal::Flat { row: "chain-ports-1k", than: "chain-ports", call: "ADD", at_most: 1.2 },
     Goal::Flat { row: "chain-idle", than: "chain-bridge", call: "ADD", at_most: 1.03 },
 ];

@@ -2,6 +2,7 @@
 //! builds all three and starts it in namespaces of its own.
 
 mod chains;
+mod cluster;
 mod figures;
 mod goals;
 mod leases;
@@ -20,6 +21,7 @@ use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::cluster::Server;
 use crate::machine::Machine;
 use crate::rows::{Measured, ROWS, Row, Stage, WARM_UP_ROUNDS, measure};
 use crate::side::{Outcome, Programs, Side, Watch};
@@ -62,6 +64,9 @@ struct Arguments {
     /// The floor program
     #[arg(long, value_name = "FILE")]
     floor: PathBuf,
+    /// The files of an API server that answers at 127.0.0.1:6443, and the programs of tests/k8s/build
+    #[arg(long, num_args = 2, value_names = ["DIR", "PROGRAMS"])]
+    server: Vec<PathBuf>,
     /// A directory for links and manifests
     #[arg(long, value_name = "DIR")]
     work: PathBuf,
@@ -88,7 +93,11 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     }
     let before = Machine::look(programs.directory(Side::Go));
     let files = arguments.work.clone();
-    let mut stage = Stage { programs: &programs, world: World::new()?, watch: Watch::start(), files };
+    let server = match arguments.server.as_slice() {
+        [files, programs] => Some(Server { files: files.clone(), programs: programs.clone() }),
+        _ => None,
+    };
+    let mut stage = Stage { programs: &programs, world: World::new()?, watch: Watch::start(), files, server };
 
     let wanted = |row: &&Row| arguments.only.is_empty() || arguments.only.iter().any(|name| name == row.name);
     let mut all = Vec::new();

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::chains::Chains;
+use crate::cluster::{Members, Server};
 use crate::leases::Leases;
 use crate::pods::Pods;
 use crate::side::{Outcome, Programs, Side, Watch, settle};
@@ -31,6 +32,8 @@ pub(crate) enum Shape {
     /// A bridge with an address of each family and these plugins after it (a JSON list), `held` containers having two mapped
     /// ports already; `maps`: the measured pod has two too.
     Chain { plugins: &'static str, maps: bool, held: u16 },
+    /// Pods of a cluster with a bridge and this many definitions.
+    Member { definitions: u8 },
     /// host-local alone, on a pool with this many addresses held.
     Lease { held: u16 },
 }
@@ -57,6 +60,10 @@ const fn pods(name: &'static str, what: &'static str, kinds: &'static [Kind], v6
 const fn chain(name: &'static str, what: &'static str, plugins: &'static str, maps: bool, held: u16) -> Row {
     let rounds_divisor = if held > 0 { 2 } else { 1 };
     Row { name, what, shape: Shape::Chain { plugins, maps, held }, rounds_divisor, needs: None }
+}
+
+const fn member(name: &'static str, what: &'static str, definitions: u8) -> Row {
+    Row { name, what, shape: Shape::Member { definitions }, rounds_divisor: 1, needs: None }
 }
 
 const fn lease(name: &'static str, what: &'static str, held: u16, rounds_divisor: usize) -> Row {
@@ -90,7 +97,7 @@ impl Row {
             Shape::Pods { kinds, keys, .. } => {
                 keys == PLAIN && kinds.iter().all(|kind| matches!(kind, Bridge | Macvlan | Ptp))
             }
-            Shape::Chain { .. } => false,
+            Shape::Chain { .. } | Shape::Member { .. } => false,
             Shape::Lease { .. } => true,
         }
     }
@@ -136,6 +143,10 @@ pub(crate) const ROWS: &[Row] = &[
     chain("chain-firewall", "bridge + firewall", FIREWALL, false, 0),
     chain("chain-bandwidth", "bridge + bandwidth, both directions", BANDWIDTH, false, 0),
     chain("chain-sbr", "bridge + sbr", r#"[{"type": "sbr"}]"#, false, 0),
+    member("member-0", "a pod of a cluster: a bridge", 0),
+    member("member-1", "the same and 1 definition (macvlan)", 1),
+    member("member-3", "the same and 3 definitions", 3),
+    member("member-8", "the same and 8 definitions", 8),
     one("bridge-vlan", "bridge with a VLAN", &[Bridge], false, r#"{"vlan": 100}"#, VLAN_FILTERING),
 ];
 
@@ -176,6 +187,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) watch: Watch,
     /// A directory for manifests, on the disk.
     pub(crate) files: std::path::PathBuf,
+    /// The API server, where there is one.
+    pub(crate) server: Option<Server>,
 }
 
 /// The times of one round of one side: name of the metric, milliseconds.
@@ -185,6 +198,7 @@ enum Case {
     Pods(Pods),
     Chains(Chains),
     Leases(Leases),
+    Members(Members),
 }
 
 impl Case {
@@ -194,6 +208,7 @@ impl Case {
                 Self::Pods(Pods::prepare(stage, side, kinds, v6, parallel, keys)?)
             }
             Shape::Chain { plugins, maps, held } => Self::Chains(Chains::prepare(stage, side, plugins, maps, held)?),
+            Shape::Member { definitions } => Self::Members(Members::prepare(stage, side, definitions)?),
             Shape::Lease { held } => Self::Leases(Leases::prepare(stage, side, held)?),
         })
     }
@@ -203,6 +218,7 @@ impl Case {
             Self::Pods(pods) => pods.round(stage),
             Self::Chains(chains) => chains.round(stage),
             Self::Leases(leases) => leases.round(stage),
+            Self::Members(members) => members.round(stage),
         }
     }
 
@@ -212,6 +228,7 @@ impl Case {
             Self::Pods(pods) => pods.finish(),
             Self::Chains(chains) => chains.finish(&stage.watch),
             Self::Leases(leases) => leases.finish(),
+            Self::Members(members) => members.finish(&stage.watch),
         }
     }
 }
@@ -226,7 +243,9 @@ pub(crate) fn milliseconds(start: Instant) -> f64 {
 pub(crate) fn measure(stage: &mut Stage<'_>, row: Row, rounds: usize, stop: &mut dyn FnMut(usize) -> bool) -> Measured {
     let rounds = (rounds / row.rounds_divisor).max(1);
     let mut measured = Measured::new(row);
-    measured.not_run = row.needs.and_then(lacks);
+    let no_server = matches!(row.shape, Shape::Member { .. }) && stage.server.is_none();
+    let no_server = no_server.then(|| "it needs an API server: tests/bench/run --cluster".to_owned());
+    measured.not_run = no_server.or_else(|| row.needs.and_then(lacks));
     if measured.not_run.is_some() {
         return measured;
     }
