@@ -45,7 +45,7 @@ const SUFFIX: &str = ".jsonl";
 const BOOT_FILE: &str = "boot";
 
 /// What the runtime gives to every command of an attachment (CNI spec, "attachment": container id, name, interface name).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Key {
     /// The network's name in the configuration the runtime sent.

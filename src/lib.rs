@@ -18,9 +18,11 @@ pub mod convert;
 pub mod default_route;
 pub mod deleter;
 pub mod detach;
+pub mod durable;
 pub mod engine;
 pub mod gather;
 pub mod handover;
+pub mod install;
 pub mod job;
 pub mod journal;
 #[cfg(feature = "api")]

@@ -15,6 +15,7 @@ mod doctor;
 mod explain;
 mod failure;
 mod gc;
+mod install;
 mod list;
 mod oneshot;
 mod output;
@@ -109,6 +110,10 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Puts plexus on this node: its programs, and a configuration for the runtime
+    Install(install::Install),
+    /// Takes plexus off this node: what was there before comes back; pods that are attached stay deletable
+    Uninstall(install::PlaceArgs),
     /// Serves one CNI request, as plexus-cni does: environment and standard input in, result out
     Oneshot,
     /// A completion script for a shell, on standard output
@@ -172,6 +177,8 @@ impl Cli {
                 doctor::run(doctor::Surroundings { places: places.into(), conf_dir, bin_dir }, output, &mut out)
             }
             Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),
+            Command::Install(args) => install::run(args, &mut out),
+            Command::Uninstall(places) => install::uninstall(places, &mut out),
             Command::Oneshot => return oneshot::run(),
             Command::Completions { shell } => completions::run(shell, &mut out),
         };

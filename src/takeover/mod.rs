@@ -26,6 +26,7 @@ use crate::journal::{Attachment, Pool, Step};
 use crate::log::warn;
 use crate::native::{self, Around, Verdict};
 
+pub mod back;
 pub mod base64;
 mod cache;
 

@@ -24,6 +24,7 @@ mod config;
 mod crash;
 mod defects;
 mod gc;
+mod install;
 mod interop;
 mod ip;
 mod kube;

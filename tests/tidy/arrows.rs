@@ -72,9 +72,17 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("readiness", &["cni", "config", "log", "native", "gather", "chain", "job"]),
-    ("takeover", &["cni", "confdir", "config", "journal", "log", "native", "plan", "chain", "detach", "job"]),
+    ("durable", &[]),
+    (
+        "takeover",
+        &[
+            "cni", "confdir", "config", "journal", "log", "native", "plan", "chain", "convert", "rules", "detach",
+            "job", "durable",
+        ],
+    ),
     ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job", "takeover"]),
     ("alive", &["cni", "sources", "journal", "sight", "native", "detach", "takeover"]),
+    ("install", &["cni", "config", "sources", "cluster", "confdir", "journal", "gather", "durable", "takeover"]),
     ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),
     (
         "engine",

@@ -1,0 +1,114 @@
+//! `plexus install` and `plexus uninstall`: shows what will be done, or does it and shows what was.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use plexus::confdir;
+use plexus::install::{self, Places, Report, Wish};
+
+use super::failure::Failure;
+use super::output::{Format, Out};
+use super::table::{Table, or_none, printable};
+use super::{BIN_DIR, STATE_DIR};
+
+/// Where everything is.
+#[derive(Debug, Args)]
+pub(super) struct PlaceArgs {
+    /// The directory of the runtime's network configurations
+    #[arg(long, value_name = "DIR", default_value = confdir::DIRECTORY)]
+    conf_dir: PathBuf,
+    /// The directory of the runtime's plugins
+    #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
+    bin_dir: PathBuf,
+    /// The directory that holds the journal, where no configuration says it
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// How it is told
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// `plexus install`.
+#[derive(Debug, Args)]
+pub(super) struct Install {
+    /// In Multus' place: its configuration with the same meaning, its own kept beside it
+    #[arg(long, conflicts_with = "to_multus")]
+    from_multus: bool,
+    /// Multus in plexus' place again: its configuration as it was, and what it needs to delete the pods that are attached
+    #[arg(long)]
+    to_multus: bool,
+    /// The names `multus` and `multus-shim` lead to plexus too
+    #[arg(long, requires = "from_multus")]
+    multus_names: bool,
+    /// The configuration of Multus' daemon, where it is not at its usual place
+    #[arg(long, value_name = "FILE", requires = "from_multus")]
+    daemon_config: Option<PathBuf>,
+    /// How the API server is reached
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from_multus", "to_multus"])]
+    kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// # Errors
+/// The node is not as it should be, and nothing was touched; or a step failed, and those before it are done.
+pub(super) fn run(args: Install, out: &mut Out) -> Result<(), Failure> {
+    let Install { from_multus, to_multus, multus_names: names, daemon_config, kubeconfig, places } = args;
+    let wish = match (from_multus, to_multus) {
+        (true, _) => Wish::FromMultus { names },
+        (_, true) => Wish::ToMultus,
+        _ => Wish::Install { kubeconfig },
+    };
+    fulfil(&wish, places, daemon_config, out)
+}
+
+/// # Errors
+/// As [`run`].
+pub(super) fn uninstall(places: PlaceArgs, out: &mut Out) -> Result<(), Failure> {
+    fulfil(&Wish::Uninstall, places, None, out)
+}
+
+fn fulfil(wish: &Wish, args: PlaceArgs, daemon_config: Option<PathBuf>, out: &mut Out) -> Result<(), Failure> {
+    let PlaceArgs { conf_dir, bin_dir, state_dir, dry_run, output } = args;
+    let own = std::env::current_exe().map_err(Failure::system("looking for plexus' own program"))?;
+    let programs = own.parent().unwrap_or(Path::new("/")).to_owned();
+    let places = Places { conf_dir, bin_dir, state_dir, programs, daemon_config };
+    let act = match wish {
+        Wish::Uninstall => "uninstalling",
+        _ => "installing",
+    };
+    let refused = |why: String| Failure::Input { act: act.to_owned(), why: format!("{why}; nothing was changed") };
+    let plan = install::plan(wish, &places).map_err(refused)?;
+    let report = if dry_run { plan.show() } else { plan.carry_out().map_err(refused)? };
+    match output {
+        Format::Json => out.json(&report)?,
+        Format::Table => out.text(&tables(&report))?,
+    }
+    if output == Format::Table {
+        for note in &report.notes {
+            let _ = writeln!(io::stderr(), "plexus: {}", printable(note)); // nobody to tell
+        }
+    }
+    report.failure.map_or(Ok(()), |why| Err(Failure::Input { act: act.to_owned(), why }))
+}
+
+fn tables(report: &Report) -> String {
+    let mut steps = Table::new(["WHAT", "WHERE", "STATE", "WHY"]);
+    for step in &report.steps {
+        steps.row([step.what, or_none(&step.path), step.state.word(), &step.why]);
+    }
+    let mut text = steps.render();
+    if !report.keys.is_empty() {
+        let mut keys = Table::new(["KEY", "WHAT IT IS NOW"]);
+        for meaning in &report.keys {
+            keys.row([meaning.key.as_str(), &meaning.meaning]);
+        }
+        text.push('\n');
+        text.push_str(&keys.render());
+    }
+    text
+}

@@ -1,0 +1,266 @@
+//! A configuration of type `plexus-cni` made of what the node has: Multus' own, or the default network's alone. Nothing is written
+//! here, and what is made is read back as a runtime and a call would read it before anybody gets it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::cluster;
+use crate::cni::gojson;
+use crate::cni::list::List;
+use crate::confdir::{self, Fate};
+use crate::config::daemon::{DAEMON_KEYS, DaemonConfig};
+use crate::config::{Config, META_TYPES};
+use crate::gather;
+use crate::sources;
+
+/// The type that a runtime executes.
+const TYPE: &str = "plexus-cni";
+/// What a network is called that the default network's file alone was the reason for.
+const NAME: &str = "plexus";
+/// Where Multus' containers see the node's root.
+const HOST_ROOT: &str = "/host";
+/// Keys that are paths on the node.
+const PATH_KEYS: [&str; 6] = ["confDir", "binDir", "cniDir", "kubeconfig", "readinessindicatorfile", "logFile"];
+/// Keys that mean more, less or something else than under Multus.
+const MEANINGS: [(&str, &str); 9] = [
+    ("daemonSocketDir", "left out: it is where Multus' daemon listens"),
+    (
+        "kubeconfig",
+        "the same file; its token is renewed by Multus' DaemonSet or by nobody: give plexus one of its own before that goes",
+    ),
+    ("logOptions", "holds for every call; Multus' plugin does not apply it"),
+    (
+        "namespaceIsolation",
+        "holds for the default-network annotation too, which may also name definitions of multusNamespace",
+    ),
+    ("readinessindicatorfile", "ADD waits for it; STATUS does not, and says at once when it is not there"),
+    ("retryDeleteOnError", "always so: what a DEL could not finish, the next one does"),
+    ("systemNamespaces", "decides on defaultNetworks alone: every pod gets its network-status"),
+    ("cniConf", "written as confDir, which Multus' installer means"),
+    ("allowTryDeleteOnErr", "nobody reads it: see retryDeleteOnError"),
+];
+/// The same of the daemon's own part.
+const DAEMON_MEANINGS: [(&str, &str); 4] = [
+    ("chrootDir", "not needed: plugins are executed on the node itself"),
+    ("perNodeCertificate", "nobody renews the certificate once Multus' daemon has gone"),
+    ("multusConfigFile", "not needed: the node's configuration is what it made of it"),
+    ("overrideNetworkName", "not needed: the network keeps its name"),
+];
+const NO_DAEMON: &str = "without effect: there is no daemon of Multus";
+
+/// What became of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Meaning {
+    /// The key.
+    pub key: String,
+    /// What it is now.
+    pub meaning: String,
+}
+
+/// A configuration that a runtime can be given.
+#[derive(Clone, Debug)]
+pub struct Composed {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// How its name ends.
+    pub ending: &'static str,
+    /// What it says.
+    pub config: Config,
+    /// Keys that mean something else.
+    pub keys: Vec<Meaning>,
+}
+
+/// Of Multus' file and, where there is one, of its daemon's.
+///
+/// # Errors
+/// A sentence: something cannot be read, or what would come of it would not work.
+pub(super) fn of_multus(file: &Path, daemon: Option<&Path>, conf_dir: &Path) -> Result<Composed, String> {
+    let refused = |why: String| format!("{}: {why}", file.display());
+    let mut whole = object(file)?;
+    let is_list = whole.get("plugins").is_some();
+    let mut keys = Vec::new();
+    let own = if is_list { meta_plugin(&mut whole) } else { Some(&mut whole) };
+    let own = own.ok_or_else(|| refused("no plugin of it is Multus".to_owned()))?;
+    if let Some(daemon) = daemon {
+        over(own, daemon, &mut keys)?;
+    }
+    let before = gojson::field(own, "type").and_then(Value::as_str).unwrap_or_default();
+    keys.push(Meaning { key: "type".to_owned(), meaning: format!("{TYPE}, and was {before}") });
+    put(own, "type", TYPE.into());
+    if let Some(Value::String(dir)) = take(own, "cniConf") {
+        keys.push(meaning_of("cniConf"));
+        if gojson::field(own, "confDir").and_then(Value::as_str).is_none_or(str::is_empty) {
+            put(own, "confDir", strip(&dir).unwrap_or(&dir).into());
+        }
+    }
+    take(own, "daemonSocketDir").is_some().then(|| keys.push(meaning_of("daemonSocketDir")));
+    place(own, conf_dir, &mut keys).map_err(refused)?;
+    for (key, _) in MEANINGS {
+        let is_set = gojson::field(own, key).is_some_and(|value| !value.is_null());
+        if is_set && !keys.iter().any(|known| known.key == key) {
+            keys.push(meaning_of(key));
+        }
+    }
+    finish(whole, is_list, keys).map_err(refused)
+}
+
+/// Of the default network's file alone.
+///
+/// # Errors
+/// As [`of_multus`].
+pub(super) fn of_primary(file: &Path, list: &List, kubeconfig: Option<&Path>) -> Result<Composed, String> {
+    let version = list.cni_version.as_str();
+    let mut capabilities = Map::new();
+    let all = list.plugins.iter().flat_map(|plugin| &plugin.capabilities);
+    capabilities.extend(all.filter(|(_, has)| **has).map(|(name, _)| (name.clone(), true.into())));
+    let mut plugin = json!({"type": TYPE, "clusterNetwork": file, "capabilities": capabilities});
+    if let (Some(path), Some(plugin)) = (kubeconfig, plugin.as_object_mut()) {
+        plugin.insert("kubeconfig".to_owned(), json!(path));
+    }
+    let whole = json!({"cniVersion": version, "name": NAME, "plugins": [plugin]});
+    let whole = whole.as_object().cloned().unwrap_or_default();
+    finish(whole, true, Vec::new()).map_err(|why| format!("{}: {why}", file.display()))
+}
+
+/// What a call would make of a configuration that is there.
+///
+/// # Errors
+/// Why it would not work.
+pub(super) fn check(list: &List) -> Result<Config, String> {
+    let of_meta = |plugin: &&crate::cni::list::PluginConf| META_TYPES.contains(&plugin.plugin_type.as_str());
+    let plugin = list.plugins.iter().find(of_meta).ok_or("no plugin of it is plexus")?;
+    let config = Config::parse(&plugin.object).map_err(|e| e.msg)?;
+    // Definitions are the API server's to know, and it need not answer now.
+    if !config.names_definitions() || config.manifests.is_some() {
+        let mut local = cluster::manifests(&config).map_err(|e| e.msg)?;
+        gather::default_lists(&config, &mut local).map_err(|e| e.msg)?;
+    }
+    Ok(config)
+}
+
+fn finish(whole: Map<String, Value>, is_list: bool, mut keys: Vec<Meaning>) -> Result<Composed, String> {
+    let mut bytes = serde_json::to_vec_pretty(&whole).map_err(|e| e.to_string())?;
+    bytes.push(b'\n');
+    let list = if is_list { List::parse(&bytes) } else { List::from_conf(&bytes) }.map_err(|e| e.msg)?;
+    crate::cni::names::validate_network_name(&list.name).map_err(|e| e.msg)?;
+    let config = check(&list)?;
+    let unknown =
+        |key: &String| Meaning { key: key.clone(), meaning: "kept, and unknown to plexus: ignored".to_owned() };
+    keys.extend(config.unknown.iter().map(unknown));
+    Ok(Composed { bytes, ending: if is_list { "conflist" } else { "conf" }, config, keys })
+}
+
+fn object(file: &Path) -> Result<Map<String, Value>, String> {
+    let refused = |why: String| format!("{}: {why}", file.display());
+    let bytes = sources::read(file).map_err(refused)?;
+    gojson::parse_object(&bytes, "NetConf").map_err(|e| refused(e.to_string()))
+}
+
+fn meta_plugin(whole: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
+    let plugins = whole.get_mut("plugins")?.as_array_mut()?;
+    let is_meta = |plugin: &Map<String, Value>| {
+        gojson::field(plugin, "type").and_then(Value::as_str).is_some_and(|name| META_TYPES.contains(&name))
+    };
+    plugins.iter_mut().filter_map(Value::as_object_mut).find(|plugin| is_meta(plugin))
+}
+
+/// The daemon's file holds over the network's own, for every request.
+fn over(own: &mut Map<String, Value>, file: &Path, keys: &mut Vec<Meaning>) -> Result<(), String> {
+    let refused = |why: String| format!("{}: {why}", file.display());
+    let bytes = sources::read(file).map_err(refused)?;
+    let daemon = DaemonConfig::parse(&bytes).map_err(|e| refused(e.msg))?;
+    for (key, value) in daemon.network {
+        if gojson::field(own, &key) != Some(&value) {
+            let known = MEANINGS.iter().find(|(name, _)| *name == key).map(|(_, text)| format!("; {text}"));
+            let meaning = format!("of {}, which held over the network's{}", file.display(), known.unwrap_or_default());
+            keys.push(Meaning { key: key.clone(), meaning });
+        }
+        put(own, &key, value);
+    }
+    let written = object(file)?;
+    for key in DAEMON_KEYS.iter().filter(|key| gojson::field(&written, key.name).is_some()) {
+        let text = DAEMON_MEANINGS.iter().find(|(name, _)| *name == key.name).map_or(NO_DAEMON, |(_, text)| text);
+        if !matches!(key.name, "cniVersion" | "cniConfigDir" | "multusAutoconfigDir" | "multusMasterCNI") {
+            keys.push(Meaning { key: key.name.to_owned(), meaning: text.to_owned() });
+        }
+    }
+    keys.extend(
+        daemon.unknown.into_iter().map(|key| Meaning { key, meaning: "unknown to plexus: left out".to_owned() }),
+    );
+    Ok(())
+}
+
+/// Paths as they are on the node, where Multus' containers see them elsewhere.
+fn place(own: &mut Map<String, Value>, conf_dir: &Path, keys: &mut Vec<Meaning>) -> Result<(), String> {
+    for key in PATH_KEYS {
+        let Some(written) = text(own, key) else { continue };
+        if let Some(stripped) = strip(&written).filter(|_| !Path::new(&written).exists()) {
+            keys.push(Meaning { key: key.to_owned(), meaning: format!("{stripped}, which Multus sees as {written}") });
+            put(own, key, stripped.into());
+        }
+    }
+    if let Some(path) = text(own, "kubeconfig").filter(|path| !Path::new(path).exists()) {
+        keys.push(Meaning { key: "kubeconfig".to_owned(), meaning: format!("{path} is not there (any more)") });
+    }
+    let Some(written) = text(own, "clusterNetwork").filter(|name| name.contains('/')) else { return Ok(()) };
+    let found = on_node(Path::new(&written), conf_dir)?;
+    if found != Path::new(&written) {
+        let meaning = format!("{}, which Multus has as {written}", found.display());
+        keys.push(Meaning { key: "clusterNetwork".to_owned(), meaning });
+        put(own, "clusterNetwork", json!(found));
+    }
+    Ok(())
+}
+
+/// The default network's file. Of a folder the first that Multus would take, by its name: plexus' own file comes before it.
+fn on_node(written: &Path, conf_dir: &Path) -> Result<PathBuf, String> {
+    let stripped = written.to_str().and_then(strip).map(PathBuf::from);
+    let beside = written.file_name().map(|name| conf_dir.join(name));
+    let candidates = [Some(written.to_owned()), stripped, beside].into_iter().flatten();
+    let found = candidates.into_iter().find(|path| path.exists());
+    let found = found.ok_or_else(|| format!("clusterNetwork: {} is not on this node", written.display()))?;
+    if !found.is_dir() {
+        return Ok(found);
+    }
+    let files = confdir::read(&found).map_err(|why| format!("clusterNetwork: {}: {why}", found.display()))?;
+    let first = files.into_iter().find(|file| is_primary(&file.fate));
+    first.map(|file| file.path).ok_or_else(|| format!("clusterNetwork: no network is in {}", found.display()))
+}
+
+/// Whether a file loads and is of no meta-plugin.
+pub(super) fn is_primary(fate: &Fate) -> bool {
+    !is_meta(fate) && matches!(fate, Fate::Chosen(_) | Fate::Ignored(_))
+}
+
+/// Whether a file loads and is of a meta-plugin.
+pub(super) fn is_meta(fate: &Fate) -> bool {
+    let (Fate::Chosen(list) | Fate::Ignored(list)) = fate else { return false };
+    list.plugins.iter().any(|plugin| META_TYPES.contains(&plugin.plugin_type.as_str()))
+}
+
+fn strip(path: &str) -> Option<&str> {
+    path.strip_prefix(HOST_ROOT).filter(|rest| rest.starts_with('/'))
+}
+
+fn text(own: &Map<String, Value>, key: &str) -> Option<String> {
+    gojson::field(own, key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// Go reads a key in any case: there is one of it afterwards.
+fn put(own: &mut Map<String, Value>, key: &str, value: Value) {
+    own.retain(|known, _| !known.eq_ignore_ascii_case(key));
+    own.insert(key.to_owned(), value);
+}
+
+fn take(own: &mut Map<String, Value>, key: &str) -> Option<Value> {
+    let value = gojson::field(own, key).cloned();
+    own.retain(|known, _| !known.eq_ignore_ascii_case(key));
+    value.filter(|value| !value.is_null())
+}
+
+fn meaning_of(key: &str) -> Meaning {
+    let meaning = MEANINGS.iter().find(|(name, _)| *name == key).map_or("", |(_, text)| text);
+    Meaning { key: key.to_owned(), meaning: meaning.to_owned() }
+}

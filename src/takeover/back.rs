@@ -1,0 +1,251 @@
+//! Going back to Multus: what the journal says of a pod, written as Multus keeps it, so that its DEL finds everything; and what
+//! plexus made in a form that the plugins Multus executes do not know is made anew in theirs.
+//!
+//! Nothing of this is paid for by an ADD: it is done once, for all pods, when the node goes back.
+
+use std::collections::BTreeSet;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use backends::chained::{Chained, Spec, portmap};
+use backends::nft::Owner;
+use backends::{Before, Host};
+use serde_json::{Map, Value, json};
+
+use super::base64;
+use super::cache::Cache;
+use crate::cni::error::{CniError, Code};
+use crate::cni::gojson;
+use crate::cni::result::CniResult;
+use crate::cni::version::Version;
+use crate::convert;
+use crate::durable;
+use crate::journal::{Attachment, Journal, Key, Record, Step};
+use crate::native::{self, Around, Verdict};
+use crate::rules;
+
+/// Readable by root alone, as Multus writes them.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// What was written down for Multus.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// Requests whose pods Multus can delete now.
+    pub keys: BTreeSet<Key>,
+    /// Pods whose rules were made anew.
+    pub changed: usize,
+    /// What Multus will not find.
+    pub warnings: Vec<String>,
+    /// What could not be written.
+    pub failures: Vec<CniError>,
+}
+
+impl Handed {
+    fn note(&mut self, key: &Key, written: Result<Vec<String>, CniError>) -> bool {
+        let is_written = written.is_ok();
+        match written {
+            Ok(warnings) => {
+                self.keys.insert(key.clone());
+                self.warnings.extend(warnings);
+            }
+            Err(e) => self.failures.push(e.within(&format!("pod {}", key.sandbox))),
+        }
+        is_written
+    }
+}
+
+/// Writes down every pod of the journal for Multus. The journal stays: plexus still serves.
+///
+/// # Errors
+/// The journal cannot be listed, or a record cannot be read: its pod would be nobody's.
+pub fn hand(journal: &Journal, cache: &Cache) -> Result<Handed, CniError> {
+    let mut handed = Handed::default();
+    for key in keys(journal)? {
+        let Some(held) = journal.hold(&key, false).map_err(io_error)? else { continue };
+        let records = held.records().map_err(io_error)?;
+        let written = write(cache, &key, &records).map(|()| Vec::new());
+        handed.note(&key, written);
+    }
+    Ok(handed)
+}
+
+/// Once Multus serves: its plugins' own form for rules, and the journal forgets. `before`: what [`hand`] wrote; what Multus has
+/// deleted of it since is not written again.
+///
+/// # Errors
+/// As [`hand`].
+pub fn retire(journal: &Journal, cache: &Cache, before: &Handed) -> Result<Handed, CniError> {
+    let mut handed = Handed::default();
+    for key in keys(journal)? {
+        let Some(held) = journal.hold(&key, false).map_err(io_error)? else { continue };
+        let records = held.records().map_err(io_error)?;
+        let is_deleted = before.keys.contains(&key) && !cache.scratch(&key.sandbox).exists();
+        let mut warnings = Vec::new();
+        let mut changed = false;
+        let written = if is_deleted {
+            Ok(())
+        } else {
+            for record in &records {
+                changed |= change_ports(record, &mut warnings);
+            }
+            write(cache, &key, &records)
+        };
+        if handed.note(&key, written.map(|()| warnings)) {
+            handed.changed += usize::from(changed);
+            held.forget().map_err(io_error)?;
+        }
+    }
+    Ok(handed)
+}
+
+/// The requests that the meta-plugin served.
+fn keys(journal: &Journal) -> Result<BTreeSet<Key>, CniError> {
+    let listing = journal.all().map_err(io_error)?;
+    if let Some(told) = listing.failure() {
+        return Err(CniError::new(Code::Io, told));
+    }
+    let keys = listing.records.into_iter().map(|record| record.intent.key);
+    Ok(keys.filter(|key| key.plugin.is_empty()).collect())
+}
+
+fn io_error(error: crate::journal::Error) -> CniError {
+    CniError::new(Code::Io, native::chain(&error))
+}
+
+/// Both of Multus' caches. An ADD that was repeated has several records: the last one's word on an interface counts.
+fn write(cache: &Cache, key: &Key, records: &[Record]) -> Result<(), CniError> {
+    let mut all: Vec<(&Record, usize, &Attachment)> = Vec::new();
+    for record in records {
+        for (index, attachment) in record.intent.attachments.iter().enumerate() {
+            all.retain(|(_, _, known)| known.ifname != attachment.ifname);
+            all.push((record, index, attachment));
+        }
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let failed = |e: io::Error| CniError::new(Code::Io, format!("writing below {}: {e}", cache.results().display()));
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(cache.results()).map_err(failed)?;
+    for (record, index, attachment) in &all {
+        let outcome = record.commitment.as_ref().and_then(|done| done.outcomes.get(*index));
+        let Some(outcome) = outcome else { continue }; // never came to its end: the list alone has it, as with Multus
+        let version = Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT);
+        let result = CniResult::parse(&outcome.result, Version::CURRENT)?.0.to_value(version)?;
+        let name = format!("{}-{}-{}", attachment.cni_name, key.sandbox, attachment.ifname);
+        put(&cache.results().join(name), &note(record, attachment, &result)).map_err(failed)?;
+    }
+    let list: Vec<Value> = all.iter().map(|(_, _, attachment)| delegate(attachment)).collect();
+    put(&cache.scratch(&key.sandbox), &json!(list)).map_err(failed)
+}
+
+fn put(path: &Path, value: &Value) -> io::Result<()> {
+    durable::replace(path, value.to_string().as_bytes(), FILE_MODE)
+}
+
+/// libcni's note (cacheV1).
+fn note(record: &Record, attachment: &Attachment, result: &Value) -> Value {
+    let pairs = attachment.args.split(';').filter_map(|pair| pair.split_once('='));
+    let args: Vec<[&str; 2]> = pairs.map(|(key, value)| [key, value]).collect();
+    let asked = attachment.steps.iter().filter_map(|step| gojson::field(&step.conf, "runtimeConfig")?.as_object());
+    let capabilities: Map<String, Value> = asked.flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    json!({
+        "kind": "cniCacheV1", "containerId": record.intent.key.sandbox, "config": base64::encode(&configuration(attachment)),
+        "ifName": attachment.ifname, "networkName": attachment.cni_name, "netns": record.intent.netns, "cniArgs": args,
+        "capabilityArgs": capabilities, "result": result,
+    })
+}
+
+/// Multus' DelegateNetConf: the interface by its name, so that no place in the list matters.
+fn delegate(attachment: &Attachment) -> Value {
+    let plugins: Vec<Value> = attachment.steps.iter().map(|step| json!({"type": step.plugin})).collect();
+    let list = json!({"cniVersion": attachment.cni_version, "name": attachment.cni_name, "plugins": plugins});
+    json!({
+        "Conf": {}, "ConfList": list, "Name": attachment.cni_name, "ifnameRequest": attachment.ifname, "IsFilterV4Gateway": false,
+        "IsFilterV6Gateway": false, "Bytes": base64::encode(&configuration(attachment)),
+    })
+}
+
+/// The network as a list, whatever it was, with what each plugin was asked for: Multus notes no port mappings.
+fn configuration(attachment: &Attachment) -> Vec<u8> {
+    let plugin = |step: &Step| {
+        let mut conf = step.conf.clone();
+        conf.retain(|key, _| !matches!(key.as_str(), "name" | "cniVersion"));
+        if step.native && Chained::of(&step.plugin) == Some(Chained::Portmap) {
+            // Where the reference plugin would look otherwise depends on what it is asked for.
+            conf.insert("backend".to_owned(), "nftables".into());
+        }
+        Value::Object(conf)
+    };
+    let plugins: Vec<Value> = attachment.steps.iter().map(plugin).collect();
+    let mut list = json!({"cniVersion": attachment.cni_version, "name": attachment.cni_name, "plugins": plugins});
+    if let (true, Some(list)) = (attachment.disable_check, list.as_object_mut()) {
+        list.insert("disableCheck".to_owned(), true.into());
+    }
+    list.to_string().into_bytes()
+}
+
+/// Port mappings in plexus' own tables become rules as the reference plugin makes them. Says whether there were any.
+fn change_ports(record: &Record, warnings: &mut Vec<String>) -> bool {
+    let mut changed = false;
+    let outcomes = record.commitment.iter().flat_map(|done| &done.outcomes);
+    for (attachment, outcome) in record.intent.attachments.iter().zip(outcomes) {
+        let of_ports = |step: &&Step| step.native && Chained::of(&step.plugin) == Some(Chained::Portmap);
+        for step in attachment.steps.iter().filter(of_ports) {
+            match change(record, attachment, step, &outcome.result) {
+                Ok(any) => changed |= any,
+                Err(e) => warnings.push(format!(
+                    "pod {}, network {:?}: its port mappings stay in plexus' tables, where Multus' plugins do not look: {}",
+                    record.intent.key.sandbox, attachment.network, e.msg
+                )),
+            }
+        }
+    }
+    changed
+}
+
+fn change(record: &Record, attachment: &Attachment, step: &Step, result: &Value) -> Result<bool, CniError> {
+    let owner =
+        Owner { network: &attachment.cni_name, sandbox: &record.intent.key.sandbox, ifname: &attachment.ifname };
+    let mut conf = step.conf.clone();
+    let (Some(made), Some(compatible)) = (ports(attachment, &conf)?, {
+        conf.insert("layout".to_owned(), "compatible".into());
+        ports(attachment, &conf)?
+    }) else {
+        return Ok(false);
+    };
+    if made.is_idle() || made == compatible {
+        return Ok(false);
+    }
+    let mut filter = rules::open()?;
+    let mut host = Host::open().map_err(native::from_backend)?;
+    let previous = convert::previous(&CniResult::parse(result, Version::CURRENT)?.0);
+    portmap::remove(&mut filter, Some(&made), &owner).map_err(native::from_backend)?;
+    portmap::add(&mut host, &mut filter, &compatible, &owner, &previous).map(|()| true).map_err(|refusal| {
+        // As it was, rather than not at all.
+        let again = portmap::add(&mut host, &mut filter, &made, &owner, &previous);
+        let told = again.err().map(|e| format!("; and now they are gone: {}", native::chain(&e))).unwrap_or_default();
+        let refusal = native::from_backend(refusal);
+        CniError { msg: format!("{}{told}", refusal.msg), ..refusal }
+    })
+}
+
+fn ports(attachment: &Attachment, conf: &Map<String, Value>) -> Result<Option<portmap::Spec>, CniError> {
+    let around = Around {
+        network: &attachment.cni_name,
+        version: Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT),
+        args: &attachment.args,
+        ifname: &attachment.ifname,
+        state_dir: Path::new("/"),
+        before: Before::Awaited,
+    };
+    Ok(match native::read(Chained::Portmap.name(), conf, &around)? {
+        Verdict::Chained(spec, _) => match *spec {
+            Spec::Portmap(spec) => Some(spec),
+            _ => None,
+        },
+        _ => None,
+    })
+}
