@@ -138,7 +138,7 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
     };
     match wish {
         Wish::Install { kubeconfig } => node.install(kubeconfig.as_deref(), &mut plan)?,
-        Wish::FromMultus { names } => node.from_multus(*names, &mut plan)?,
+        Wish::FromMultus { names } => node.take_over(*names, &mut plan)?,
         Wish::ToMultus => node.to_multus(&mut plan, true)?,
         Wish::Uninstall => node.uninstall(&mut plan)?,
     }
@@ -233,7 +233,7 @@ impl Node<'_> {
         }
     }
 
-    fn from_multus(&self, names: bool, plan: &mut Plan) -> Result<(), String> {
+    fn take_over(&self, names: bool, plan: &mut Plan) -> Result<(), String> {
         let Some(multus) = self.multus().next() else {
             if let Some(broken) = self.files.iter().find(|file| is_broken_multus(file)) {
                 self.whole(&broken.path)?;

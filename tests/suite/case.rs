@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    api, capability, chains, check, config, crash, defects, examples, gc, install, interop, kube, meta, neighbours,
-    nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, world,
+    api, capability, chains, check, config, crash, defects, examples, gc, install, interop, kube, meta, multus,
+    neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -50,6 +50,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(kube::cases());
     cases.extend(takeover::cases());
     cases.extend(install::cases());
+    cases.extend(multus::cases());
     cases
 }
 

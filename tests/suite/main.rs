@@ -30,6 +30,7 @@ mod interop;
 mod ip;
 mod kube;
 mod meta;
+mod multus;
 mod need;
 mod neighbours;
 mod nft;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::kube::server;
 use crate::testbed::Testbed;
-use crate::{call, process, world};
+use crate::{call, multus, process, world};
 
 /// Something that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +16,7 @@ pub(crate) enum Need {
     Namespaces,
     /// The Go plugins, built by `tests/peers/build`.
     Peers,
-    /// Multus, built by `tests/k8s/build`.
+    /// The Go Multus, built by `tests/k8s/build multus`.
     Multus,
     /// macvlan links.
     Macvlan,
@@ -101,7 +101,7 @@ impl Need {
             return server::programs().map(drop);
         }
         if self == Self::Multus {
-            return call::multus().map(drop);
+            return multus::programs().map(drop);
         }
         world::enter()?;
         let bed = Testbed::new();

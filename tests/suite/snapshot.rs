@@ -174,7 +174,7 @@ fn numbered(objects: &[Value], name: impl Fn(&Value) -> String, facts: &mut Fact
     }
 }
 
-fn flatten(path: &str, value: &Value, facts: &mut Facts) {
+pub(crate) fn flatten(path: &str, value: &Value, facts: &mut Facts) {
     match value {
         Value::Object(members) => {
             members.iter().for_each(|(key, member)| flatten(&format!("{path}.{key}"), member, facts))
