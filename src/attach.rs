@@ -463,7 +463,10 @@ fn unlease(plan: &Plan, attachment: &Attachment, native: &Native, step: &Step) -
 }
 
 fn status_of(plan: &Plan, results: &[CniResult]) -> String {
-    let pairs = plan.attachments.iter().zip(results);
+    let says_something = |(attachment, result): &(&Attachment, &CniResult)| {
+        !attachment.has_no_interface() || !result.interfaces.is_empty() || !result.ips.is_empty()
+    };
+    let pairs = plan.attachments.iter().zip(results).filter(says_something);
     let entries: Vec<status::Entry> = pairs
         .map(|(attachment, result)| status::Entry {
             network: &attachment.network,

@@ -36,6 +36,7 @@ pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
     let Some(step) = attachment.steps.first() else { return Ok(()) };
     let native = match &step.how {
         How::Native(native) => native,
+        How::Chained(spec) if !spec.chained().needs_previous() => return Ok(()),
         How::Chained(spec) => {
             let refused = || native::unchained(spec.chained(), Command::Check);
             let previous = attachment.previous.as_ref().ok_or_else(refused)?;

@@ -4,9 +4,10 @@
 //! It does not decide whether a configuration can be built: `plan` does.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use backends::chained::Chained;
+use serde_json::{Map, Value, json};
 
 use crate::cluster::{self, Cluster};
 use crate::cni::args::Args;
@@ -120,7 +121,65 @@ pub fn of_pod(
     }
     let wanted: Result<Vec<Wanted>, CniError> =
         networks.into_iter().enumerate().map(|(i, network)| want(i, network, config, asking)).collect();
-    Ok(Asked { wanted: wanted?, pod: name, warnings })
+    let mut wanted = wanted?;
+    wanted.extend(auxiliary(config, asking, &wanted, &mut warnings)?);
+    Ok(Asked { wanted, pod: name, warnings })
+}
+
+/// The last network of every pod, where the node's configuration names one. What is in its folder and cannot be used keeps no pod
+/// from starting (Multus), and is said.
+fn auxiliary(
+    config: &Config,
+    asking: &Asking,
+    others: &[Wanted],
+    warnings: &mut Vec<String>,
+) -> Result<Option<Wanted>, CniError> {
+    let Some(folder) = auxiliary_folder(config)? else { return Ok(None) };
+    let list = auxiliary_list(config, &folder).unwrap_or_else(|e| {
+        warnings.push(format!("auxiliaryCNIChainName {:?} is left out: {}", config.auxiliary_chain, e.msg));
+        None
+    });
+    let Some(list) = list else { return Ok(None) };
+    let network = Network { name: list.name.clone(), list, selection: None };
+    let mut wanted = want(others.len(), network, config, asking)?;
+    // It makes no interface: its name is only one that nobody else has.
+    let is_free = |name: &String| !others.iter().any(|other| other.ifname == *name);
+    let mut names = (others.len()..=2 * others.len()).map(|number| format!("net{number}"));
+    wanted.ifname = names.find(is_free).unwrap_or(wanted.ifname);
+    Ok(Some(wanted))
+}
+
+/// Where the folder of the auxiliary chain is: beside the default network's file.
+///
+/// # Errors
+/// Multus' text, where that is no file.
+fn auxiliary_folder(config: &Config) -> Result<Option<PathBuf>, CniError> {
+    if config.auxiliary_chain.is_empty() {
+        return Ok(None);
+    }
+    let network = match &config.primary {
+        Primary::Cluster(network, _) => network.as_str(),
+        Primary::Delegates(_) => "",
+    };
+    match network.rsplit_once('/') {
+        Some((folder, _)) => Ok(Some(PathBuf::from(format!("{folder}/")))),
+        None => {
+            let msg =
+                format!("auxiliary chain used but ClusterNetwork must be a path, and it is not a path: {network}");
+            Err(CniError::new(Code::InvalidConfig, msg))
+        }
+    }
+}
+
+/// Its list: what does nothing, and the plugins of the folder; none where the folder has none.
+fn auxiliary_list(config: &Config, folder: &Path) -> Result<Option<List>, CniError> {
+    let name = &config.auxiliary_chain;
+    crate::cni::names::validate_network_name(name)?;
+    let conf = json!({"cniVersion": config.cni_version.as_str(), "name": name,
+        "plugins": [{"type": Chained::Passthru.name(), "name": "passthru-cni"}]});
+    let path = folder.join(format!("{name}.conflist"));
+    let list = list_of_file(&NetworkFile { path, bytes: conf.to_string().into_bytes() })?;
+    Ok((list.plugins.len() > 1).then_some(list))
 }
 
 /// Under isolation a pod names definitions of its own namespace and of those that are everybody's. What the node's own
@@ -171,7 +230,12 @@ fn defaults(
 /// # Errors
 /// As [`asked`].
 pub fn default_lists(config: &Config, cluster: &mut dyn Cluster) -> Result<Vec<List>, CniError> {
-    Ok(defaults(config, cluster, "", 0)?.into_iter().map(|network| network.list).collect())
+    let mut lists: Vec<List> = defaults(config, cluster, "", 0)?.into_iter().map(|network| network.list).collect();
+    if let Some(folder) = auxiliary_folder(config)? {
+        // Where it cannot be read, no pod has it.
+        lists.extend(auxiliary_list(config, &folder).ok().flatten());
+    }
+    Ok(lists)
 }
 
 /// clusterNetwork's order (Multus): a definition of multusNamespace, a network of confDir, a path.

@@ -176,6 +176,8 @@ fn read_chained(chained: Chained, conf: &Map<String, Value>, around: &Around) ->
             let (own, unknown) = decode::<bandwidth::Conf>(conf)?;
             (chained::Spec::Bandwidth(own.validate().map_err(from_backend)?), unknown, None)
         }
+        // It reads nothing of its configuration, so nothing in there is unknown to it.
+        Chained::Passthru => (chained::Spec::Passthru, Vec::new(), None),
     };
     Ok(match unsupported {
         Some(key) => Verdict::Executed(format!("plexus does not build `{key}`")),
@@ -190,7 +192,7 @@ pub fn unchained(chained: Chained, command: Command) -> CniError {
         (Chained::Bandwidth, _) => "must be called as a chained plugin",
         (Chained::Sbr, _) => "This plugin must be called as chained plugin",
         (Chained::Firewall | Chained::Vrf, _) => "missing prevResult from earlier plugin",
-        (Chained::Tuning | Chained::Portmap, _) => "Required prevResult missing",
+        (Chained::Tuning | Chained::Portmap | Chained::Passthru, _) => "Required prevResult missing",
     };
     CniError::new(Code::Generic, text)
 }

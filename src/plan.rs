@@ -239,6 +239,7 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
         if let How::Chained(spec) = &how
             && index == 0
             && previous.is_none()
+            && spec.chained().needs_previous()
         {
             return Err(native::unchained(spec.chained(), command));
         }
@@ -287,7 +288,8 @@ fn decide(
     warnings: &mut Vec<String>,
 ) -> Result<How, CniError> {
     let executed = |reason: String| (node.find)(plugin).map(|_| How::Executed(reason));
-    if !node.policy.native.allows(plugin) {
+    // What does nothing is in nobody's directory of plugins but Multus'.
+    if !node.policy.native.allows(plugin) && plugin != Chained::Passthru.name() {
         return executed("the node's configuration says so".to_owned());
     }
     let mut verdict = native::read(plugin, conf, around)?;
@@ -455,6 +457,12 @@ impl Plan {
 }
 
 impl Attachment {
+    /// It only changes what others attached: the pod has no interface by it.
+    pub fn has_no_interface(&self) -> bool {
+        let passes = |step: &Step| matches!(&step.how, How::Chained(spec) if spec.chained() == Chained::Passthru);
+        self.steps.first().is_some_and(passes) && !self.steps.iter().any(Step::makes_link)
+    }
+
     fn record(&self) -> journal::Attachment {
         journal::Attachment {
             network: self.network.clone(),

@@ -160,7 +160,7 @@ table! {
     default_networks: Vec<String> = "defaultNetworks", Unset::Nothing, Multus, r#"["storage"]"#,
         "Further networks of every pod outside `systemNamespaces`, named as in `clusterNetwork`, which must be given too.";
     auxiliary_chain: String = "auxiliaryCNIChainName", Unset::Nothing, Multus, r#""late""#,
-        "A last network of every pod, made of the `.conf` files in the folder of this name beside the file that `clusterNetwork` names. Its first step is `passthru`, so it makes no interface by itself.";
+        "A last network of every pod, made of the `.conf` files in the folder of this name beside the file that `clusterNetwork` names, which must be a path. Its first step is `passthru`: the pod gets no interface by it. A file that cannot be used leaves the whole of it out, with a warning.";
     conf_dir: String = "confDir", Unset::Text(CONF_DIR), Multus, r#""/etc/networks""#,
         "Where networks are looked up by name.";
     cni_conf: String = "cniConf", Unset::Nothing, Multus, r#""/etc/other""#,
@@ -208,7 +208,7 @@ table! {
     appear_wait_ms: u64 = "appearWaitMs", Unset::Number(APPEAR_WAIT_MS), Plexus, "0",
         "Milliseconds, at most 300000, that a pod or a definition is waited for that is not there yet.";
     allowed_delegates: Vec<String> = "allowedDelegates", Unset::Nothing, Plexus, r#"["bridge", "sriov"]"#,
-        "Types of plugins that definitions may name. Not given: all; an empty list: none.";
+        "Types of plugins that a definition may have the node execute; what plexus builds in process is not executed. Not given: all; an empty list: none.";
     strict_capabilities: bool = "strictCapabilities", Unset::Flag(false), Plexus, "true",
         "A request for addresses or a MAC that no plugin of the network declares the capability for is refused, as the standard has it, and not passed on with a warning in `CNI_ARGS`.";
     allow_device_id: bool = "allowDeviceID", Unset::Flag(false), Plexus, "true",

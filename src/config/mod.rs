@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
+use crate::cni::version::Version;
 
 use keys::{
     ACCEPTED, API_CALL_TIMEOUT_MS, API_DEADLINE_MS, APPEAR_WAIT_MS, BIN_DIR, CNI_DIR, CONF_DIR, EVERYBODY,
@@ -180,6 +181,8 @@ impl LogConf {
 pub struct Config {
     /// The default networks.
     pub primary: Primary,
+    /// The version that it is written in.
+    pub cni_version: Version,
     /// The last network of every pod; empty: none.
     pub auxiliary_chain: String,
     /// Where networks are looked up by name.
@@ -258,6 +261,7 @@ impl Config {
         );
         Ok(Config {
             primary: primary(&raw)?,
+            cni_version: version(object),
             auxiliary_chain: raw.auxiliary_chain.unwrap_or_default(),
             conf_dir: directory("confDir", conf_dir(raw.conf_dir, raw.cni_conf, &mut warnings), CONF_DIR)?,
             bin_dir: directory("binDir", raw.bin_dir, BIN_DIR)?,
@@ -323,6 +327,13 @@ fn given(text: Option<String>) -> Option<String> {
 
 fn is_accepted(key: &str) -> bool {
     ACCEPTED.iter().any(|known| known.name.eq_ignore_ascii_case(key))
+}
+
+/// Where it is none that plexus speaks, the request has been refused already; where it is not given, the oldest with interfaces in
+/// its results.
+fn version(object: &Map<String, Value>) -> Version {
+    let given = gojson::field(object, "cniVersion").and_then(Value::as_str);
+    given.and_then(Version::parse).unwrap_or(Version::V0_3_0)
 }
 
 /// Separated by commas; an empty text is none (Multus).

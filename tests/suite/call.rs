@@ -26,7 +26,7 @@ pub(crate) const NATIVE: [&str; 11] =
     ["bridge", "macvlan", "ptp", "ipvlan", "vlan", "dummy", "host-device", "tap", "loopback", "host-local", "static"];
 
 /// The same of plugins that come after others in a chain.
-pub(crate) const CHAINED: [&str; 6] = ["tuning", "portmap", "bandwidth", "firewall", "sbr", "vrf"];
+pub(crate) const CHAINED: [&str; 7] = ["tuning", "portmap", "bandwidth", "firewall", "sbr", "vrf", "passthru"];
 
 /// A directory with other plugins to test in the place of plexus (the Go ones, to test the suite itself).
 pub(crate) const UNDER_TEST: &str = "PLEXUS_UNDER_TEST";

@@ -9,8 +9,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
+use crate::call::Side;
 use crate::case::Case;
-use crate::meta::{Node, definition, node};
+use crate::meta::{Node, definition, node, statuses};
+use crate::world;
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -26,6 +28,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("config::many_calls_write_one_log", &[], many),
         Case::new("config::an_unknown_key_is_said_once_a_boot", &[], unknown_keys),
         Case::new("config::every_key_of_multus_at_once", &[], every_key),
+        Case::new("config::a_chain_of_the_node_comes_after_all_others", &[], auxiliary),
+        Case::new("config::a_chain_of_the_node_that_cannot_be_used_is_said", &[], auxiliary_broken),
+        Case::new("config::passthru_passes_on_what_it_got", &[], passthru),
     ]
 }
 
@@ -363,6 +368,119 @@ fn every_key() {
     answer.ok();
     assert_eq!(answer.stderr, "");
     assert!(logged().iter().all(|line| !line.contains("warning")), "{:#?}", logged());
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// A node whose default network is a file, with a chain beside it.
+fn with_chain() -> Node {
+    let mut node = node();
+    let main = node.conf["delegates"][0].clone();
+    node.bed.file("net.d/10-main.conf", &main.to_string());
+    node.conf.as_object_mut().unwrap().remove("delegates");
+    set(&mut node, json!({"clusterNetwork": "/run/scratch/net.d/10-main.conf", "auxiliaryCNIChainName": "late"}));
+    node
+}
+
+fn auxiliary() {
+    let node = with_chain();
+    let args = json!([{"name": "green", "interface": "net2"}]).to_string();
+    // Without a folder there is no chain.
+    node.add("none", &args);
+    let entries = |index: usize| statuses()[index].as_array().unwrap().len();
+    assert_eq!(entries(0), 2);
+    node.call("DEL", "none").run().ok();
+    let tuning = json!({"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}});
+    node.bed.file("net.d/late/10-tuning.conf", &tuning.to_string());
+    node.bed.file("net.d/late/20-noted.conf", r#"{"type": "noted"}"#);
+    node.bed.file("net.d/late/30-no.conflist", "[");
+    node.script(
+        "noted",
+        r#"conf=$(cat); echo "$CNI_COMMAND $CNI_IFNAME" >>/run/scratch/noted
+[ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#,
+    );
+    // What the pod itself names is taken by nobody else.
+    let result = node.add("a", &args);
+    assert_eq!(result["ips"].as_array().unwrap().len(), 2, "the result is the default network's");
+    let mut links = node.bed.links("a");
+    links.sort();
+    assert_eq!(links, ["eth0", "lo", "net2"]);
+    let filter = || fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/arp_filter").unwrap();
+    assert_eq!(world::inside(&node.bed.netns("a"), filter).trim(), "1");
+    assert_eq!(entries(0), 2, "what has no interface is in no status");
+    node.call("CHECK", "a").run().ok();
+    node.call("DEL", "a").run().ok();
+    assert_eq!(fs::read_to_string("/run/scratch/noted").unwrap(), "ADD net3\nCHECK net3\nDEL net3\n");
+    node.assert_clean();
+}
+
+fn auxiliary_broken() {
+    let mut node = with_chain();
+    node.bed.file("net.d/late/10-torn.conf", "{ torn");
+    node.bed.file("net.d/late/20-vrf.conf", r#"{"type": "tuning"}"#);
+    node.pod("a", &[]);
+    let answer = node.call("ADD", "a").run();
+    answer.ok();
+    for part in ["auxiliaryCNIChainName \"late\" is left out", "10-torn.conf"] {
+        assert!(answer.stderr.contains(part), "{part}: {}", answer.stderr);
+    }
+    node.call("DEL", "a").run().ok();
+    for (name, text) in [
+        ("main", "auxiliary chain used but ClusterNetwork must be a path, and it is not a path: main"),
+        ("", "auxiliary chain used but ClusterNetwork must be a path, and it is not a path: "),
+    ] {
+        set(
+            &mut node,
+            json!({"cniVersion": "1.1.0", "confDir": "/run/scratch/net.d", "clusterNetwork": name,
+            "delegates": [{"cniVersion": "1.0.0", "name": "main", "type": "bridge", "bridge": "cni0"}]}),
+        );
+        let named = json!({"cniVersion": "1.0.0", "name": "main", "type": "bridge", "bridge": "cni0"});
+        node.bed.file("net.d/20-main.conf", &named.to_string());
+        node.call("ADD", "a").run().fails(7, text);
+        node.call("STATUS", "a").run().fails(7, text);
+    }
+    set(&mut node, json!({"clusterNetwork": "/run/scratch/net.d/20-main.conf", "auxiliaryCNIChainName": "../late"}));
+    let answer = node.call("ADD", "a").run();
+    answer.ok();
+    assert!(answer.stderr.contains("\"../late\" is left out"), "{}", answer.stderr);
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+fn passthru() {
+    let node = node();
+    node.bed.pod("p");
+    let call = |command: &str, conf: &Value| {
+        node.bed.call(Side::Plexus, "passthru").command(command).pod("p").conf(conf).run()
+    };
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let conf = json!({"cniVersion": version, "name": "n", "type": "passthru", "anything": 1});
+        let mut empty = json!({"cniVersion": version});
+        if version < "1.0.0" {
+            empty["dns"] = json!({});
+        }
+        assert_eq!(call("ADD", &conf).ok(), empty);
+        if version >= "0.4.0" {
+            call("CHECK", &conf).ok();
+        }
+        call("DEL", &conf).ok();
+    }
+    let result = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/run/netns/p"}],
+        "ips": [{"address": "10.0.0.2/24", "interface": 0}]});
+    let conf = json!({"cniVersion": "1.0.0", "name": "n", "type": "passthru", "prevResult": result});
+    assert_eq!(call("ADD", &conf).ok(), result);
+    call("CHECK", &conf).ok();
+    call("DEL", &conf).ok();
+    assert_eq!(node.bed.links("p"), ["lo"]);
+    // As a network of a pod it gives no interface, and takes no name from those that do.
+    definition(&node.bed, "default", "pass", r#"{"cniVersion": "1.0.0", "name": "pass", "type": "passthru"}"#);
+    node.add("a", "pass,green");
+    let mut links = node.bed.links("a");
+    links.sort();
+    assert_eq!(links, ["eth0", "lo", "net2"]);
+    let names: Vec<Value> = statuses()[0].as_array().unwrap().iter().map(|entry| entry["name"].clone()).collect();
+    assert_eq!(names, ["cluster", "default/green"]);
+    node.call("CHECK", "a").run().ok();
     node.call("DEL", "a").run().ok();
     node.assert_clean();
 }

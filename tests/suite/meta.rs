@@ -143,7 +143,7 @@ pub(crate) fn statuses() -> Vec<Value> {
         .map(|path| fs::read_to_string(path).unwrap());
     record
         .filter_map(|text| {
-            let done: Value = serde_json::from_str(text.lines().nth(1).expect("a commitment")).unwrap();
+            let done: Value = serde_json::from_str(text.lines().last().expect("a commitment")).unwrap();
             done["status"].as_str().map(|status| serde_json::from_str(status).unwrap())
         })
         .collect()

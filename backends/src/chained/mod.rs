@@ -38,11 +38,14 @@ pub enum Chained {
     Sbr,
     /// A routing domain of its own.
     Vrf,
+    /// Nothing: the first step of a chain that changes what others attached, and attaches nothing itself (Multus).
+    Passthru,
 }
 
 impl Chained {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Tuning, Self::Portmap, Self::Bandwidth, Self::Firewall, Self::Sbr, Self::Vrf];
+    pub const ALL: [Self; 7] =
+        [Self::Tuning, Self::Portmap, Self::Bandwidth, Self::Firewall, Self::Sbr, Self::Vrf, Self::Passthru];
 
     /// The one of this `type`.
     #[must_use]
@@ -60,7 +63,14 @@ impl Chained {
             Self::Firewall => "firewall",
             Self::Sbr => "sbr",
             Self::Vrf => "vrf",
+            Self::Passthru => "passthru",
         }
+    }
+
+    /// Whether it must come after another plugin.
+    #[must_use]
+    pub const fn needs_previous(self) -> bool {
+        !matches!(self, Self::Passthru)
     }
 
     /// Whether what it makes is in the host's packet filter, and nowhere else; the others make something in the pod.
@@ -136,6 +146,8 @@ pub enum Spec {
     Sbr(sbr::Spec),
     /// vrf.
     Vrf(vrf::Spec),
+    /// passthru.
+    Passthru,
 }
 
 /// What was found, and is about to be changed.
@@ -153,6 +165,8 @@ pub enum Looked<'s> {
     Sbr(Box<sbr::Resolved>),
     /// vrf.
     Vrf(Box<vrf::Resolved>),
+    /// passthru.
+    Passthru,
 }
 
 impl Looked<'_> {
@@ -162,7 +176,7 @@ impl Looked<'_> {
         match self {
             Self::Tuning(_, looked) => Some(Original::Tuning(looked.original().clone())),
             Self::Firewall(resolved) => Some(Original::Firewall(resolved.clone(), None)),
-            Self::Portmap(_) | Self::Bandwidth(..) => None,
+            Self::Portmap(_) | Self::Bandwidth(..) | Self::Passthru => None,
             Self::Sbr(resolved) => Some(Original::Sbr(resolved.original().clone())),
             Self::Vrf(resolved) => Some(Original::Vrf(resolved.original().clone())),
         }
@@ -189,6 +203,7 @@ impl Looked<'_> {
             }
             Self::Sbr(resolved) => sbr::add(scene.pod, *resolved)?,
             Self::Vrf(resolved) => vrf::add(scene.pod, *resolved)?,
+            Self::Passthru => {}
         }
         Ok(gain)
     }
@@ -214,6 +229,7 @@ impl Spec {
             Self::Portmap(_) => Chained::Portmap,
             Self::Sbr(_) => Chained::Sbr,
             Self::Vrf(_) => Chained::Vrf,
+            Self::Passthru => Chained::Passthru,
         }
     }
 
@@ -225,6 +241,7 @@ impl Spec {
             Self::Bandwidth(spec) => spec.is_idle(),
             Self::Portmap(spec) => spec.is_idle(),
             Self::Firewall(_) | Self::Sbr(_) | Self::Vrf(_) => false,
+            Self::Passthru => true,
         }
     }
 
@@ -239,7 +256,7 @@ impl Spec {
                 let reason = firewall::detect(spec);
                 Ok(reason.map_or(Fit::Here, |reason| Fit::ElsewhereBecause(reason.to_string())))
             }
-            Self::Bandwidth(_) | Self::Portmap(_) | Self::Sbr(_) | Self::Vrf(_) => Ok(Fit::Here),
+            Self::Bandwidth(_) | Self::Portmap(_) | Self::Sbr(_) | Self::Vrf(_) | Self::Passthru => Ok(Fit::Here),
         }
     }
 
@@ -251,7 +268,7 @@ impl Spec {
         let (what, is_there) = match self {
             Self::Portmap(_) | Self::Firewall(_) => ("nftables", crate::nft::supported()?),
             Self::Vrf(_) => ("links of kind vrf", vrf::supported(&mut Host::open()?)?),
-            Self::Tuning(_) | Self::Bandwidth(_) | Self::Sbr(_) => return Ok(()),
+            Self::Tuning(_) | Self::Bandwidth(_) | Self::Sbr(_) | Self::Passthru => return Ok(()),
         };
         if is_there { Ok(()) } else { Err(Error::new(ErrorKind::Refused, format!("this kernel has no {what}"))) }
     }
@@ -292,6 +309,7 @@ impl Spec {
             Self::Vrf(spec) => {
                 vrf::look(scene.pod, spec, scene.owner.ifname).map(|resolved| Looked::Vrf(Box::new(resolved)))
             }
+            Self::Passthru => Ok(Looked::Passthru),
         }
     }
 
@@ -301,12 +319,19 @@ impl Spec {
     /// [`crate::ErrorKind::Mismatch`] with what differs; those of the kernel.
     pub fn check(&self, scene: &mut Scene<'_>) -> Result<(), Error> {
         match self {
-            Self::Tuning(spec) => tuning::check(scene.pod, spec, &scene.owner),
+            Self::Tuning(spec) => {
+                let has_link = scene.previous.interfaces.iter().any(|link| link.name == scene.owner.ifname);
+                if !has_link && !spec.changes_link() {
+                    return tuning::parameters(scene.pod, spec, &scene.owner);
+                }
+                tuning::check(scene.pod, spec, &scene.owner)
+            }
             Self::Firewall(spec) => firewall::check(&scene.owner, &spec.resolve(scene.previous)?),
             Self::Bandwidth(spec) => bandwidth::check(scene.host, scene.pod, spec, &scene.owner, scene.previous),
             Self::Portmap(spec) => portmap::check(&mut Filter::open()?, spec, &scene.owner, scene.previous),
             Self::Sbr(spec) => sbr::check(scene.pod, spec, scene.owner.ifname, scene.previous),
             Self::Vrf(spec) => vrf::check(scene.pod, spec, scene.owner.ifname),
+            Self::Passthru => Ok(()),
         }
     }
 }
@@ -393,6 +418,7 @@ pub fn remove(chained: Chained, remains: &mut Remains<'_>) -> Result<Vec<Error>,
             let pod = remains.pod.as_deref_mut().filter(|_| link_stays);
             bandwidth::remove(remains.host, pod, &owner, remains.spawn).map(|()| Vec::new())
         }
+        Chained::Passthru => Ok(Vec::new()),
     }
 }
 
@@ -445,6 +471,6 @@ pub fn retain(chained: Chained, network: &str, valid: &[(&str, &str)], by_ifname
             };
             backups.iter().filter(ended).try_for_each(tuning::Backup::remove)
         }
-        Chained::Sbr | Chained::Vrf => Ok(()),
+        Chained::Sbr | Chained::Vrf | Chained::Passthru => Ok(()),
     }
 }

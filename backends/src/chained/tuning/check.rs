@@ -25,8 +25,11 @@ pub fn check(pod: &mut Pod, spec: &Spec, owner: &Owner<'_>) -> Result<(), Error>
     attributes(spec, &pod.side.link(&spec.ifname)?.ok_or_else(missing)?)
 }
 
-/// One that cannot be read can be set, and not compared.
-fn parameters(pod: &Pod, spec: &Spec, owner: &Owner<'_>) -> Result<(), Error> {
+/// As [`check`], of an attachment without a link of its own. A parameter that cannot be read can be set, and not compared.
+///
+/// # Errors
+/// As [`check`].
+pub fn parameters(pod: &Pod, spec: &Spec, owner: &Owner<'_>) -> Result<(), Error> {
     if spec.parameters.is_empty() {
         return Ok(());
     }

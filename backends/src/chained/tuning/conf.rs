@@ -177,6 +177,12 @@ impl Spec {
         self.tuning.is_empty() && self.parameters.is_empty()
     }
 
+    /// Whether it changes the pod's link, and not only the kernel's parameters.
+    #[must_use]
+    pub fn changes_link(&self) -> bool {
+        !self.tuning.is_empty()
+    }
+
     /// Whether the node's owner allows it. The list is read only where there are parameters. CHECK does not ask: a list that was
     /// changed since makes nothing wrong that is there.
     ///

@@ -18,7 +18,7 @@ mod value;
 
 pub use add::{Gained, add};
 pub use allow::{ALLOW_LIST, AllowList};
-pub use check::check;
+pub use check::{check, parameters};
 pub use conf::{Args, Asked, Conf, Overrides, Runtime, Spec};
 pub use duplicate::refuse_duplicates;
 pub use listing::{Backup, backups};
