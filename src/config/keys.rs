@@ -257,6 +257,12 @@ pub const ACCEPTED: &[Key] = &[
     accepted("cni.dev/valid-attachments", "list of objects", Origin::Cni, "What GC keeps."),
     accepted("cni.dev/attachments", "list of objects", Origin::Cni, "The older name of that."),
     accepted(
+        "overrideNetworkName",
+        "yes or no",
+        Origin::Daemon,
+        "Multus' daemon writes it into what it generates; it means something in `daemon-config.json` only.",
+    ),
+    accepted(
         "allowTryDeleteOnErr",
         "yes or no",
         Origin::Multus,
