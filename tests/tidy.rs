@@ -44,6 +44,7 @@ const RULES: &[(&str, Rule)] = &[
     ("no dead source file", rust::dead_files),
     ("each package has the workspace's lints", documents::lints),
     ("licence, changelog and readme", documents::first_look),
+    ("each known defect has its case or its reason", documents::defects),
     ("scripts are executable and strict", documents::scripts),
     ("links and the code map lead somewhere", documents::links),
     ("the configuration's reference is up to date", documents::configuration),

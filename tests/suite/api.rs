@@ -35,7 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("api::each_object_is_asked_for_once", needs, calls),
         Case::new("api::a_definition_that_is_named_twice_is_asked_for_once", needs, twice),
         Case::new("api::a_pod_without_annotations_is_one_request", needs, plain),
-        Case::new("api::every_way_to_log_in", needs, logins),
+        Case::new("api::d21_every_way_to_log_in_and_a_rotated_token", needs, logins),
         Case::new("api::default_networks_are_definitions", needs, cluster_network),
         Case::new("api::an_empty_definition_is_a_file_of_confdir", needs, empty_definition),
         Case::new("api::what_appears_late_is_waited_for", needs, late),

@@ -45,6 +45,31 @@ pub(crate) fn first_look(repository: &Repository) -> Vec<String> {
     wrong
 }
 
+/// The page of the peer's defects, and how many it has.
+const DEFECTS: &str = "tests/suite/DEFECTS.md";
+const DEFECTS_COUNT: usize = 33;
+
+/// Each defect has a row; each case that a row names is one of the suite.
+pub(crate) fn defects(repository: &Repository) -> Vec<String> {
+    let Some(page) = repository.entry(DEFECTS) else { return vec![format!("{DEFECTS} is missing")] };
+    let cases: String =
+        repository.rust().filter(|e| e.path.starts_with("tests/suite/")).map(|e| e.text.as_str()).collect();
+    let mut wrong = Vec::new();
+    for number in 1..=DEFECTS_COUNT {
+        let Some(row) = page.text.lines().find(|line| line.starts_with(&format!("| D{number} |"))) else {
+            wrong.push(format!("{DEFECTS}: D{number} has no row"));
+            continue;
+        };
+        let named: Vec<&str> = row.split('`').filter(|word| word.contains("::")).collect();
+        let absent = named.iter().filter(|name| !cases.contains(&format!("\"{name}\"")));
+        wrong.extend(absent.map(|name| format!("{DEFECTS}: D{number} names `{name}`, which is no case of the suite")));
+        if named.is_empty() && !row.contains("none: ") {
+            wrong.push(format!("{DEFECTS}: D{number} names no case, and does not say why"));
+        }
+    }
+    wrong
+}
+
 /// A script is executable, and stops at its first failure.
 pub(crate) fn scripts(repository: &Repository) -> Vec<String> {
     let mut wrong = Vec::new();

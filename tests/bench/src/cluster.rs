@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -10,11 +11,14 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::rows::{Stage, Times, milliseconds};
-use crate::side::{Call, Outcome, Programs, Side, Watch, settle};
+use crate::side::{Call, Outcome, Programs, Side, settle};
 use crate::world::{PARENT, Pod, STATE, remove_link};
 
 /// Who may do what both sides need (tests/k8s/objects.yaml).
 const TOKEN: &str = "plexus-token";
+
+/// Where the server answers.
+const PORT: u16 = 6443;
 
 /// Where the server's files and the programs of `tests/k8s/build` are.
 #[derive(Clone, Debug)]
@@ -27,7 +31,6 @@ pub(crate) struct Server {
 
 /// One side's pods of one row.
 pub(crate) struct Members {
-    side: Side,
     server: Server,
     /// Kubernetes namespace, bridge of the default network, and prefix of all names.
     name: String,
@@ -36,6 +39,8 @@ pub(crate) struct Members {
     program: PathBuf,
     path: PathBuf,
     made: u32,
+    /// Takes connections and says nothing, as a server that hangs.
+    silent: TcpListener,
     used: Vec<Pod>,
 }
 
@@ -56,7 +61,9 @@ impl Members {
                 "metadata": {"name": format!("d{number}"), "namespace": name}, "spec": {"config": config.to_string()}}));
         }
         server.create(&json!({"apiVersion": "v1", "kind": "List", "items": objects}))?;
-        let kubeconfig = server.kubeconfig(&stage.files)?;
+        let kubeconfig = server.kubeconfig(&stage.files, "kubeconfig", PORT)?;
+        let silent = TcpListener::bind("127.0.0.1:0")?;
+        server.kubeconfig(&stage.files, &format!("{name}.silent"), silent.local_addr()?.port())?;
         let program = match side {
             Side::Go => server.programs.join("multus"),
             _ => path.join("plexus-cni"),
@@ -65,7 +72,7 @@ impl Members {
             "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet.text4()}]], "routes": [{"dst": "0.0.0.0/0"}]}});
         let conf = json!({"cniVersion": "1.0.0", "name": "node", "type": "multus", "kubeconfig": kubeconfig,
             "binDir": path, "cniDir": format!("{STATE}/multus"), "delegates": [bridge]});
-        Ok(Self { side, server, name, definitions, conf, program, path, made: 0, used: Vec::new() })
+        Ok(Self { server, name, definitions, conf, program, path, made: 0, silent, used: Vec::new() })
     }
 
     /// ADD and DEL of a fresh pod.
@@ -74,7 +81,7 @@ impl Members {
         let uid = self.make(&pod.id)?;
         let before = self.server.requests()?;
         let start = Instant::now();
-        self.call("ADD", &pod, &uid).run(&stage.watch)?;
+        self.call("ADD", &pod, &uid, &self.conf).run(&stage.watch)?;
         let add = milliseconds(start);
         settle()?;
         let between = self.server.requests()?;
@@ -83,7 +90,7 @@ impl Members {
             return Err(format!("after ADD, {} has {addresses:?}", pod.id).into());
         }
         let start = Instant::now();
-        self.call("DEL", &pod, &uid).run(&stage.watch)?;
+        self.call("DEL", &pod, &uid, &self.conf).run(&stage.watch)?;
         let del = milliseconds(start);
         settle()?;
         let after = self.server.requests()?;
@@ -91,12 +98,35 @@ impl Members {
             return Err(format!("after DEL, {} has addresses", pod.id).into());
         }
         self.used.push(pod);
+        let hanging = self.del_while_it_hangs(stage)?;
         Ok(vec![
             ("ADD", add),
             ("DEL", del),
+            ("DEL, server hangs", hanging),
             ("ADD, API requests", between - before),
             ("DEL, API requests", after - between),
         ])
+    }
+
+    /// DEL of one more pod, by a node that reaches a server which says nothing.
+    fn del_while_it_hangs(&mut self, stage: &mut Stage<'_>) -> Outcome<f64> {
+        let mut pod = stage.world.pod()?;
+        let uid = self.make(&pod.id)?;
+        self.call("ADD", &pod, &uid, &self.conf).run(&stage.watch)?;
+        settle()?;
+        let mut conf = self.conf.clone();
+        if let Some(object) = conf.as_object_mut() {
+            object.insert("kubeconfig".to_owned(), json!(stage.files.join(format!("{}.silent", self.name))));
+        }
+        let start = Instant::now();
+        self.call("DEL", &pod, &uid, &conf).run(&stage.watch)?;
+        let time = milliseconds(start);
+        settle()?;
+        if !pod.addresses()?.is_empty() {
+            return Err(format!("after DEL while the server hangs, {} has addresses", pod.id).into());
+        }
+        self.used.push(pod);
+        Ok(time)
     }
 
     /// The pod's object; its UID.
@@ -110,7 +140,7 @@ impl Members {
         Ok(made.pointer("/metadata/uid").and_then(Value::as_str).ok_or("a pod without UID")?.to_owned())
     }
 
-    fn call(&self, command: &str, pod: &Pod, uid: &str) -> Call {
+    fn call(&self, command: &str, pod: &Pod, uid: &str, conf: &Value) -> Call {
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={uid}",
             self.name, pod.id, pod.id
@@ -124,12 +154,12 @@ impl Members {
             ("CNI_ARGS", args),
             ("PATH", Programs::PATH.to_owned()),
         ];
-        let input = self.conf.to_string().into_bytes();
+        let input = conf.to_string().into_bytes();
         Call { program: self.program.clone(), arguments: Vec::new(), environment, input }
     }
 
-    pub(crate) fn finish(self, _watch: &Watch) -> Outcome<()> {
-        debug_assert!(self.side != Side::Floor, "the floor asks no server");
+    pub(crate) fn finish(self) -> Outcome<()> {
+        drop(self.silent);
         remove_link(&self.name)
     }
 }
@@ -152,13 +182,13 @@ impl Server {
         Ok(serde_json::from_str(&made).unwrap_or(Value::Null))
     }
 
-    fn kubeconfig(&self, folder: &Path) -> Outcome<PathBuf> {
+    fn kubeconfig(&self, folder: &Path, name: &str, port: u16) -> Outcome<PathBuf> {
         let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:6443",
+            "clusters": [{"name": "c", "cluster": {"server": format!("https://127.0.0.1:{port}"),
                 "certificate-authority": self.files.join("ca.crt")}}],
             "users": [{"name": "u", "user": {"token": TOKEN}}]});
-        let path = folder.join("kubeconfig");
+        let path = folder.join(name);
         fs::write(&path, text.to_string())?;
         Ok(path)
     }

@@ -228,7 +228,7 @@ impl Case {
             Self::Pods(pods) => pods.finish(),
             Self::Chains(chains) => chains.finish(&stage.watch),
             Self::Leases(leases) => leases.finish(),
-            Self::Members(members) => members.finish(&stage.watch),
+            Self::Members(members) => members.finish(),
         }
     }
 }
