@@ -1,6 +1,9 @@
 //! What the pages "how to use" and "configuration" of Multus show, in this project's own words, on a real API server: whoever follows
 //! those pages gets what they promise. What they say of logs and of readiness is in `config`, of devices in `devices`.
 
+use std::fs;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::api::{Member, NETWORKS};
@@ -24,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("examples::namespace_isolation", needs, isolation),
         Case::new("examples::global_namespaces", needs, global),
         Case::new("examples::default_network_by_annotation", needs, by_annotation),
+        Case::new("examples::auxiliary_chain", needs, auxiliary),
     ]
 }
 
@@ -227,5 +231,33 @@ fn by_annotation() {
     assert_eq!(result["ips"][0]["address"], "10.3.0.2/24", "the runtime gets the pod's own default network");
     assert_eq!(lab.member.node.addresses("pod", "net1"), ["10.10.1.20/16"]);
     lab.member.del("pod", &uid);
+    lab.member.assert_clean();
+}
+
+/// One more chain for every pod, from files in a folder of its name.
+fn auxiliary() {
+    let mut lab = lab();
+    lab.member.node.script(
+        "notes",
+        r#"conf=$(cat); echo "$CNI_COMMAND" >>/run/scratch/noted
+[ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#,
+    );
+    lab.member.node.bed.file(
+        "main.conf",
+        &json!({"cniVersion": "0.3.1", "name": "main", "type": "bridge", "bridge": "green0",
+            "ipam": {"type": "host-local", "subnet": "10.20.0.0/24"}})
+        .to_string(),
+    );
+    lab.member.node.bed.file("cni-chain-config/10-notes.conf", r#"{"cniVersion": "0.3.1", "type": "notes"}"#);
+    let conf = lab.member.node.conf.as_object_mut().unwrap();
+    conf.remove("delegates");
+    conf.insert("clusterNetwork".to_owned(), json!("/run/scratch/main.conf"));
+    conf.insert("auxiliaryCNIChainName".to_owned(), json!("cni-chain-config"));
+    let uid = lab.member.pod("pod", &[]);
+    lab.member.call("ADD", "pod", &uid).run().ok();
+    assert_eq!(lab.member.node.bed.links("pod"), ["lo", "eth0"], "it makes no interface");
+    lab.member.del("pod", &uid);
+    assert_eq!(fs::read_to_string("/run/scratch/noted").unwrap(), "ADD\nDEL\n");
+    assert!(Path::new("/run/scratch/main.conf").exists());
     lab.member.assert_clean();
 }
