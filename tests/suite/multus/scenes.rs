@@ -193,19 +193,20 @@ fn mishaps() -> Vec<Scene> {
     vec![
         named("the_definition_is_gone_before_del", blue().between(|stage| stage.cluster.delete_definition("blue"))),
         named("the_pod_is_gone_before_del", blue().between(|stage| stage.cluster.delete_pod("a"))),
-        named("the_pod_is_gone_before_add", blue().before(|stage| stage.cluster.delete_pod("a"))),
+        // Here and below: the daemon may not have heard of it yet.
+        named("the_pod_is_gone_before_add", blue().thin_only().before(|stage| stage.cluster.delete_pod("a"))),
         // The daemon keeps a namespace open that was removed.
         named("the_namespace_is_gone_before_del", blue().thin_only().between(|stage| stage.bed.lose_pod("a"))),
         named(
             "another_pod_of_the_name",
-            blue().before(|stage| {
+            blue().thin_only().before(|stage| {
                 stage.cluster.delete_pod("a");
                 stage.cluster.pod("a", &[("k8s.v1.cni.cncf.io/networks", "blue")]);
             }),
         ),
         named(
             "another_static_pod_of_the_name",
-            blue().before(|stage| {
+            blue().thin_only().before(|stage| {
                 stage.cluster.delete_pod("a");
                 let networks = ("k8s.v1.cni.cncf.io/networks", "blue");
                 stage.cluster.pod("a", &[networks, ("kubernetes.io/config.source", "file")]);
@@ -236,7 +237,7 @@ fn mishaps() -> Vec<Scene> {
         ),
         named(
             "the_cache_and_the_pod_are_gone_before_del",
-            blue().between(|stage| {
+            blue().thin_only().between(|stage| {
                 drop(fs::remove_file(format!("{CACHE}/c1")));
                 stage.cluster.delete_pod("a");
             }),
