@@ -16,10 +16,22 @@ fn unfinished(path: &Path) -> PathBuf {
 /// # Errors
 /// What the system says; then the old file is there as it was.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write(path, mode, &|file| file.write_all(bytes))
+}
+
+/// The same with the bytes of another file.
+///
+/// # Errors
+/// As [`replace`].
+pub fn copy(from: &Path, path: &Path, mode: u32) -> io::Result<()> {
+    write(path, mode, &|file| io::copy(&mut File::open(from)?, file).map(|_| ()))
+}
+
+fn write(path: &Path, mode: u32, fill: &dyn Fn(&mut File) -> io::Result<()>) -> io::Result<()> {
     in_place(path, &|unfinished| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(unfinished)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?; // whatever the umask
-        file.write_all(bytes)?;
+        fill(&mut file)?;
         file.sync_all()
     })
 }
@@ -89,6 +101,8 @@ mod tests {
         assert_eq!(io::read_to_string(reader).unwrap(), "one", "who has it open keeps it");
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        copy(Path::new("/proc/self/cmdline"), &path, 0o700).unwrap();
+        assert!(fs::read(&path).unwrap() == fs::read("/proc/self/cmdline").unwrap());
         point(&path, Path::new("elsewhere")).unwrap();
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("elsewhere"));
         rename(&path, &dir.join("other")).unwrap();

@@ -50,6 +50,9 @@ pub(super) struct Install {
     /// How the API server is reached
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from_multus", "to_multus"])]
     kubeconfig: Option<PathBuf>,
+    /// Where plexus and plexus-cni are that are installed; beside this program where it is not given
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
     #[command(flatten)]
     places: PlaceArgs,
 }
@@ -57,25 +60,32 @@ pub(super) struct Install {
 /// # Errors
 /// The node is not as it should be, and nothing was touched; or a step failed, and those before it are done.
 pub(super) fn run(args: Install, out: &mut Out) -> Result<(), Failure> {
-    let Install { from_multus, to_multus, multus_names: names, daemon_config, kubeconfig, places } = args;
+    let Install { from_multus, to_multus, multus_names: names, daemon_config, kubeconfig, programs, places } = args;
     let wish = match (from_multus, to_multus) {
         (true, _) => Wish::FromMultus { names },
         (_, true) => Wish::ToMultus,
         _ => Wish::Install { kubeconfig },
     };
-    fulfil(&wish, places, daemon_config, out)
+    fulfil(&wish, places, (programs, daemon_config), out)
 }
 
 /// # Errors
 /// As [`run`].
 pub(super) fn uninstall(places: PlaceArgs, out: &mut Out) -> Result<(), Failure> {
-    fulfil(&Wish::Uninstall, places, None, out)
+    fulfil(&Wish::Uninstall, places, (None, None), out)
 }
 
-fn fulfil(wish: &Wish, args: PlaceArgs, daemon_config: Option<PathBuf>, out: &mut Out) -> Result<(), Failure> {
+/// `sources`: where the programs are, and the configuration of Multus' daemon.
+fn fulfil(
+    wish: &Wish,
+    args: PlaceArgs,
+    sources: (Option<PathBuf>, Option<PathBuf>),
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let (programs, daemon_config) = sources;
     let PlaceArgs { conf_dir, bin_dir, state_dir, dry_run, output } = args;
     let own = std::env::current_exe().map_err(Failure::system("looking for plexus' own program"))?;
-    let programs = own.parent().unwrap_or(Path::new("/")).to_owned();
+    let programs = programs.unwrap_or_else(|| own.parent().unwrap_or(Path::new("/")).to_owned());
     let places = Places { conf_dir, bin_dir, state_dir, programs, daemon_config };
     let act = match wish {
         Wish::Uninstall => "uninstalling",

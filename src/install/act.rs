@@ -1,8 +1,8 @@
 //! What an installation changes, one file a step: each is done at once or not at all, and known to be done when it is met again.
 //! It does not know why.
 
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -137,7 +137,7 @@ impl Act {
             Act::Place { from, to } => {
                 let folder = to.parent().unwrap_or(Path::new("/"));
                 DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-                durable::replace(to, &fs::read(from)?, PROGRAM_MODE)
+                durable::copy(from, to, PROGRAM_MODE)
             }
             Act::Point { at, to } => durable::point(at, to),
             Act::Write { path, bytes } => durable::replace(path, bytes, CONFIGURATION_MODE),
@@ -151,5 +151,18 @@ impl Act {
 fn is_copy(from: &Path, to: &Path) -> bool {
     let (Ok(one), Ok(other)) = (fs::metadata(from), fs::symlink_metadata(to)) else { return false };
     let is_program = other.is_file() && other.permissions().mode() & 0o777 == PROGRAM_MODE;
-    is_program && one.len() == other.len() && matches!((fs::read(from), fs::read(to)), (Ok(a), Ok(b)) if a == b)
+    is_program && one.len() == other.len() && is_equal(from, to).unwrap_or(false)
+}
+
+fn is_equal(from: &Path, to: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (BufReader::new(File::open(from)?), BufReader::new(File::open(to)?));
+    loop {
+        let (a, b) = (one.fill_buf()?, other.fill_buf()?);
+        let both = a.len().min(b.len());
+        if both == 0 || a.get(..both) != b.get(..both) {
+            return Ok(a.is_empty() && b.is_empty());
+        }
+        one.consume(both);
+        other.consume(both);
+    }
 }

@@ -275,7 +275,8 @@ impl Node<'_> {
             let to = PathBuf::from("plexus-cni");
             let is_program = fs::symlink_metadata(&at).is_ok_and(|found| !found.is_symlink());
             if is_program {
-                let act = Act::Move { from: at.clone(), to: with_suffix(&at) };
+                // A copy: at no instant is there no program of this name.
+                let act = Act::Place { from: at.clone(), to: with_suffix(&at) };
                 plan.step(act, "Multus' own program, for going back");
             }
             plan.step(Act::Point { at, to }, "whoever executes Multus executes plexus");
