@@ -19,7 +19,7 @@ use crate::log::warn;
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// How often somebody else may write a pod while its status is written.
-const PUT_TRIES_MAX: u32 = 5;
+const TRIES_MAX: u32 = 5;
 
 /// Tells all of it; what fails is said, noted, and no more.
 pub(super) async fn tell(calls: &Calls, state_dir: &Path, pod: &Told<'_>, news: &News<'_>) {
@@ -47,10 +47,22 @@ pub(super) async fn write(calls: &Calls, pod: &Told<'_>, status: &str) -> Result
         object.insert("uid".to_owned(), pod.uid.into());
     }
     let body = json!({ "metadata": metadata }).to_string();
-    match calls.merge::<IgnoredAny>(&pod_status_path(pod)?, body.as_bytes()).await {
-        Err(Failure::Forbidden(_)) => put(calls, pod, status).await,
-        done => done.map(|_| ()),
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match calls.merge::<IgnoredAny>(&pod_status_path(pod)?, body.as_bytes()).await {
+            Err(Failure::Forbidden(_)) => return put(calls, pod, status).await,
+            Err(Failure::Conflict(why) | Failure::Lasting(why)) if is_another(&why) => return Err(Failure::Missing),
+            Err(Failure::Conflict(_)) if tries < TRIES_MAX => {}
+            done => return done.map(|_| ()),
+        }
     }
+}
+
+/// Whether a refusal is one of identity: another pod has the name. The server says so as a conflict of preconditions (409), or as a
+/// change of what is immutable (422, apimachinery `ValidateObjectMetaUpdate`).
+fn is_another(why: &str) -> bool {
+    why.contains("UID in precondition") || why.contains("metadata.uid")
 }
 
 /// The role that Multus' manifests ship allows no patch, but to read a pod and to write the whole of it back. The server refuses
@@ -75,7 +87,7 @@ async fn put(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure>
         }
         tries += 1;
         match calls.replace(&pod_status_path(pod)?, object.to_string().as_bytes()).await {
-            Err(Failure::Conflict(_)) if tries < PUT_TRIES_MAX => {}
+            Err(Failure::Conflict(_)) if tries < TRIES_MAX => {}
             done => return done,
         }
     }
@@ -84,8 +96,7 @@ async fn put(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure>
 /// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.
 async fn keep(calls: &Calls, pod: &Told<'_>, failure: &Failure, noted: Option<Unwritten>) {
     let Told { namespace, name, .. } = pod;
-    let gone = matches!(failure, Failure::Missing | Failure::Conflict(_));
-    if gone {
+    if *failure == Failure::Missing {
         // Deleted meanwhile, or replaced by another of its name: nobody will read it.
         noted.iter().for_each(Unwritten::forget);
         return;

@@ -84,8 +84,8 @@ pub(super) async fn write_others(calls: &Calls, state_dir: &Path) {
         };
         let pod = Told { namespace: &note.namespace, name: &note.name, uid: &note.uid };
         match status::write(calls, &pod, &note.status).await {
-            Ok(()) | Err(Failure::Missing | Failure::Conflict(_)) => noted.forget(),
-            Err(Failure::Forbidden(_) | Failure::Lasting(_) | Failure::Passing(_)) => return,
+            Ok(()) | Err(Failure::Missing) => noted.forget(),
+            Err(Failure::Conflict(_) | Failure::Forbidden(_) | Failure::Lasting(_) | Failure::Passing(_)) => return,
         }
     }
 }

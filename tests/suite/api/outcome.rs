@@ -10,6 +10,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("api::outcome::the_status_says_every_interface", needs, status),
         Case::new("api::outcome::other_writers_lose_nothing", needs, writers),
+        Case::new("api::outcome::conflicts_and_pods_of_the_same_name", needs, conflicts),
         Case::new("api::outcome::a_role_without_patch_is_enough", needs, no_patch),
         Case::new("api::outcome::d16_a_status_that_cannot_be_written_fails_no_pod", needs, unwritten),
         Case::new("api::outcome::a_failure_is_one_event_however_often", needs, one_event),
@@ -54,6 +55,24 @@ fn writers() {
     let annotations = &member.cluster.get_pod("a")["metadata"]["annotations"];
     assert_eq!((&annotations["theirs"], &annotations[NETWORKS]), (&json!("kept"), &json!("blue")));
     assert_eq!(member.cluster.network_status("a")[1]["interface"], "net1");
+}
+
+/// A conflict is tried again; one of identity means that nobody waits for the status.
+fn conflicts() {
+    let member = Member::new();
+    member.cluster.fail("PATCH", "/status", 2, Fault::Status(409));
+    member.add("a", "blue").1.ok();
+    assert_eq!(member.cluster.network_status("a")[1]["interface"], "net1");
+    let cluster = Arc::clone(&member.cluster);
+    member.cluster.before("PATCH", "/status", 1, move || {
+        cluster.delete_pod("b");
+        cluster.pod("b", &[]);
+    });
+    let (uid, answer) = member.add("b", "blue");
+    answer.ok();
+    assert_eq!(member.cluster.network_status("b"), Value::Null, "the new pod of the name is another");
+    assert!(!Path::new(RECORDS).join("unwritten").join(&uid).exists());
+    member.del("b", &uid);
 }
 
 /// What Multus' own role allows: to read pods, and to put their status.

@@ -35,5 +35,4 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         &["*thin::a_type_that_is_missing", "*thin::arguments_where_there_is_no_place"],
         &["2-del|answer", "3-del-again|answer"],
     ),
-    always("P-conflict", &["*::the_status_conflicts_once"], &["*|status.*"]),
 ];
