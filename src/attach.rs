@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::chain::{Caller, DELEGATE_DEADLINE, UNDO_DEADLINE};
 use crate::chained;
+use crate::claims::{self, Claims};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
@@ -65,6 +66,7 @@ impl Kernel {
 
 /// A step that has begun, for the undo.
 enum Done<'a> {
+    Description { attachment: &'a Attachment },
     Link { ifname: &'a str },
     Device { ifname: &'a str, resolved: Box<host_device::Resolved> },
     Rules { attachment: &'a Attachment, rules: nft::Rules },
@@ -101,8 +103,10 @@ pub fn attach(
     kernel.pod.guard_with(held.share().map_err(|e| from_journal(&e))?);
     let begin = held.intend(&intent).map_err(|e| CniError { code: refusal_of(&e), ..from_journal(&e) })?;
     let mut done = Vec::new();
+    let mut claims = Claims::new(&plan.state_dir, held.name());
     let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));
-    let failure = match run(plan, &mut kernel, resolved, &mut done, &mut note) {
+    let claimed = claims.take(plan, journal);
+    let failure = match claimed.and_then(|()| run(plan, &mut kernel, resolved, &mut done, &mut note)) {
         Ok((results, outcomes)) => {
             let status = status_of(plan, &results);
             match held.commit(&Commitment { outcomes, status: Some(status.clone()) }) {
@@ -115,10 +119,11 @@ pub fn attach(
     // After a complete undo the journal says what it said before: an ADD that is refused because the attachment is there
     // already must not make the journal forget that attachment.
     let failure = undo(plan, &mut kernel, done, failure)?;
-    Err(match held.roll_back(begin) {
-        Ok(()) => failure,
-        Err(e) => CniError { msg: format!("{}; {}", failure.msg, native::chain(&e)), ..failure },
-    })
+    let left = [claims.give_back().err(), held.roll_back(begin).err().map(|e| from_journal(&e))];
+    Err(left
+        .into_iter()
+        .flatten()
+        .fold(failure, |failure, left| CniError { msg: format!("{}; {}", failure.msg, left.msg), ..failure }))
 }
 
 /// As [`attach`], where a record would say nothing that a DEL needs: a runtime that never sends one would leave it for ever.
@@ -209,6 +214,10 @@ fn run<'a>(
     let mut outcomes = Vec::with_capacity(plan.attachments.len());
     for (index, (attachment, resolved)) in plan.attachments.iter().zip(resolved).enumerate() {
         let begin = Instant::now();
+        if attachment.device.is_some() {
+            done.push(Done::Description { attachment });
+            claims::publish(plan, attachment);
+        }
         let mut note =
             |step: usize, original: &Original| note(&Progress { attachment: index, step, original: original.clone() });
         let (result, made) =
@@ -402,6 +411,7 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
     let mut failures = Vec::new();
     for step in done.into_iter().rev() {
         let undone = match step {
+            Done::Description { attachment } => claims::unpublish(plan, attachment),
             Done::Link { ifname } => detach::remove_link_now(&mut kernel.pod, ifname),
             Done::Device { ifname, resolved } => {
                 resolved.undo(&mut kernel.host, &mut kernel.pod, ifname).map_err(from_backend)
@@ -466,13 +476,17 @@ fn status_of(plan: &Plan, results: &[CniResult]) -> String {
     let says_something = |(attachment, result): &(&Attachment, &CniResult)| {
         !attachment.has_no_interface() || !result.interfaces.is_empty() || !result.ips.is_empty()
     };
-    let pairs = plan.attachments.iter().zip(results).filter(says_something);
+    let pairs: Vec<_> = plan.attachments.iter().zip(results).filter(says_something).collect();
+    let devices: Vec<_> = pairs.iter().map(|(attachment, _)| claims::described(plan, attachment)).collect();
     let entries: Vec<status::Entry> = pairs
-        .map(|(attachment, result)| status::Entry {
+        .into_iter()
+        .zip(&devices)
+        .map(|((attachment, result), device)| status::Entry {
             network: &attachment.network,
             ifname: &attachment.ifname,
             default: attachment.default,
             default_route: attachment.default_route.as_deref(),
+            device: device.as_ref(),
             result,
         })
         .collect();

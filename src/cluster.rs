@@ -1,12 +1,15 @@
 //! What a request asks of a cluster, and what it tells it. Who answers (manifests in a directory, the API server) is behind one
 //! trait: the engine knows no client.
 
+use std::path::Path;
+
 use ipnetwork::IpNetwork;
 
 use crate::cni::args::Args;
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Request};
 use crate::config::Config;
+use crate::devices::{Devices, checkpoint};
 use crate::journal::PodName;
 use crate::native;
 use crate::sources::{Definition, Manifests, Pod, SourceError};
@@ -58,6 +61,14 @@ pub trait Cluster {
     /// # Errors
     /// It cannot be asked for, or there is none.
     fn definition(&mut self, namespace: &str, name: &str, awaited: bool) -> Result<Definition, SourceError>;
+
+    /// The devices that the kubelet allocated to a pod, asked for at most once a request. `kubelet`: its directory.
+    ///
+    /// # Errors
+    /// Nobody can say which.
+    fn devices(&mut self, pod: &PodName, kubelet: &Path) -> Result<Devices, SourceError> {
+        checkpoint::devices(kubelet, &pod.uid)
+    }
 
     /// What came of the request. It is too late for it to fail: what cannot be told is retried, and said.
     fn tell(&mut self, _pod: &PodName, _news: &News) {}

@@ -21,6 +21,8 @@ use crate::cni::request::{Command, Request};
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::deleter;
+use crate::devices::claim::Ledger;
+use crate::devices::description;
 use crate::journal::{self, Attachment, Intent, Pool, Progress, Record, Step};
 use crate::log::warn;
 use crate::native::{self, Around};
@@ -53,6 +55,8 @@ pub struct Departure<'a> {
     pub may_be_own: bool,
     /// It is from a record: what that does not say was never done.
     pub recorded: bool,
+    /// Whose claims its devices have: the record's file; none where there is none.
+    pub record: Option<String>,
     /// Where indexes are.
     pub state_dir: &'a Path,
 }
@@ -87,6 +91,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
         cookie: intent.netns_cookie,
         may_be_own: intent.host_id != UNKNOWN && intent.netns_id == intent.host_id,
         recorded: true,
+        record: Some(journal::file_name(&intent.key)),
         state_dir,
     })
 }
@@ -172,6 +177,7 @@ pub fn attachment_of(plugin: &str, request: &Request) -> Attachment {
         default: true,
         disable_check: false,
         default_route: Vec::new(),
+        device: None,
         steps: vec![step_of(plugin, &request.config, &request.network)],
     }
 }
@@ -192,6 +198,7 @@ pub fn attachment_of_list(list: &List, ifname: &str, args: &str, runtime: &Map<S
         default: true,
         disable_check: list.disable_check,
         default_route: Vec::new(),
+        device: None,
         steps: list.plugins.iter().map(step).collect(),
     }
 }
@@ -262,7 +269,21 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
             }
         }
     }
-    join(failures)
+    for attachment in departure.attachments.iter().filter(|attachment| attachment.device.is_some()) {
+        keep(remove_description(&attachment.network, departure.sandbox, &attachment.ifname));
+    }
+    join(failures)?;
+    // Who could get one before might find it still in this pod.
+    departure.give_back_claims()
+}
+
+/// The device-info file of an attachment goes, whatever its plugins say.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_description(network: &str, sandbox: &str, ifname: &str) -> Result<(), CniError> {
+    let path = description::of_attachment(network, sandbox, ifname);
+    description::remove(&path).map_err(|e| CniError::new(Code::Io, format!("removing {}: {e}", path.display())))
 }
 
 /// Removes one link of the pod and waits for the kernel's answer: for an ADD that failed, which nobody measures.
@@ -284,6 +305,14 @@ pub fn join(failures: Vec<CniError>) -> Result<(), CniError> {
 }
 
 impl Departure<'_> {
+    fn give_back_claims(&self) -> Result<(), CniError> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let ledger = Ledger::new(self.state_dir);
+        let devices = self.attachments.iter().filter_map(|attachment| attachment.device.as_ref());
+        let one = |device| ledger.release(device, record).map_err(|e| CniError::new(Code::Io, native::chain(&e))).err();
+        join(devices.filter_map(one).collect())
+    }
+
     fn caller<'a>(&'a self, attachment: &'a Attachment) -> Caller<'a> {
         Caller {
             sandbox: self.sandbox,

@@ -20,6 +20,7 @@ use crate::cni::version::{self, SUPPORTED};
 use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
 use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
 use crate::detach::{self, Departure};
+use crate::devices::Allotment;
 use crate::job::Job;
 use crate::journal::{self, Key, PodName};
 use crate::log::{self, warn};
@@ -325,6 +326,7 @@ fn direct(job: &Job) -> Result<Wanted, CniError> {
         list: Wanted::direct(&job.request.network, job.request.version, job.plugin, &job.request.config),
         ifname: ifname.to_owned(),
         default: true,
+        allotment: Allotment::Unasked,
         selection: None,
         args: job.request.args.clone(),
         runtime: Map::new(),
@@ -471,6 +473,7 @@ fn unrecorded<'a>(
         may_be_own: job.request.netns_override,
         state_dir: &job.state_dir,
         recorded: false,
+        record: None,
     }
 }
 

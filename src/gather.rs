@@ -12,9 +12,11 @@ use serde_json::{Map, Value, json};
 use crate::cluster::{self, Cluster};
 use crate::cni::args::Args;
 use crate::cni::list::{List, PluginConf};
-use crate::cni::{CniError, Code, Version};
+use crate::cni::{CniError, Code, Version, gojson};
 use crate::config::{Config, META_TYPES, Primary};
-use crate::journal::PodName;
+use crate::devices::allot::{self, Reference};
+use crate::devices::{Allotment, Devices, RESOURCE_NAME, description};
+use crate::journal::{Allotted, PodName};
 use crate::native;
 use crate::plan::Wanted;
 use crate::select::{self, DEFAULT_NETWORK, NETWORKS, Selection};
@@ -46,6 +48,8 @@ pub struct Asking<'a> {
 struct Network {
     name: String,
     list: List,
+    /// What its definition's attachments need a device of.
+    resource: Option<String>,
     selection: Option<Selection>,
 }
 
@@ -119,8 +123,10 @@ pub fn of_pod(
         }
         networks.push(definition(config, cluster, &selection)?);
     }
+    let allotments = allot(config, &networks, name.as_ref(), cluster)?;
+    let all = networks.into_iter().zip(allotments).enumerate();
     let wanted: Result<Vec<Wanted>, CniError> =
-        networks.into_iter().enumerate().map(|(i, network)| want(i, network, config, asking)).collect();
+        all.map(|(i, (network, allotment))| want(i, network, allotment, config, asking)).collect();
     let mut wanted = wanted?;
     wanted.extend(auxiliary(config, asking, &wanted, &mut warnings)?);
     Ok(Asked { wanted, pod: name, warnings })
@@ -140,8 +146,8 @@ fn auxiliary(
         None
     });
     let Some(list) = list else { return Ok(None) };
-    let network = Network { name: list.name.clone(), list, selection: None };
-    let mut wanted = want(others.len(), network, config, asking)?;
+    let network = Network { name: list.name.clone(), list, resource: None, selection: None };
+    let mut wanted = want(others.len(), network, Allotment::Unasked, config, asking)?;
     // It makes no interface: its name is only one that nobody else has.
     let is_free = |name: &String| !others.iter().any(|other| other.ifname == *name);
     let mut names = (others.len()..=2 * others.len()).map(|number| format!("net{number}"));
@@ -182,6 +188,26 @@ fn auxiliary_list(config: &Config, folder: &Path) -> Result<Option<List>, CniErr
     Ok((list.plugins.len() > 1).then_some(list))
 }
 
+/// Gives the pod's devices to its networks, all of which share one count of them.
+fn allot(
+    config: &Config,
+    networks: &[Network],
+    pod: Option<&PodName>,
+    cluster: &mut dyn Cluster,
+) -> Result<Vec<Allotment>, CniError> {
+    let references = networks.iter().map(|network| Reference {
+        network: &network.name,
+        resource: network.resource.as_deref(),
+        named: network.selection.as_ref().and_then(|selection| selection.device.as_deref()),
+    });
+    let references: Vec<Reference> = references.collect();
+    let devices = match pod.filter(|_| allot::is_asked(&references)) {
+        Some(pod) => cluster.devices(pod, &config.kubelet_dir),
+        None => Ok(Devices::default()),
+    };
+    allot::allot(&references, &devices, config.allow_device_id)
+}
+
 /// Under isolation a pod names definitions of its own namespace and of those that are everybody's. What the node's own
 /// configuration names is the administrator's, and not restricted.
 fn check_isolation(config: &Config, pod: &str, selection: &Selection, also: &[&str]) -> Result<(), CniError> {
@@ -210,7 +236,7 @@ fn defaults(
             let one = |object: &Map<String, Value>| {
                 let bytes = serde_json::to_vec(object).unwrap_or_default();
                 let list = parse_list(&bytes, &NetworkName::Inline)?;
-                Ok(Network { name: list.name.clone(), list, selection: None })
+                Ok(Network { name: list.name.clone(), list, resource: None, selection: None })
             };
             delegates.iter().skip(skip).map(one).collect()
         }
@@ -243,7 +269,7 @@ fn named(config: &Config, cluster: &mut dyn Cluster, name: &str) -> Result<Netwo
     if name.contains('/') {
         let file = sources::network_at(Path::new(name)).map_err(|e| refuse(&e))?;
         let list = list_of_file(&file)?;
-        return Ok(Network { name: list.name.clone(), list, selection: None });
+        return Ok(Network { name: list.name.clone(), list, resource: None, selection: None });
     }
     let wanted =
         Selection { namespace: config.multus_namespace.clone(), name: name.to_owned(), ..Selection::default() };
@@ -261,7 +287,7 @@ fn named(config: &Config, cluster: &mut dyn Cluster, name: &str) -> Result<Netwo
         CniError::new(Code::InvalidConfig, msg)
     })?;
     let list = list_of_file(&file)?;
-    Ok(Network { name: list.name.clone(), list, selection: None })
+    Ok(Network { name: list.name.clone(), list, resource: None, selection: None })
 }
 
 fn definition(config: &Config, cluster: &mut dyn Cluster, selection: &Selection) -> Result<Network, CniError> {
@@ -278,7 +304,8 @@ fn network(config: &Config, selection: &Selection, found: &Definition) -> Result
         parse_list(found.config.as_bytes(), &NetworkName::Definition(&selection.name))
             .map_err(|e| e.within(&format!("definition {full_name}")))?
     };
-    Ok(Network { name: full_name, list, selection: Some(selection.clone()) })
+    let resource = found.annotations.get(RESOURCE_NAME).filter(|name| !name.is_empty()).cloned();
+    Ok(Network { name: full_name, list, resource, selection: Some(selection.clone()) })
 }
 
 /// Who says what a configuration without a `name` is called.
@@ -332,8 +359,14 @@ fn list_of_file(file: &NetworkFile) -> Result<List, CniError> {
 
 /// Names the interface: the annotation's wish, CNI_IFNAME for the default network, `net<N>` for others, where N counts every
 /// network of the pod (Multus).
-fn want(index: usize, network: Network, config: &Config, asking: &Asking) -> Result<Wanted, CniError> {
-    let Network { name, mut list, selection } = network;
+fn want(
+    index: usize,
+    network: Network,
+    allotment: Allotment,
+    config: &Config,
+    asking: &Asking,
+) -> Result<Wanted, CniError> {
+    let Network { name, mut list, selection, .. } = network;
     let default = index == 0;
     let wished = selection.as_ref().and_then(|selection| selection.ifname.clone());
     let ifname = wished.unwrap_or_else(|| if default { asking.ifname.to_owned() } else { format!("net{index}") });
@@ -345,7 +378,24 @@ fn want(index: usize, network: Network, config: &Config, asking: &Asking) -> Res
             list.plugins.iter_mut().try_for_each(|plugin| merge_args(&mut plugin.object, cni_args))?;
         }
     }
-    Ok(Wanted { network: name, list, ifname, default, selection, args, runtime, previous: None, direct: false })
+    if let Some(device) = allotment.device() {
+        let file = description::of_attachment(&name, asking.sandbox, &ifname);
+        runtime.insert("deviceID".to_owned(), device.id.as_str().into());
+        runtime.insert("CNIDeviceInfoFile".to_owned(), file.display().to_string().into());
+    }
+    if let Allotment::Allocated(device) = &allotment {
+        list.plugins.iter_mut().for_each(|plugin| put_device(&mut plugin.object, device));
+    }
+    let (previous, direct) = (None, false);
+    Ok(Wanted { network: name, list, ifname, default, allotment, selection, args, runtime, previous, direct })
+}
+
+/// The device where plugins look for it that know no capability (Multus), in the place of what the configuration says.
+fn put_device(conf: &mut Map<String, Value>, device: &Allotted) {
+    for key in ["deviceID", "pciBusID"] {
+        conf.retain(|given, _| !gojson::folds_to(given, key));
+        conf.insert(key.to_owned(), device.id.as_str().into());
+    }
 }
 
 /// The pod's `cni-args` into `args.cni`; the pod's keys win.

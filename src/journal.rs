@@ -10,6 +10,7 @@
 //! No fsync: a record carries the boot id, and after a reboot no attachment of an older boot exists.
 //! This module does not know why a record is written, nor how what it names is removed.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
@@ -41,7 +42,10 @@ const HOLD_TRIES_MAX: u32 = 16;
 const RECORD_BYTES_MAX: u64 = 16 << 20;
 /// Longest file name that names its request in the clear; a longer one is cut and hashed (ext4 and xfs take 255).
 const NAME_BYTES_MAX: usize = 230;
-const SUFFIX: &str = ".jsonl";
+/// How a record's file name ends.
+pub const SUFFIX: &str = ".jsonl";
+/// The directory of records, below `stateDir`.
+pub const RECORDS: &str = "journal";
 const BOOT_FILE: &str = "boot";
 
 /// What the runtime gives to every command of an attachment (CNI spec, "attachment": container id, name, interface name).
@@ -126,8 +130,20 @@ pub struct Attachment {
     /// The gateways of the pod's default routes that it was asked to hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub default_route: Vec<IpAddr>,
+    /// The device it was given, where its definition names a resource or the pod a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Allotted>,
     /// The chain, in the order of ADD.
     pub steps: Vec<Step>,
+}
+
+/// A device of a node that an attachment was given.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Allotted {
+    /// The resource it is of; empty where the pod named it by itself.
+    pub resource: String,
+    /// A PCI address, or whatever else its device plugin calls it.
+    pub id: String,
 }
 
 /// The first line: everything the request is about to do.
@@ -276,7 +292,7 @@ pub struct Journal {
 impl Journal {
     /// The journal below `state_dir`; nothing is created until something is written.
     pub fn new(state_dir: &Path) -> Journal {
-        Journal { dir: state_dir.join("journal") }
+        Journal { dir: state_dir.join(RECORDS) }
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -297,7 +313,19 @@ impl Journal {
     /// # Errors
     /// As [`Journal::hold`].
     pub fn hold_within(&self, key: &Key, create: bool, patience: Duration) -> Result<Option<Held>, Error> {
-        let path = self.path(key);
+        self.hold_at(self.path(key), create, patience)
+    }
+
+    /// Takes hold of the record of a file name, at once or not at all; makes it where there is none, so that no other command
+    /// can meanwhile.
+    ///
+    /// # Errors
+    /// As [`Journal::hold`].
+    pub fn hold_named(&self, name: &str) -> Result<Option<Held>, Error> {
+        self.hold_at(self.dir.join(name), true, Duration::ZERO)
+    }
+
+    fn hold_at(&self, path: PathBuf, create: bool, patience: Duration) -> Result<Option<Held>, Error> {
         for _ in 0..HOLD_TRIES_MAX {
             let file = match self.open(&path, create) {
                 Err(e) if e.kind() == ErrorKind::NotFound && !create => return Ok(None),
@@ -394,6 +422,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        self.path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
     /// What the file says: usually one record; several where an ADD was repeated.
     ///
     /// # Errors
@@ -541,8 +574,8 @@ pub fn parse(bytes: &[u8]) -> Vec<Record> {
     records
 }
 
-/// `network:sandbox:ifname.jsonl`; no part can hold a colon or a slash (CNI spec: names and ids are `[a-zA-Z0-9_.-]`).
-fn file_name(key: &Key) -> String {
+/// The name of a request's file: `network:sandbox:ifname.jsonl`; no part can hold a colon or a slash (CNI spec: names and ids are `[a-zA-Z0-9_.-]`).
+pub fn file_name(key: &Key) -> String {
     let Key { network, sandbox, ifname, plugin } = key;
     let mut name = format!("{network}:{sandbox}:{ifname}");
     if !plugin.is_empty() {

@@ -24,7 +24,7 @@ use crate::cni::result::Dns;
 use crate::cni::version::Version;
 
 /// Keys that any plugin configuration may hold (CNI spec section 1, libcni's injections).
-const COMMON_KEYS: [&str; 14] = [
+const COMMON_KEYS: [&str; 16] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -39,6 +39,9 @@ const COMMON_KEYS: [&str; 14] = [
     "disableGC",
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
+    // What a meta-plugin adds to every plugin of a network that has a device (Multus).
+    "deviceID",
+    "pciBusID",
 ];
 
 /// A configuration without `ipam.type`, where one is required.

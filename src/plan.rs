@@ -17,7 +17,8 @@ use crate::cni::request::Command;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::config::{NativePolicy, Policy};
-use crate::journal::{self, Key, PodName};
+use crate::devices::{Allotment, need};
+use crate::journal::{self, Allotted, Key, PodName};
 use crate::native::{self, Around, Ipam, Native, Verdict};
 use crate::select::Selection;
 
@@ -66,6 +67,8 @@ pub struct Attachment {
     pub disable_check: bool,
     /// `default-route` of the annotation.
     pub default_route: Option<Vec<IpAddr>>,
+    /// The device it was given.
+    pub device: Option<Allotted>,
     /// The chain.
     pub steps: Vec<Step>,
     /// What plugins before this chain found.
@@ -105,6 +108,8 @@ pub struct Wanted {
     pub ifname: String,
     /// Its result goes to the runtime.
     pub default: bool,
+    /// The device it got.
+    pub allotment: Allotment,
     /// What the annotation says of it.
     pub selection: Option<Selection>,
     /// CNI_ARGS for its plugins.
@@ -214,12 +219,14 @@ fn check_names(attachments: &[Attachment]) -> Result<(), CniError> {
 }
 
 fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<String>) -> Result<Attachment, CniError> {
-    let Wanted { network, list, ifname, default, selection, args, runtime, previous, direct } = want;
+    let Wanted { network, list, ifname, default, allotment, selection, args, runtime, previous, direct } = want;
     // What has the interface in the pod already is its own result (CHECK), and not that of a plugin before.
     let is_own = |result: &&CniResult| result.interfaces.iter().any(|i| i.name == ifname && !i.sandbox.is_empty());
     let before = previous.as_ref().filter(|result| !is_own(result));
     let names: Option<Vec<String>> = before.map(CniResult::interface_names);
     let before = names.as_deref().map_or(Before::Nothing, Before::Result);
+    let plugins = list.plugins.iter().map(|plugin| (plugin.plugin_type.as_str(), &plugin.object));
+    warnings.extend(need::check(&allotment, &network, plugins)?);
     let mut steps = Vec::with_capacity(list.plugins.len());
     for (index, plugin) in list.plugins.iter().enumerate() {
         let conf = if direct {
@@ -245,6 +252,12 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
         }
         steps.push(Step { plugin: plugin.plugin_type.clone(), conf, how });
     }
+    if let Allotment::Named(device) = &allotment
+        && !has_capability(&steps, "deviceID")
+    {
+        let msg = format!("device {} was requested, but no plugin has the capability \"deviceID\"", device.id);
+        return Err(CniError::new(Code::InvalidConfig, msg));
+    }
     // What the node's own configuration names is its administrator's.
     if let Some(selection) = &selection {
         steps.iter().try_for_each(|step| check_allowed(step, node.policy))?;
@@ -258,6 +271,7 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
         default,
         args,
         disable_check: list.disable_check,
+        device: allotment.device().cloned(),
         default_route: selection.and_then(|selection| selection.default_route),
         steps,
         previous,
@@ -339,6 +353,7 @@ fn has_capability(steps: &[Step], capability: &str) -> bool {
     };
     let means_it = |step: &Step| match (&step.how, capability) {
         (How::Executed(_), _) => true,
+        (How::Native(native), "deviceID") => native.kind == backends::Kind::HostDevice,
         (How::Native(native), "mac") => native.kind.rules().mac != backends::MacRule::Never,
         (How::Native(native), "ips") => !matches!(native.ipam, Ipam::None | Ipam::Previous),
         (How::Native(_), _) => false,
@@ -473,6 +488,7 @@ impl Attachment {
             default: self.default,
             disable_check: self.disable_check,
             default_route: self.default_route.clone().unwrap_or_default(),
+            device: self.device.clone(),
             steps: self.steps.iter().map(|step| self.record_step(step)).collect(),
         }
     }

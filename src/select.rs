@@ -23,6 +23,8 @@ const ANNOTATION_BYTES_MAX: usize = 256 << 10;
 const NETWORKS_MAX: usize = 128;
 /// DNS-1123: a subdomain.
 const NAME_BYTES_MAX: usize = 253;
+/// No name in sysfs is longer.
+const DEVICE_BYTES_MAX: usize = 255;
 
 /// One network that a pod asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Selection {
     pub default_route: Option<Vec<IpAddr>>,
     /// Names an IPAMClaim.
     pub ipam_claim: Option<String>,
+    /// The device it wants: whether it may have that is not said here.
+    pub device: Option<String>,
     /// Keys nobody knows.
     pub unknown: Vec<String>,
 }
@@ -183,9 +187,6 @@ fn from_json(item: &Value, namespace: &str) -> Result<Selection, Refusal> {
     let place = |why: Refusal| format!("network {name:?}: {why}");
     let selection = || -> Result<Selection, Refusal> {
         let ifname = text(object, "interface")?.or(text(object, "interfaceRequest")?);
-        if text(object, "deviceID")?.is_some() {
-            return Err("deviceID: a pod cannot name a device; it gets those it was allocated".to_owned());
-        }
         let selection = Selection {
             namespace: checked_name(&text(object, "namespace")?.unwrap_or_else(|| namespace.to_owned()), "namespace")?,
             name: checked_name(&name, "network")?,
@@ -198,6 +199,7 @@ fn from_json(item: &Value, namespace: &str) -> Result<Selection, Refusal> {
             cni_args: map(object, "cni-args")?,
             default_route: default_route(object)?,
             ipam_claim: text(object, "ipam-claim-reference")?,
+            device: device(object)?,
             unknown: object.keys().filter(|key| !KEYS.iter().any(|k| k.eq_ignore_ascii_case(key))).cloned().collect(),
         };
         match &selection.ipam_claim {
@@ -244,6 +246,14 @@ fn map(object: &Map<String, Value>, key: &str) -> Result<Option<Map<String, Valu
         None => Ok(None),
         Some(Value::Object(map)) => Ok(Some(map.clone())),
         Some(_) => Err(format!("{key} must be an object")),
+    }
+}
+
+fn device(object: &Map<String, Value>) -> Result<Option<String>, Refusal> {
+    let id = text(object, "deviceID")?;
+    match id.filter(|id| id.len() > DEVICE_BYTES_MAX || id.chars().any(char::is_control)) {
+        Some(_) => Err("deviceID: this is no name of a device".to_owned()),
+        None => text(object, "deviceID"),
     }
 }
 
@@ -437,7 +447,7 @@ mod tests {
             (json!({"default-route": ["x"]}), "no address"),
             (json!({"default-route": ["10.0.0.1", "10.0.0.2"]}), "one gateway of each family"),
             (json!({"ips": ["10.0.0.1"], "ipam-claim-reference": "c"}), "exclude each other"),
-            (json!({"deviceID": "0000:01:00.0"}), "cannot name a device"),
+            (json!({"deviceID": "0000:01\n"}), "no name of a device"),
             (json!({"namespace": "Upper"}), "no name"),
             (json!({"cni-args": []}), "must be an object"),
         ] {

@@ -19,6 +19,8 @@ pub struct Entry<'a> {
     pub default: bool,
     /// The gateways its `default-route` asked for.
     pub default_route: Option<&'a [IpAddr]>,
+    /// What is known of its device (device information specification).
+    pub device: Option<&'a Map<String, Value>>,
     /// What its chain answered.
     pub result: &'a CniResult,
 }
@@ -71,6 +73,7 @@ fn text(
         ("mtu", if mtu == 0 { Value::Null } else { mtu.into() }),
         ("default", default.into()),
         ("dns", serde_json::to_value(&result.dns).unwrap_or_else(|_| Value::Object(Map::new()))),
+        ("device-info", entry.device.map_or(Value::Null, |device| Value::Object(device.clone()))),
         ("gateway", texts(gateways.map(|gateway| gateway.to_string()).collect())),
         ("default-route", texts(wanted.map(ToString::to_string).collect())),
     ])
@@ -102,8 +105,14 @@ mod tests {
             "interfaces": [{"name": "br0"}, {"name": "net1", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/a"}],
             "ips": [{"address": "10.2.0.2/24", "interface": 1}, {"address": "fd00::2/64"}],
             "routes": [{"dst": "0.0.0.0/0", "gw": "10.2.0.1"}]}));
-        let entry =
-            Entry { network: "default/blue", ifname: "net1", default: false, default_route: None, result: &result };
+        let entry = Entry {
+            network: "default/blue",
+            ifname: "net1",
+            default: false,
+            default_route: None,
+            device: None,
+            result: &result,
+        };
         let expected = "[{\n    \"name\": \"default/blue\",\n    \"interface\": \"net1\",\n    \"ips\": [\n        \
                         \"10.2.0.2\",\n        \"fd00::2\"\n    ],\n    \"mac\": \"02:00:00:00:00:01\",\n    \
                         \"default\": false,\n    \"dns\": {},\n    \"gateway\": [\n        \"10.2.0.1\"\n    ]\n}]";
@@ -114,8 +123,14 @@ mod tests {
     fn a_result_that_says_nothing_has_an_entry_all_the_same() {
         let empty = CniResult::default();
         let gateway: IpAddr = "10.0.0.1".parse().unwrap();
-        let entry =
-            Entry { network: "n", ifname: "net7", default: true, default_route: Some(&[gateway]), result: &empty };
+        let entry = Entry {
+            network: "n",
+            ifname: "net7",
+            default: true,
+            default_route: Some(&[gateway]),
+            device: None,
+            result: &empty,
+        };
         let status: Value = serde_json::from_str(&render(&[entry])).unwrap();
         let expected =
             json!([{"name": "n", "interface": "net7", "default": true, "dns": {}, "default-route": ["10.0.0.1"]}]);
@@ -127,7 +142,8 @@ mod tests {
         let result = result(&json!({"cniVersion": "1.0.0",
             "interfaces": [{"name": "a", "sandbox": "/n"}, {"name": "b", "sandbox": "/n"}],
             "ips": [{"address": "10.0.0.1/24", "interface": 1, "gateway": "10.0.0.254"}, {"address": "10.0.0.2/24", "interface": 0}]}));
-        let entry = Entry { network: "n", ifname: "a", default: true, default_route: None, result: &result };
+        let entry =
+            Entry { network: "n", ifname: "a", default: true, default_route: None, device: None, result: &result };
         let status: Value = serde_json::from_str(&render(&[entry])).unwrap();
         assert_eq!((&status[0]["ips"], &status[1]["ips"]), (&json!(["10.0.0.2"]), &json!(["10.0.0.1"])));
         assert_eq!((&status[0]["default"], &status[1]["default"]), (&json!(false), &json!(true)));

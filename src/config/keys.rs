@@ -126,6 +126,8 @@ pub(super) const CONF_DIR: &str = "/etc/cni/multus/net.d";
 pub(super) const BIN_DIR: &str = "/opt/cni/bin";
 /// Where Multus keeps its records.
 pub(super) const CNI_DIR: &str = "/var/lib/cni/multus";
+/// Where the kubelet keeps its own, unless it is told otherwise.
+pub(super) const KUBELET_DIR: &str = "/var/lib/kubelet";
 /// Where the socket of a daemon is.
 pub(super) const SOCKET_DIR: &str = "/run/multus/";
 /// Where an administrator's definitions are, and whose pods get no further networks.
@@ -211,6 +213,8 @@ table! {
         "Types of plugins that a definition may have the node execute; what plexus builds in process is not executed. Not given: all; an empty list: none.";
     strict_capabilities: bool = "strictCapabilities", Unset::Flag(false), Plexus, "true",
         "A request for addresses or a MAC that no plugin of the network declares the capability for is refused, as the standard has it, and not passed on with a warning in `CNI_ARGS`.";
+    kubelet_dir: String = "kubeletDir", Unset::Text(KUBELET_DIR), Plexus, r#""/var/lib/k0s/kubelet""#,
+        "The kubelet's folder. Which devices a pod was allocated is asked of `pod-resources/kubelet.sock` in it, and read from `device-plugins/kubelet_internal_checkpoint` where there is no such socket.";
     allow_device_id: bool = "allowDeviceID", Unset::Flag(false), Plexus, "true",
         "A pod may name a device in its annotation. By default it gets one only from the kubelet's allocation.";
     runtime_config: Map<String, Value> = "runtimeConfig", Unset::Nothing, Cni, r#"{"mac": "02:00:00:00:00:01"}"#,

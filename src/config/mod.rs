@@ -18,7 +18,7 @@ use crate::cni::gojson;
 use crate::cni::version::Version;
 
 use keys::{
-    ACCEPTED, API_CALL_TIMEOUT_MS, API_DEADLINE_MS, APPEAR_WAIT_MS, BIN_DIR, CNI_DIR, CONF_DIR, EVERYBODY,
+    ACCEPTED, API_CALL_TIMEOUT_MS, API_DEADLINE_MS, APPEAR_WAIT_MS, BIN_DIR, CNI_DIR, CONF_DIR, EVERYBODY, KUBELET_DIR,
     READINESS_WAIT_MS, Raw, SOCKET_DIR, SYSTEM,
 };
 pub use log::{Level, LogConf};
@@ -132,7 +132,9 @@ pub struct Config {
     pub allowed_delegates: Option<Vec<String>>,
     /// What no plugin declares is refused, and not passed on with a warning.
     pub strict_capabilities: bool,
-    /// A pod may name a device.
+    /// Where the kubelet's socket and checkpoint are.
+    pub kubelet_dir: PathBuf,
+    /// A pod may name a device that it was not allocated.
     pub allow_device_id: bool,
     /// ADD waits for this file.
     pub readiness_file: Option<PathBuf>,
@@ -195,6 +197,7 @@ impl Config {
             multus_namespace: given(raw.multus_namespace).unwrap_or_else(|| SYSTEM.to_owned()),
             allowed_delegates: raw.allowed_delegates.map(types).transpose()?,
             strict_capabilities: raw.strict_capabilities.unwrap_or(false),
+            kubelet_dir: directory("kubeletDir", raw.kubelet_dir, KUBELET_DIR)?,
             allow_device_id: raw.allow_device_id.unwrap_or(false),
             readiness_file: given(raw.readiness_file).map(PathBuf::from),
             readiness_wait: wait("readinessWaitMs", raw.readiness_wait_ms, 0, READINESS_WAIT_MS)?,

@@ -23,6 +23,7 @@ fn intent(sandbox: &str) -> Intent {
             default: true,
             disable_check: false,
             default_route: Vec::new(),
+            device: None,
             steps: Vec::new(),
         }],
     }

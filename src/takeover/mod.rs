@@ -140,6 +140,7 @@ impl Remains {
             may_be_own: job.request.netns_override,
             state_dir: &job.state_dir,
             recorded: false,
+            record: None,
         })
     }
 
@@ -282,6 +283,7 @@ fn of_name(network: &str, ifname: &str, args: &str) -> Attachment {
         default: false,
         disable_check: false,
         default_route: Vec::new(),
+        device: None,
         steps: vec![step],
     }
 }

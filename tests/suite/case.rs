@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    api, capability, chains, check, config, crash, defects, examples, gc, install, interop, kube, meta, multus,
-    neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, world,
+    api, capability, chains, check, config, crash, defects, devices, examples, gc, install, interop, kube, meta,
+    multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -40,6 +40,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(capability::cases());
     cases.extend(config::cases());
     cases.extend(status::cases());
+    cases.extend(devices::cases());
     cases.extend(neighbours::cases());
     cases.extend(check::cases());
     cases.extend(chains::cases());

@@ -23,6 +23,7 @@ mod compare;
 mod config;
 mod crash;
 mod defects;
+mod devices;
 mod examples;
 mod gc;
 mod install;
