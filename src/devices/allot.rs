@@ -67,6 +67,7 @@ pub fn allot(
     let mut taken = Taken::default();
     let none = Devices::default();
     let known = devices.as_ref().unwrap_or(&none);
+    let doubt = devices.as_ref().map_or_else(Some, |known| known.doubt.as_ref());
     let mut all: Vec<Allotment> = references.iter().map(|_| Allotment::Unasked).collect();
     // Those that are named are not given to others.
     for (reference, got) in references.iter().zip(&mut all) {
@@ -74,9 +75,7 @@ pub fn allot(
         match own(reference, id, known) {
             Some(device) => *got = Allotment::Allocated(taken.take(device, reference)?),
             None if may_name_any => {}
-            None => {
-                return Err(devices.as_ref().err().map_or_else(|| refuse_name(reference), |e| unknown(reference, e)));
-            }
+            None => return Err(doubt.map_or_else(|| refuse_name(reference), |e| unknown(reference, e))),
         }
     }
     for (reference, got) in references.iter().zip(&mut all).filter(|(_, got)| **got == Allotment::Unasked) {
@@ -88,7 +87,7 @@ pub fn allot(
             (Some(device), ..) => Allotment::Allocated(taken.take(device, reference)?),
             (None, Some(id), _) => Allotment::Named(taken.take(allotted("", id), reference)?),
             (None, None, Some(resource)) => {
-                Allotment::Lacking { resource: resource.to_owned(), unknown: devices.as_ref().err().cloned() }
+                Allotment::Lacking { resource: resource.to_owned(), unknown: doubt.cloned() }
             }
             (None, None, None) => Allotment::Unasked,
         };
@@ -219,6 +218,10 @@ mod tests {
     fn who_cannot_say_it_is_told_where_it_matters() {
         let unknown = SourceError::Api { act: "asking".into(), why: "nobody is there".into(), transient: true };
         let failed = Err(unknown.clone());
+        let doubtful = Ok(Devices { doubt: Some(unknown.clone()), ..devices(&[("a/vf", "v1")]).unwrap() });
+        let two = allot(&[reference("x", "a/vf", ""), reference("y", "a/vf", "")], &doubtful, false).unwrap();
+        assert_eq!(two[0].device().unwrap().id, "v1");
+        assert_eq!(two[1], Allotment::Lacking { resource: "a/vf".into(), unknown: Some(unknown.clone()) });
         let all = allot(&[reference("x", "a/vf", "")], &failed, false).unwrap();
         assert_eq!(all, [Allotment::Lacking { resource: "a/vf".into(), unknown: Some(unknown) }]);
         let error = allot(&[reference("x", "", "v1")], &failed, false).unwrap_err();

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use allot::Allotment;
 
+use crate::sources::SourceError;
+
 /// A definition's annotation: the resource whose devices its attachments need (network CRD standard, Multus).
 pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 
@@ -27,6 +29,8 @@ const DEVICES_MAX: usize = 4096;
 pub struct Devices {
     all: BTreeMap<String, BTreeSet<String>>,
     count: usize,
+    /// Why there may be more.
+    pub doubt: Option<SourceError>,
 }
 
 impl Devices {

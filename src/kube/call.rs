@@ -64,6 +64,11 @@ impl Calls {
         Calls { client, server, per_call, until }
     }
 
+    /// How long one attempt may take.
+    pub(super) fn per_call(&self) -> Duration {
+        self.per_call
+    }
+
     /// An object.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.again(Method::GET, path, "application/json", &[]).await

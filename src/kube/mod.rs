@@ -6,13 +6,16 @@
 
 mod call;
 mod connect;
+mod dra;
 mod events;
+mod kubelet;
 mod objects;
+mod proto;
 mod status;
 mod unwritten;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
@@ -20,10 +23,12 @@ use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Name, News};
 use crate::config::Config;
+use crate::devices::{Devices, checkpoint};
 use crate::journal::PodName;
 use crate::sources::{Definition, Pod, SourceError};
 
 use call::{Calls, Failure};
+use dra::PodClaims;
 pub use objects::NetworkAttachmentDefinition;
 use objects::PodObject;
 
@@ -39,6 +44,8 @@ pub struct Live {
     /// Where statuses that could not be written are noted.
     state_dir: PathBuf,
     definitions: BTreeMap<Name, Definition>,
+    /// What the pod says of its claims.
+    claims: PodClaims,
     /// The API object's, which a static pod does not share with its runtime.
     uid: Option<String>,
 }
@@ -58,7 +65,15 @@ impl Live {
         let (client, server) = runtime.block_on(connect::client(config))?;
         let calls = Calls::new(client, server, config.api_call_timeout, Instant::now() + config.api_deadline);
         let (appear_wait, state_dir) = (config.appear_wait, config.state_dir.clone());
-        Ok(Live { runtime, calls, appear_wait, state_dir, definitions: BTreeMap::new(), uid: None })
+        Ok(Live {
+            runtime,
+            calls,
+            appear_wait,
+            state_dir,
+            definitions: BTreeMap::new(),
+            claims: PodClaims::default(),
+            uid: None,
+        })
     }
 }
 
@@ -72,7 +87,8 @@ impl Cluster for Live {
             Failure::Missing => SourceError::NoPod { namespace: namespace.clone(), name: pod_name.clone() },
             other => other.told(act()),
         })?;
-        let pod = object.into_pod(namespace, pod_name);
+        let (pod, claims) = object.into_pod(namespace, pod_name);
+        self.claims = claims;
         pod.check_uid(uid)?;
         self.uid = Some(pod.uid.clone()).filter(|uid| !uid.is_empty());
         Ok(Some(pod))
@@ -116,6 +132,20 @@ impl Cluster for Live {
         })?;
         self.definitions.insert(key, found.clone());
         Ok(found)
+    }
+
+    fn devices(&mut self, pod: &PodName, kubelet: &Path) -> Result<Devices, SourceError> {
+        let asked = self.runtime.block_on(kubelet::devices(kubelet, pod, self.calls.per_call()))?;
+        let mut devices = match asked {
+            Some(devices) => devices,
+            None => checkpoint::devices(kubelet, &pod.uid)?,
+        };
+        if !self.claims.is_empty() {
+            let asked = dra::add(&self.calls, &pod.namespace, &self.claims, &mut devices);
+            // Claims can be of anything: what is wrong with one matters where a device is lacking.
+            devices.doubt = self.runtime.block_on(asked).err();
+        }
+        Ok(devices)
     }
 
     fn tell(&mut self, pod: &PodName, news: &News) {

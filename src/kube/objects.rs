@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 use super::call::Failure;
+use super::dra::{PodClaims, PodSpec, PodStatus};
 use crate::cluster::Name;
 use crate::sources::{Definition, Pod};
 
@@ -74,6 +75,10 @@ impl From<NetworkAttachmentDefinition> for Definition {
 pub(super) struct PodObject {
     #[serde(default)]
     metadata: PodMeta,
+    #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,10 +90,11 @@ struct PodMeta {
 }
 
 impl PodObject {
-    pub(super) fn into_pod(self, namespace: &str, name: &str) -> Pod {
+    pub(super) fn into_pod(self, namespace: &str, name: &str) -> (Pod, PodClaims) {
         let PodMeta { uid, annotations } = self.metadata;
         let annotations = annotations.unwrap_or_default();
-        Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid, annotations }
+        let pod = Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid, annotations };
+        (pod, PodClaims::of(self.spec, self.status))
     }
 }
 
@@ -127,6 +133,18 @@ pub(super) fn pod_status_path(pod: &Told) -> Result<String, Failure> {
 /// Where a namespace's events are.
 pub(super) fn events_path(namespace: &str) -> Result<String, Failure> {
     Ok(format!("/api/v1/namespaces/{}/events", checked("namespace", namespace)?))
+}
+
+/// Where a resource claim is.
+pub(super) fn claim_path(namespace: &str, name: &str) -> Result<String, Failure> {
+    let (namespace, name) = (checked("namespace", namespace)?, checked("resource claim", name)?);
+    Ok(format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"))
+}
+
+/// Where the slices are that a driver of devices has on a node.
+pub(super) fn slices_path(node: &str, driver: &str) -> Result<String, Failure> {
+    let (node, driver) = (checked("node", node)?, checked("driver", driver)?);
+    Ok(format!("/apis/resource.k8s.io/v1/resourceslices?fieldSelector=spec.nodeName%3D{node}%2Cspec.driver%3D{driver}"))
 }
 
 /// Where a definition is.

@@ -12,9 +12,12 @@ use crate::case::Case;
 use crate::meta::{Node, node, statuses};
 use crate::testbed::RECORDS;
 
+mod api;
+mod kubelet;
+
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case::new("devices::each_network_gets_its_own", &[], each_its_own),
         Case::new("devices::d10_one_count_over_all_networks_of_a_pod", &[], one_count),
         Case::new("devices::d03_a_pod_names_only_what_it_was_given", &[], named),
@@ -29,7 +32,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("devices::a_failed_add_gives_back", &[], failed_add),
         Case::new("devices::a_description_goes_both_ways", &[], description),
         Case::new("devices::a_native_kind_takes_it", &[], native),
-    ]
+    ];
+    cases.extend(api::cases());
+    cases
 }
 
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
@@ -70,7 +75,14 @@ fn in_namespace(node: &Node, namespace: &str, name: &str, conf: &Value) {
 
 /// The kubelet's checkpoint: which pod has which devices.
 fn allocate(node: &Node, pods: &[(&str, &[&str])]) {
-    let entry = |(pod, ids): &(&str, &[&str])| json!({"PodUID": format!("uid-{pod}"), "ContainerName": "c", "ResourceName": RESOURCE, "DeviceIDs": {"0": ids}, "AllocResp": ""});
+    let uids: Vec<String> = pods.iter().map(|(pod, _)| format!("uid-{pod}")).collect();
+    let pods: Vec<(&str, &[&str])> = uids.iter().zip(pods).map(|(uid, (_, ids))| (uid.as_str(), *ids)).collect();
+    allocate_uid(node, &pods);
+}
+
+/// The same by UIDs.
+fn allocate_uid(node: &Node, pods: &[(&str, &[&str])]) {
+    let entry = |(pod, ids): &(&str, &[&str])| json!({"PodUID": pod, "ContainerName": "c", "ResourceName": RESOURCE, "DeviceIDs": {"0": ids}, "AllocResp": ""});
     let entries: Vec<Value> = pods.iter().map(entry).collect();
     let text = json!({"Data": {"PodDeviceEntries": entries, "RegisteredDevices": {}}, "Checksum": 7}).to_string();
     node.bed.file("kubelet/device-plugins/kubelet_internal_checkpoint", &text);

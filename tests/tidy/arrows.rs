@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cluster", &["cni", "config", "sources", "journal", "native", "devices"]),
     ("gather", &["cni", "config", "select", "sources", "journal", "native", "devices", "plan", "cluster"]),
     ("handover", &["cni", "config", "cluster"]),
-    ("kube", &["cni", "config", "sources", "journal", "log", "cluster"]),
+    ("kube", &["cni", "config", "sources", "journal", "log", "native", "devices", "cluster"]),
     ("chain", &["cni"]),
     ("convert", &["cni"]),
     ("deleter", &[]),

@@ -1,0 +1,3 @@
+//! The messages of other programs' interfaces, as far as plexus reads them.
+
+pub(super) mod podresources;
