@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::kube::server;
 use crate::testbed::Testbed;
-use crate::{call, multus, process, world};
+use crate::{call, process, world};
 
 /// Something that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,7 +101,7 @@ impl Need {
             return server::programs().map(drop);
         }
         if self == Self::Multus {
-            return multus::programs().map(drop);
+            return call::multus().map(drop);
         }
         world::enter()?;
         let bed = Testbed::new();
