@@ -245,6 +245,20 @@ const fn accepted(name: &'static str, kind: &'static str, origin: Origin, text: 
     Key { name, kind, unset: Unset::Nothing, origin, example: "", text }
 }
 
+/// The names of [`ACCEPTED`] alone: a program that only parses needs not their texts.
+#[expect(clippy::indexing_slicing, reason = "it is done by the compiler: a wrong index would not build")]
+pub(super) const ACCEPTED_NAMES: [&str; ACCEPTED.len()] = {
+    let mut names = [""; ACCEPTED.len()];
+    let mut rest = ACCEPTED;
+    let mut index = 0;
+    while let [first, others @ ..] = rest {
+        names[index] = first.name;
+        rest = others;
+        index += 1;
+    }
+    names
+};
+
 /// Keys that are no mistake, and that the meta-plugin itself makes nothing of.
 pub const ACCEPTED: &[Key] = &[
     accepted("cniVersion", "text", Origin::Cni, "The version that the runtime speaks, and gets its result in."),

@@ -18,8 +18,8 @@ use crate::cni::gojson;
 use crate::cni::version::Version;
 
 use keys::{
-    ACCEPTED, API_CALL_TIMEOUT_MS, API_DEADLINE_MS, APPEAR_WAIT_MS, BIN_DIR, CNI_DIR, CONF_DIR, EVERYBODY, KUBELET_DIR,
-    READINESS_WAIT_MS, Raw, SOCKET_DIR, SYSTEM,
+    ACCEPTED_NAMES, API_CALL_TIMEOUT_MS, API_DEADLINE_MS, APPEAR_WAIT_MS, BIN_DIR, CNI_DIR, CONF_DIR, EVERYBODY,
+    KUBELET_DIR, READINESS_WAIT_MS, Raw, SOCKET_DIR, SYSTEM,
 };
 pub use log::{Level, LogConf};
 
@@ -246,7 +246,7 @@ fn given(text: Option<String>) -> Option<String> {
 }
 
 fn is_accepted(key: &str) -> bool {
-    ACCEPTED.iter().any(|known| known.name.eq_ignore_ascii_case(key))
+    ACCEPTED_NAMES.iter().any(|known| known.eq_ignore_ascii_case(key))
 }
 
 /// Where it is none that plexus speaks, the request has been refused already; where it is not given, the oldest with interfaces in

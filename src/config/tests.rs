@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::keys::{KEYS, Key, LOG_KEYS};
+use super::keys::{ACCEPTED, KEYS, Key, LOG_KEYS};
 use super::*;
 
 fn parse(value: Value) -> Result<Config, CniError> {

@@ -5,11 +5,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -23,8 +23,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 const FILES_MAX: usize = 10_000;
 /// Full files of one millisecond: the name of each next one says a later one.
 const NAMES_MAX: u32 = 100;
-/// What compresses. A library for it would make every exec of plexus-cni larger, for a few files a year.
-const GZIP: [&str; 2] = ["/usr/bin/gzip", "/bin/gzip"];
+/// What compresses: the node's own gzip. A library for it would make every exec of plexus-cni larger, for a few files a year. The
+/// shell ends at once and nobody waits for gzip, nor has it for a child.
+const COMPRESS: &str = r#"gzip -f -q -- "$@" &"#;
+/// Where it is looked for.
+const TOOLS: &str = "/usr/bin:/bin";
 const GZIP_ENDING: &str = ".gz";
 
 /// Appends one line, and puts the file aside before that where it would be too large.
@@ -62,7 +65,7 @@ fn open(path: &Path) -> io::Result<File> {
     })?;
     let kind = file.metadata()?.file_type();
     if kind.is_block_device() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "a disk is no log"));
+        return Err(ErrorKind::InvalidInput.into());
     }
     Ok(file)
 }
@@ -70,21 +73,25 @@ fn open(path: &Path) -> io::Result<File> {
 /// Renames the full file under its own lock and returns its successor. Who does not get the lock goes on with the full one:
 /// somebody else is at it.
 fn put_aside(path: &Path, full: File, conf: &LogConf) -> io::Result<File> {
-    // A symbolic link stays one: what it leads to is put aside.
-    let path = fs::canonicalize(path)?;
     let full = Flock::lock(full, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| io::Error::from(errno))?;
-    let (here, held) = (fs::metadata(&path)?, full.metadata()?);
+    let (here, held) = (fs::metadata(path)?, full.metadata()?);
     if (here.dev(), here.ino()) == (held.dev(), held.ino()) {
+        // A symbolic link stays one: what it leads to is put aside.
+        let path = fs::read_link(format!("/proc/self/fd/{}", full.as_raw_fd()))?;
         let names = Names::of(&path)?;
         let before = names.full(&path);
         fs::rename(&path, names.free(&path, SystemTime::now())?)?;
-        let kept = prune(before, conf, SystemTime::now());
+        let kept = prune(&names, before, conf, SystemTime::now());
         // Others may still write to the one that was just renamed: it is compressed when the next one is full.
         if conf.compress {
-            kept.into_iter().filter(|full| !full.compressed).for_each(|full| compress(full.path));
+            compress(kept.iter().filter(|full| !is_compressed(full)));
         }
     }
-    open(&path)
+    open(path)
+}
+
+fn is_compressed(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "gz")
 }
 
 /// `folder/log.txt` becomes `folder/log-<time>.txt`, as lumberjack names it, which Multus rotates with.
@@ -92,15 +99,6 @@ struct Names<'a> {
     stem: &'a str,
     /// With its dot; empty where there is none.
     ending: String,
-}
-
-/// A file that was put aside.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Full {
-    /// When, as its name has it.
-    time: String,
-    path: PathBuf,
-    compressed: bool,
 }
 
 impl<'a> Names<'a> {
@@ -119,18 +117,21 @@ impl<'a> Names<'a> {
         names.find(is_free).ok_or_else(|| ErrorKind::AlreadyExists.into())
     }
 
+    /// When a file was put aside, as its name has it; none where it is another file.
+    fn time<'p>(&self, path: &'p Path) -> Option<&'p str> {
+        let name = path.file_name()?.to_str()?;
+        let plain = name.strip_suffix(GZIP_ENDING).unwrap_or(name);
+        let time = plain.strip_prefix(self.stem)?.strip_prefix('-')?.strip_suffix(&self.ending)?;
+        is_time(time).then_some(time)
+    }
+
     /// All that were put aside, the newest first. What only begins alike is somebody else's.
-    fn full(&self, path: &Path) -> Vec<Full> {
+    fn full(&self, path: &Path) -> Vec<PathBuf> {
         let Some(Ok(entries)) = path.parent().map(fs::read_dir) else { return Vec::new() };
-        let one = |entry: io::Result<fs::DirEntry>| {
-            let path = entry.ok()?.path();
-            let name = path.file_name()?.to_str()?;
-            let plain = name.strip_suffix(GZIP_ENDING);
-            let time = plain.unwrap_or(name).strip_prefix(self.stem)?.strip_prefix('-')?.strip_suffix(&self.ending)?;
-            is_time(time).then(|| Full { time: time.to_owned(), compressed: plain.is_some(), path: path.clone() })
-        };
-        let mut full: Vec<Full> = entries.take(FILES_MAX).filter_map(one).collect();
-        full.sort_by(|a, b| b.cmp(a));
+        let paths = entries.take(FILES_MAX).filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let mut full: Vec<PathBuf> = paths.filter(|path| self.time(path).is_some()).collect();
+        full.sort();
+        full.reverse();
         full
     }
 }
@@ -143,48 +144,51 @@ fn is_time(text: &str) -> bool {
 }
 
 /// Deletes what is too old or too much, one more having come just now; what is left.
-fn prune(full: Vec<Full>, conf: &LogConf, now: SystemTime) -> Vec<Full> {
+fn prune(names: &Names, full: Vec<PathBuf>, conf: &LogConf, now: SystemTime) -> Vec<PathBuf> {
     let age = DAY.saturating_mul(conf.max_age_days);
-    let oldest = now.checked_sub(age).filter(|_| conf.max_age_days > 0).map(clock::in_name);
-    let most = usize::try_from(conf.max_backups).unwrap_or(usize::MAX);
-    let (mut kept, mut times) = (Vec::new(), Vec::new());
-    for file in full {
+    let oldest = now.checked_sub(age).filter(|_| conf.max_age_days > 0).map(clock::in_name).unwrap_or_default();
+    let (mut kept, mut times, mut last) = (Vec::new(), 0, String::new());
+    for path in full {
+        let time = names.time(&path).unwrap_or_default();
         // A file and its compressed form count once.
-        if times.last() != Some(&file.time) {
-            times.push(file.time.clone());
+        if time != last {
+            times += 1;
+            last = time.to_owned();
         }
-        let is_too_much = most > 0 && times.len() >= most;
-        if is_too_much || oldest.as_ref().is_some_and(|oldest| file.time < *oldest) {
-            let _ = fs::remove_file(&file.path); // another process may have been faster
+        let is_too_much = conf.max_backups > 0 && times >= conf.max_backups;
+        if is_too_much || last < oldest {
+            let _ = fs::remove_file(&path); // another process may have been faster
         } else {
-            kept.push(file);
+            kept.push(path);
         }
     }
     kept
 }
 
-/// Starts the node's own gzip, which replaces the file by its compressed form, and does not wait for it.
-fn compress(path: PathBuf) {
-    let Some(gzip) = GZIP.iter().find(|gzip| Path::new(gzip).exists()) else { return };
-    let started = Command::new(gzip)
-        .args(["-f", "-q", "--"])
-        .arg(path)
+/// Starts what replaces each file by its compressed form. Where there is no gzip, they stay as they are.
+fn compress<'p>(files: impl Iterator<Item = &'p PathBuf>) {
+    let mut files = files.peekable();
+    if files.peek().is_none() {
+        return;
+    }
+    let _ = Command::new("/bin/sh") // no shell: no compression
+        .args(["-c", COMPRESS, "sh"])
+        .args(files)
         .env_clear()
+        .env("PATH", TOOLS)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .current_dir("/")
         .process_group(0) // a runtime that kills the plugin's group must not leave half a file
-        .spawn();
-    if let Ok(mut child) = started {
-        // A process that lives on must ask for its end; one that ends here leaves that to init.
-        thread::spawn(move || child.wait());
-    }
+        .status();
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::thread;
+    use std::time::Instant;
 
     use nix::sys::stat::Mode;
 
@@ -314,16 +318,33 @@ mod tests {
             fs::write(dir.join(name(days)), "").unwrap();
         }
         let names = Names::of(&path).unwrap();
-        let kept = prune(names.full(&path), &LogConf { max_backups: 0, ..conf() }, now);
-        assert_eq!(
-            kept.iter().map(|full| full.path.clone()).collect::<Vec<_>>(),
-            [dir.join(name(0)), dir.join(name(4))]
-        );
+        let kept = prune(&names, names.full(&path), &LogConf { max_backups: 0, ..conf() }, now);
+        assert_eq!(kept, [dir.join(name(0)), dir.join(name(4))]);
         assert!(!dir.join(name(6)).exists());
         assert_eq!(
             names.free(&path, now).unwrap(),
             dir.join(format!("log-{}", clock::in_name(now + Duration::from_millis(1))))
         );
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_older_than_the_last_full_one_is_compressed() {
+        let dir = folder("gzip");
+        let path = dir.join("log");
+        let conf = LogConf { max_backups: 0, max_age_days: 0, compress: true, ..conf() };
+        let older = dir.join("log-2020-01-01T00-00-00.000");
+        fs::write(&older, "line\n").unwrap();
+        fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
+        append(&path, &conf, b"next\n").unwrap();
+        let begin = Instant::now();
+        while older.exists() && begin.elapsed() < Duration::from_secs(30) {
+            thread::yield_now();
+        }
+        let found = names(&dir);
+        assert!(found.contains(&"log-2020-01-01T00-00-00.000.gz".to_owned()), "{found:?}");
+        let plain = found.iter().filter(|name| name.starts_with("log-2") && !name.ends_with("gz")).count();
+        assert_eq!((found.len(), plain), (3, 1), "{found:?}");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

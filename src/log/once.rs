@@ -2,7 +2,6 @@
 //! said.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -49,10 +48,10 @@ fn is_new(state_dir: &Path, boot_id: &str, text: &str) -> io::Result<bool> {
     Ok(true)
 }
 
+/// FNV-1a in 64 bits: two texts of a node with one mark are one warning less.
 fn mark_of(text: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 #[cfg(test)]
