@@ -26,6 +26,8 @@ use crate::sources::SourceError;
 const SOCKET: &str = "pod-resources/kubelet.sock";
 /// In bytes, of an answer: all devices of a node with two hundred pods have had more than the 16 MiB of other clients.
 const ANSWER_BYTES_MAX: usize = 128 << 20;
+/// In bytes, of an answer that may be under way: HTTP/2's own 64 KiB make a long list a thousand round trips.
+const WINDOW_BYTES: u32 = 8 << 20;
 /// The authority that the kubelet's server expects over a Unix socket.
 const AUTHORITY: &str = "http://localhost";
 
@@ -69,7 +71,10 @@ async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
         let socket = socket.clone();
         async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
     });
-    Endpoint::from_static(AUTHORITY).connect_with_connector(dial).await
+    let endpoint = Endpoint::from_static(AUTHORITY)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES);
+    endpoint.connect_with_connector(dial).await
 }
 
 /// An error with its sources.

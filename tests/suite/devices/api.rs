@@ -82,7 +82,9 @@ fn only_list() {
 }
 
 fn crowded() {
-    let member = rig();
+    let mut member = rig();
+    member.node.conf["apiCallTimeoutMs"] = json!(60_000);
+    member.node.conf["apiDeadlineMs"] = json!(60_000);
     let kubelet = serve(&member, State::Crowded(20 << 20), &[("a", TWO)]);
     let (uid, answer) = member.add("a", "vf");
     answer.ok();
