@@ -9,7 +9,7 @@ use crate::cni::args::Args;
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Request};
 use crate::config::Config;
-use crate::devices::{Devices, checkpoint};
+use crate::devices::{Devices, RESOURCE_NAME, checkpoint};
 use crate::journal::PodName;
 use crate::native;
 use crate::sources::{Definition, Manifests, Pod, SourceError};
@@ -81,6 +81,45 @@ impl Cluster for Manifests {
 
     fn definition(&mut self, namespace: &str, name: &str, _awaited: bool) -> Result<Definition, SourceError> {
         Manifests::definition(self, namespace, name).cloned()
+    }
+}
+
+/// A cluster of which is told what would be, away from the node: a pod that no kubelet knows has the devices that its definitions
+/// name.
+pub struct Supposed<'a> {
+    known: &'a mut dyn Cluster,
+    resources: Vec<String>,
+}
+
+impl<'a> Supposed<'a> {
+    /// `known`: everything else.
+    pub fn new(known: &'a mut dyn Cluster) -> Supposed<'a> {
+        Supposed { known, resources: Vec::new() }
+    }
+}
+
+impl Cluster for Supposed<'_> {
+    fn pod(&mut self, name: &PodName) -> Result<Option<Pod>, SourceError> {
+        self.known.pod(name)
+    }
+
+    fn definition(&mut self, namespace: &str, name: &str, awaited: bool) -> Result<Definition, SourceError> {
+        let found = self.known.definition(namespace, name, awaited)?;
+        self.resources.extend(found.annotations.get(RESOURCE_NAME).cloned());
+        Ok(found)
+    }
+
+    fn devices(&mut self, pod: &PodName, kubelet: &Path) -> Result<Devices, SourceError> {
+        let known = self.known.devices(pod, kubelet).unwrap_or_default();
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        let mut supposed = Devices::default();
+        for (number, resource) in self.resources.iter().enumerate() {
+            // What can be no resource has no devices.
+            let _ = supposed.add(resource, &format!("<device {number} of {resource}>"));
+        }
+        Ok(supposed)
     }
 }
 

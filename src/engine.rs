@@ -15,7 +15,7 @@ use backends::{Entering, Kind, NetNs};
 use serde_json::Map;
 
 use crate::attach::from_journal;
-use crate::cluster::{self, Arrival, Cluster, News, Reach};
+use crate::cluster::{self, Arrival, Cluster, News, Reach, Supposed};
 use crate::cni::version::{self, SUPPORTED};
 use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
 use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
@@ -490,7 +490,7 @@ pub fn explain(configuration: &[u8], manifests: &Manifests, pod: &Pod) -> Result
     let asking = gather::Asking { args: &args, ifname: "eth0", sandbox: "explained" };
     let mut all = manifests.clone().over(cluster::manifests(&config)?);
     let name = PodName { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-    let asked = gather::of_pod(&config, pod, &asking, Some(name), &mut all)?;
+    let asked = gather::of_pod(&config, pod, &asking, Some(name), &mut Supposed::new(&mut all))?;
     let path = config.search_path(&[]);
     let find = |plugin: &str| chain::find(plugin, &path);
     let fit = |spec: &Spec| spec.fit().map_err(native::from_backend);

@@ -181,7 +181,7 @@ fn one(bed: &Testbed, program: &str, conf: &Value, number: u64, cycle: Cycle, de
 }
 
 /// Kills the process after `delay`, unless it ended before.
-fn kill_after(mut child: Child, delay: Duration) {
+pub(crate) fn kill_after(mut child: Child, delay: Duration) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     let (ended, end) = mpsc::channel();
     let waiter = std::thread::spawn(move || {

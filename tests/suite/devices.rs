@@ -4,12 +4,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::call::Answer;
 use crate::case::Case;
+use crate::crash::kill_after;
 use crate::meta::{Node, node, statuses};
+use crate::program::{plexus, text};
 use crate::testbed::RECORDS;
 
 mod api;
@@ -31,6 +34,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("devices::claims_that_lead_nowhere_or_to_another_boot_are_free", &[], dead_claims),
         Case::new("devices::a_failed_add_gives_back", &[], failed_add),
         Case::new("devices::a_description_goes_both_ways", &[], description),
+        Case::new("devices::kill_9_at_any_instant_blocks_nobody", &[], killed),
+        Case::new("devices::a_plan_supposes_the_devices_that_it_needs", &[], explained),
         Case::new("devices::a_native_kind_takes_it", &[], native),
     ];
     cases.extend(api::cases());
@@ -359,6 +364,66 @@ echo '{"cniVersion": "1.0.0"}'"#,
     node.script("sriov", "cat >/dev/null");
     node.call("DEL", "a").run().ok();
     node.assert_clean();
+}
+
+/// How many instants of an ADD, and as many of a DEL.
+const INSTANTS: u32 = 24;
+
+/// Whatever the killed one was doing, the next pod with its device is attached at once, or after the DEL of the first.
+fn killed() {
+    let node = rig();
+    let ipam = json!({"type": "host-local", "subnet": "10.5.0.0/24"});
+    let conf = json!({"cniVersion": "1.0.0", "name": "marked", "type": "bridge", "bridge": "green0", "ipam": ipam});
+    resource(&node, "marked", &conf);
+    allocate(&node, &[("a", &["v1"]), ("b", &["v1"])]);
+    let start = Instant::now();
+    node.add("a", "marked");
+    let usual = start.elapsed();
+    node.call("DEL", "a").run().ok();
+    for instant in 0..2 * INSTANTS {
+        node.pod("a", &[(NETWORKS, "marked")]);
+        let command = if instant % 2 == 0 { "ADD" } else { "DEL" };
+        if command == "DEL" {
+            node.call("ADD", "a").run().ok();
+        }
+        kill_after(node.call(command, "a").start(), usual * (instant / 2) / INSTANTS);
+        let first = try_add(&node, "b", "marked");
+        if !first.succeeded() {
+            first.fails(11, "device v1 of resource example.com/vf is held by");
+            node.call("DEL", "b").run().ok();
+            if instant % 4 < 2 {
+                node.call("DEL", "a").run().ok();
+            } else {
+                node.bed.lose_pod("a");
+            }
+            node.add("b", "marked");
+        }
+        assert_eq!(claims(), ["example.com%2Fvf=v1"], "instant {instant} of {command}");
+        node.call("DEL", "b").run().ok();
+        node.call("DEL", "a").run().ok();
+        assert_eq!(claims(), Vec::<String>::new(), "instant {instant} of {command}");
+        node.assert_clean();
+    }
+}
+
+/// Away from the node no kubelet knows the pod.
+fn explained() {
+    let node = rig();
+    resource(&node, "vf", &json!({"cniVersion": "1.0.0", "name": "vf", "type": "sriov"}));
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "a", "uid": "uid-a",
+        "annotations": {NETWORKS: "vf,vf"}}});
+    let pod = node.bed.file("pod.json", &pod.to_string());
+    let conf = node.bed.file("node.conf", &node.conf.to_string());
+    let explain = || plexus(&["explain", pod.to_str().unwrap(), "--config", conf.to_str().unwrap(), "-o", "json"]);
+    let supposed = explain();
+    assert!(supposed.status.success(), "{}", text(&supposed.stderr));
+    let plan: Value = serde_json::from_slice(&supposed.stdout).unwrap();
+    assert_eq!(plan.as_array().unwrap().iter().filter(|row| row["kind"] == "sriov").count(), 2);
+    // On the node one does.
+    allocate(&node, &[("a", &["v1"])]);
+    let known = explain();
+    assert!(text(&known.stderr).contains("sriov needs a device, and no device of resource"), "{}", text(&known.stderr));
+    assert_eq!(claims(), Vec::<String>::new());
 }
 
 /// No machine has this address: its words show that it came through.
