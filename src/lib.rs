@@ -30,6 +30,7 @@ pub mod journal;
 #[cfg(feature = "api")]
 pub mod kube;
 pub mod log;
+pub mod marks;
 pub mod native;
 pub mod plan;
 pub mod readiness;
@@ -40,4 +41,5 @@ pub mod sources;
 pub mod status;
 pub mod survey;
 pub mod takeover;
+pub mod validate;
 pub mod yaml;

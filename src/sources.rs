@@ -155,7 +155,7 @@ impl Manifests {
     /// A directory that cannot be listed or is too large; two different objects of one name.
     pub fn load(dir: &Path) -> Result<Manifests, SourceError> {
         let mut found = Manifests::default();
-        for path in files(dir, &["yaml", "yml", "json"], "listing the manifests")? {
+        for path in manifest_files(dir)? {
             match documents(&path) {
                 Ok(documents) => {
                     for document in &documents {
@@ -244,6 +244,14 @@ impl Manifests {
             hint: hint(&self.broken),
         })
     }
+}
+
+/// The manifests of a directory, sorted; hidden files and subdirectories left out.
+///
+/// # Errors
+/// A directory that cannot be listed, or has too many.
+pub fn manifest_files(dir: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    files(dir, &["yaml", "yml", "json"], "listing the manifests")
 }
 
 /// What cannot be read may be what was looked for.

@@ -4,8 +4,12 @@
 //! and copies count: a document that unfolds into more nodes than [`NODES_MAX`] is refused (the "billion laughs").
 //! The whole serde layer over this parser would make plexus-cni twice as large. It knows nothing of manifests.
 
+mod places;
+
 use granit_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Number, Value};
+
+pub use places::{Misplaced, places};
 
 /// Nodes of all documents of a file, copies by alias included.
 const NODES_MAX: usize = 1_000_000;

@@ -137,6 +137,12 @@ impl Pool {
         &self.place.path
     }
 
+    /// The range sets, as the Go plugin prints them.
+    #[must_use]
+    pub fn ranges(&self) -> String {
+        self.sets.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
     /// Takes one address of every range set.
     ///
     /// The whole call holds the pool's lock: the Go plugin takes it once for each set, so that two dual-stack ADDs can

@@ -13,7 +13,7 @@ Exit codes:
   2  wrong usage
   3  demo: this machine forbids what the demo needs (user namespaces); nothing was done
   4  demo: it ran, but a ping was not answered or something was left
-  5  check: an attachment is not as it was attached; doctor: something is wrong";
+  5  check: an attachment is not as it was attached; doctor, validate: something is wrong";
 
 /// How `plexus` ends. `oneshot` alone differs: it ends as a CNI plugin does, 0 or 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,12 @@ pub(super) enum Failure {
         /// Of how many.
         of: usize,
     },
+    /// `validate`'s verdict.
+    #[error("{mistakes} mistake(s): as it stands, pods would not start, or get what belongs to others")]
+    Invalid {
+        /// How many.
+        mistakes: usize,
+    },
     /// `doctor`'s verdict.
     #[error("{wrong} thing(s) are wrong")]
     Unwell {
@@ -109,7 +115,7 @@ impl Failure {
         match self {
             Failure::Refused(_) => Exit::Refused,
             Failure::Unproven { .. } => Exit::Unproven,
-            Failure::Differs { .. } | Failure::Unwell { .. } => Exit::Wrong,
+            Failure::Differs { .. } | Failure::Invalid { .. } | Failure::Unwell { .. } => Exit::Wrong,
             Failure::System { .. } | Failure::Json(_) | Failure::Plugin { .. } | Failure::Input { .. } => Exit::Failed,
         }
     }

@@ -20,6 +20,7 @@ mod list;
 mod oneshot;
 mod output;
 mod table;
+mod validate;
 
 use output::{Format, Out};
 use plexus::survey::Places;
@@ -114,6 +115,21 @@ enum Command {
     Install(install::Install),
     /// Takes plexus off this node: what was there before comes back; pods that are attached stay deletable
     Uninstall(install::PlaceArgs),
+    /// Whether definitions and pods would work, before they are applied: what is wrong, where, and what to write instead
+    Validate {
+        /// YAML or JSON; of a directory every file that is one; `-` is standard input
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// The node's configuration: what pods may name (namespaceIsolation, allowedDelegates), and where networks are (confDir)
+        #[arg(long, value_name = "CONF")]
+        config: Option<PathBuf>,
+        /// The namespace of objects that name none
+        #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+        namespace: String,
+        /// How the findings are written
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// Serves one CNI request, as plexus-cni does: environment and standard input in, result out
     Oneshot,
     /// A completion script for a shell, on standard output
@@ -179,6 +195,9 @@ impl Cli {
             Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),
             Command::Install(args) => install::run(args, &mut out),
             Command::Uninstall(places) => install::uninstall(places, &mut out),
+            Command::Validate { files, config, namespace, output } => {
+                validate::run(&files, config.as_deref(), &namespace, output, &mut out)
+            }
             Command::Oneshot => return oneshot::run(),
             Command::Completions { shell } => completions::run(shell, &mut out),
         };

@@ -68,6 +68,18 @@ pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
     serde_json::from_slice(bytes).map_err(|error| super::gosyntax::explain(bytes, &error))
 }
 
+/// The byte at which [`parse`] found that `bytes` are no JSON, or the one behind the last that says something; none where they are.
+pub fn place_of_error(bytes: &[u8]) -> Option<usize> {
+    let error = serde_json::from_slice::<Value>(bytes).err()?;
+    let line_start = || {
+        let before = |(_, byte): &(usize, &u8)| **byte == b'\n';
+        let mut lines = bytes.iter().enumerate().filter(before).map(|(at, _)| at + 1);
+        error.line().checked_sub(2).map_or(Some(0), |line| lines.nth(line)).unwrap_or_default()
+    };
+    let own = || (line_start() + error.column().saturating_sub(1)).min(bytes.len());
+    Some(super::gosyntax::place(bytes).unwrap_or_else(own).min(bytes.trim_ascii_end().len()))
+}
+
 /// Parses JSON text that must be an object or `null` (which Go takes for an empty one). `go_type` stands in the refusal
 /// of anything else.
 ///
@@ -239,6 +251,23 @@ mod tests {
     fn unknown_keys_are_reported_with_their_path() {
         let document = json!({"mtu": 1, "x": 1, "r": {"y": {}}, "l": [{}, {"z": 1}], "mm": {"free": {"a": 1}}});
         assert_eq!(decoded(document).unwrap().unknown, ["x", "l[1].z", "r.y"]);
+    }
+
+    #[test]
+    fn an_error_of_syntax_has_its_place() {
+        let cases = [
+            ("{\"a\": 1,}", Some(8)),
+            ("{\"a\"\n 1}", Some(6)),
+            ("{} x", Some(3)),
+            ("{\"a\": [1, 2 \n", Some(11)),
+            ("", Some(0)),
+            ("[1]", None),
+            ("[\n\"\\ud800\"]", Some(9)),
+        ];
+        for (text, place) in cases {
+            assert_eq!(place_of_error(text.as_bytes()), place, "{text}");
+            assert_eq!(parse(text.as_bytes()).is_err(), place.is_some(), "{text}");
+        }
     }
 
     #[test]

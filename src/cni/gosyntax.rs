@@ -13,6 +13,22 @@ pub(super) fn explain(bytes: &[u8], error: &serde_json::Error) -> DecodeError {
     DecodeError::Syntax(text)
 }
 
+/// The byte of `bytes` that Go names when it is not JSON; behind the last one where the text ends early. None: it is JSON for Go.
+pub(super) fn place(bytes: &[u8]) -> Option<usize> {
+    let mut scanner = Scanner { rest: bytes };
+    let read = |scanner: &Scanner| bytes.len() - scanner.rest.len();
+    match scanner.document() {
+        Ok(()) => None,
+        Err(Stop::End) => Some(bytes.len()),
+        // What follows the text is looked at and not taken.
+        Err(Stop::Character(_, AFTER)) => Some(read(&scanner)),
+        Err(Stop::Character(..) | Stop::Depth) => Some(read(&scanner).saturating_sub(1)),
+    }
+}
+
+/// Go's name of the place behind a whole value.
+const AFTER: &str = "after top-level value";
+
 /// Where the scanner stopped.
 enum Stop {
     /// The text ended early.
@@ -69,7 +85,7 @@ impl Scanner<'_> {
     fn document(&mut self) -> Result<(), Stop> {
         self.value(0)?;
         self.blanks();
-        self.peek().map_or(Ok(()), |byte| Err(Stop::Character(byte, "after top-level value")))
+        self.peek().map_or(Ok(()), |byte| Err(Stop::Character(byte, AFTER)))
     }
 
     fn value(&mut self, depth: u32) -> Result<(), Stop> {

@@ -8,7 +8,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::need::Need;
 use crate::{
     api, capability, chains, check, config, crash, defects, devices, examples, gc, install, interop, kube, meta,
-    multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, world,
+    multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -47,6 +47,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(odd::cases());
     cases.extend(program::cases());
     cases.extend(tools::cases());
+    cases.extend(validate::cases());
     cases.extend(gc::cases());
     cases.extend(kube::cases());
     cases.extend(takeover::cases());

@@ -47,6 +47,7 @@ mod status;
 mod takeover;
 mod testbed;
 mod tools;
+mod validate;
 mod world;
 
 use std::process::ExitCode;

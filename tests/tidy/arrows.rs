@@ -12,7 +12,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cni", &[]),
     ("config", &["cni"]),
     ("select", &["cni"]),
-    ("yaml", &[]),
+    ("marks", &[]),
+    ("yaml", &["marks"]),
     ("sources", &["yaml"]),
     ("confdir", &["cni", "sources"]),
     ("journal", &[]),
@@ -24,6 +25,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &["cni", "config", "select", "journal", "native", "devices"]),
     ("cluster", &["cni", "config", "sources", "journal", "native", "devices"]),
     ("gather", &["cni", "config", "select", "sources", "journal", "native", "devices", "plan", "cluster"]),
+    (
+        "validate",
+        &[
+            "cni", "config", "select", "marks", "yaml", "sources", "journal", "native", "devices", "plan", "cluster",
+            "gather",
+        ],
+    ),
     ("handover", &["cni", "config", "cluster"]),
     ("kube", &["cni", "config", "sources", "journal", "log", "native", "devices", "cluster"]),
     ("chain", &["cni"]),

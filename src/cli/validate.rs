@@ -1,0 +1,111 @@
+//! `plexus validate`: files of manifests -> findings, a row each. What is wrong is decided by `plexus::validate`.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use plexus::sources;
+use plexus::validate::{self, Finding, Level, Report, Settings, Text};
+
+use super::failure::Failure;
+use super::output::{Format, Out};
+use super::table::{Table, or_none};
+
+/// Of all files together: more than any repository of manifests has.
+const BYTES_MAX: usize = 64 << 20;
+/// Of standard input.
+const INPUT_BYTES_MAX: u64 = 4 << 20;
+/// Standard input, in the place of a file.
+const INPUT: &str = "-";
+
+/// Checks the files.
+///
+/// # Errors
+/// One cannot be read; the configuration is none; a finding is an error.
+pub(super) fn run(
+    files: &[PathBuf],
+    config: Option<&Path>,
+    namespace: &str,
+    output: Format,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let settings = settings(config, namespace)?;
+    let mut texts = Vec::new();
+    for path in files {
+        texts.extend(read_all(path)?);
+        if texts.iter().map(|text| text.text.len()).sum::<usize>() > BYTES_MAX {
+            return Err(refuse(path, format!("with it the files have more than {BYTES_MAX} bytes")));
+        }
+    }
+    let report = validate::check(&texts, &settings);
+    match output {
+        Format::Json => out.json(&report.findings)?,
+        Format::Table if report.findings.is_empty() => {}
+        Format::Table => out.text(&table(&report.findings))?,
+    }
+    let _ = writeln!(io::stderr(), "plexus: {}", summary(&report)); // nobody to tell
+    match report.count(Level::Error) {
+        0 => Ok(()),
+        mistakes => Err(Failure::Invalid { mistakes }),
+    }
+}
+
+fn refuse(path: &Path, why: String) -> Failure {
+    Failure::Input { act: format!("reading {}", path.display()), why }
+}
+
+fn settings(config: Option<&Path>, namespace: &str) -> Result<Settings, Failure> {
+    let place = config.unwrap_or_else(|| Path::new("the configuration"));
+    let bytes = config.map(sources::read).transpose().map_err(|why| refuse(place, why))?;
+    Settings::of(bytes.as_deref(), namespace).map_err(|e| refuse(place, e.to_string()))
+}
+
+/// A file, those of a directory, or standard input.
+fn read_all(path: &Path) -> Result<Vec<Text>, Failure> {
+    if path.as_os_str() == INPUT {
+        let mut bytes = Vec::new();
+        let input = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes);
+        input.map_err(Failure::system("reading standard input"))?;
+        if bytes.len() as u64 > INPUT_BYTES_MAX {
+            return Err(refuse(path, format!("more than {INPUT_BYTES_MAX} bytes")));
+        }
+        return text(path, bytes).map(|text| vec![text]);
+    }
+    if path.is_dir() {
+        let files = sources::manifest_files(path).map_err(|e| refuse(path, e.to_string()))?;
+        return files.into_iter().map(|file| read(&file)).collect();
+    }
+    read(path).map(|text| vec![text])
+}
+
+fn read(path: &Path) -> Result<Text, Failure> {
+    text(path, sources::read(path).map_err(|why| refuse(path, why))?)
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<Text, Failure> {
+    let text = String::from_utf8(bytes).map_err(|e| refuse(path, e.to_string()))?;
+    Ok(Text { name: path.display().to_string(), text })
+}
+
+fn summary(report: &Report) -> String {
+    let Report { definitions, pods, untold, .. } = report;
+    let counts = [Level::Error, Level::Warning, Level::Note].map(|level| (report.count(level), level.word()));
+    let counts: Vec<String> =
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{word}s: {count}")).collect();
+    let counts = if counts.is_empty() { "nothing is wrong".to_owned() } else { counts.join(", ") };
+    let more = if *untold > 0 { format!(", and {untold} more") } else { String::new() };
+    format!("{definitions} definition(s), {pods} pod(s): {counts}{more}")
+}
+
+fn table(findings: &[Finding]) -> String {
+    let mut table = Table::new(["PLACE", "LEVEL", "OBJECT", "KEY", "FINDING"]);
+    for finding in findings {
+        let place = format!("{}:{}:{}", finding.file, finding.line, finding.column);
+        let what = match finding.instead.as_str() {
+            "" => finding.what.clone(),
+            instead => format!("{}; write: {instead}", finding.what),
+        };
+        let cells = [place.as_str(), finding.level.word(), &finding.object, &finding.key, &what];
+        table.row(cells.map(or_none));
+    }
+    table.render()
+}
