@@ -35,7 +35,7 @@ fn starts(found: &[String], expected: &[&str]) {
 
 #[test]
 fn mistakes_of_a_configuration_are_told_at_their_key() {
-    let cases: [(&str, &[&str]); 25] = [
+    let cases: [(&str, &[&str]); 26] = [
         ("{\"type\": \"macvlan\",}", &["6:24 error: spec.config: no JSON: invalid character '}'"]),
         ("{\"type\": \"macvlan\"\n \"mode\": \"bridge\"}", &["7:6 error: spec.config: no JSON"]),
         ("{\"type\": \"macvlan\"", &["6:23 error: spec.config: no JSON: unexpected end"]),
@@ -88,6 +88,7 @@ fn mistakes_of_a_configuration_are_told_at_their_key() {
             "{\"type\": \"macvlan\", \"mastre\": \"eth1\", \"mode\": \"x\"}",
             &["6:25 warning: spec.config: mastre: ", "6:43 error: spec.config: mode: "],
         ),
+        ("{\"type\": \"sriov\"}", &["6:6 error: spec.config: type: sriov needs a device"]),
         ("{\"type\": \"macvaln\"}", &["6:6 warning: spec.config: type: macvaln is executed: /opt/cni/bin/macvaln"]),
         (
             "{\"plugins\": [{\"type\": \"dummy\", \"ipam\": {\"type\": \"static\"}}], \"disablecheck\": true}",
@@ -107,7 +108,7 @@ fn mistakes_of_a_configuration_are_told_at_their_key() {
 fn what_is_right_is_not_told() {
     for config in [
         "{\"cniVersion\": \"0.3.1\", \"type\": \"macvlan\", \"master\": \"eth0\", \"mode\": \"bridge\", \"ipam\": {\"type\": \"host-local\", \"subnet\": \"10.1.0.0/24\"}}",
-        "{\"type\": \"sriov\", \"vlan\": 1000, \"ipam\": {\"type\": \"whereabouts\", \"range\": \"10.1.0.0/24\"}}",
+        "{\"type\": \"ovs-cni\", \"vlan\": 1000, \"ipam\": {\"type\": \"whereabouts\", \"range\": \"10.1.0.0/24\"}}",
         "{\"cniVersion\": \"0.3.1\", \"plugins\": [{\"type\": \"bridge\", \"bridge\": \"b\", \"vlan\": 5}, {\"type\": \"tuning\", \"capabilities\": {\"mac\": true}}]}",
     ] {
         starts(&of_config(config), &[]);
@@ -193,13 +194,13 @@ fn mistakes_of_an_annotation_are_told_at_their_key() {
 
 #[test]
 fn policies_of_the_node_are_kept() {
-    let strict = r#"{"clusterNetwork": "/etc/cni/net.d/10.conflist", "namespaceIsolation": true, "globalNamespaces": "shared", "allowedDelegates": ["sriov"]}"#;
+    let strict = r#"{"clusterNetwork": "/etc/cni/net.d/10.conflist", "namespaceIsolation": true, "globalNamespaces": "shared", "allowedDelegates": ["ovs-cni"]}"#;
     let isolated =
         of_networks(r#"[{"name": "lan", "namespace": "other"}, {"name": "x", "namespace": "shared"}]"#, Some(strict));
     starts(&isolated, &["6:52 error: k8s.v1.cni.cncf.io/networks: [0].namespace: namespace isolation", "6:76 warning"]);
     let text = format!("{NAD}  config: '{{\"type\": \"ovs\"}}'\n");
     starts(&told(&[&text], Some(strict)), &["5:13 error: spec.config: type: plugin \"ovs\" may not be executed"]);
-    starts(&told(&[&text.replace("ovs", "sriov")], Some(strict)), &[]);
+    starts(&told(&[&text.replace("\"ovs\"", "\"ovs-cni\"")], Some(strict)), &[]);
     starts(
         &told(&[&text.replace("\"ovs\"", "\"macvlan\", \"ipam\": {\"type\": \"dhcp\"}")], Some(strict)),
         &["5:41 error: spec.config: ipam.type: "],
