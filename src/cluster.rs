@@ -70,6 +70,14 @@ pub trait Cluster {
         checkpoint::devices(kubelet, &pod.uid)
     }
 
+    /// Every definition there is; none where nobody can list them.
+    ///
+    /// # Errors
+    /// They cannot be asked for.
+    fn definitions(&mut self) -> Result<Vec<(Name, Definition)>, SourceError> {
+        Ok(Vec::new())
+    }
+
     /// What came of the request. It is too late for it to fail: what cannot be told is retried, and said.
     fn tell(&mut self, _pod: &PodName, _news: &News) {}
 }
@@ -81,6 +89,10 @@ impl Cluster for Manifests {
 
     fn definition(&mut self, namespace: &str, name: &str, _awaited: bool) -> Result<Definition, SourceError> {
         Manifests::definition(self, namespace, name).cloned()
+    }
+
+    fn definitions(&mut self) -> Result<Vec<(Name, Definition)>, SourceError> {
+        Ok(Manifests::definitions(self).map(|(name, definition)| (name.clone(), definition.clone())).collect())
     }
 }
 

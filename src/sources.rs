@@ -232,6 +232,11 @@ impl Manifests {
         pod.check_uid(uid).map(|()| Some(pod))
     }
 
+    /// All definitions, by namespace and name.
+    pub fn definitions(&self) -> impl Iterator<Item = (&(String, String), &Definition)> {
+        self.definitions.iter().map(|(name, (definition, _))| (name, definition))
+    }
+
     /// The definition.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
 use crate::config::{Config, META_TYPES};
 
-pub use pools::{Shared, disagreements};
+pub use pools::{Shared, shared_pools};
 
 /// Findings beyond these are counted and not told.
 const FINDINGS_MAX: usize = 1000;
@@ -143,7 +143,7 @@ pub fn check(texts: &[Text], settings: &Settings) -> Report {
     let files: Vec<written::File> = texts.iter().map(written::File::read).collect();
     let mut findings = Vec::new();
     let found = objects::find(&files, &settings.namespace, &mut findings);
-    let mut ground = ground::Ground::of(settings, &found.definitions);
+    let mut ground = ground::Ground::new(&settings.config, objects::definitions(&found.definitions));
     let mut lists = Vec::new();
     for definition in &found.definitions {
         let told = definition::check(definition, &ground, settings, &mut findings);

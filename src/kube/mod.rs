@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
@@ -30,10 +31,13 @@ use crate::sources::{Definition, Pod, SourceError};
 use call::{Calls, Failure};
 use dra::PodClaims;
 pub use objects::NetworkAttachmentDefinition;
-use objects::PodObject;
+use objects::{DefinitionPage, PodObject};
 
 /// How often something that is not there yet is looked for.
 const APPEAR_POLL: Duration = Duration::from_millis(100);
+
+/// Pages of definitions: more than any cluster has.
+const PAGES_MAX: usize = 20;
 
 /// The cluster, live.
 pub struct Live {
@@ -132,6 +136,25 @@ impl Cluster for Live {
         })?;
         self.definitions.insert(key, found.clone());
         Ok(found)
+    }
+
+    fn definitions(&mut self) -> Result<Vec<(Name, Definition)>, SourceError> {
+        let mut all = Vec::new();
+        let mut next: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let asked =
+                self.runtime.block_on(self.calls.get::<DefinitionPage>(&objects::definitions_path(next.as_deref())));
+            let page = asked.map_err(|e| e.told("asking the API server for all definitions".to_owned()))?;
+            next = page.next().map(str::to_owned);
+            all.extend(page.items.into_iter().map(|item| {
+                let ObjectMeta { namespace, name, .. } = &item.metadata;
+                ((namespace.clone().unwrap_or_default(), name.clone().unwrap_or_default()), item.into())
+            }));
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     fn devices(&mut self, pod: &PodName, kubelet: &Path) -> Result<Devices, SourceError> {

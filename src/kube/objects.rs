@@ -70,6 +70,30 @@ impl From<NetworkAttachmentDefinition> for Definition {
     }
 }
 
+/// One page of all definitions.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct DefinitionPage {
+    #[serde(default)]
+    metadata: PageMeta,
+    #[serde(default)]
+    pub(super) items: Vec<NetworkAttachmentDefinition>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct PageMeta {
+    #[serde(default, rename = "continue")]
+    next: String,
+}
+
+impl DefinitionPage {
+    /// Where the next page is; none: this was the last one.
+    pub(super) fn next(&self) -> Option<&str> {
+        // A token is of base64's alphabet for addresses: whatever else is no token.
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'.');
+        Some(self.metadata.next.as_str()).filter(|next| !next.is_empty() && next.bytes().all(is_token))
+    }
+}
+
 /// What is read of a pod.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct PodObject {
@@ -145,6 +169,15 @@ pub(super) fn claim_path(namespace: &str, name: &str) -> Result<String, Failure>
 pub(super) fn slices_path(node: &str, driver: &str) -> Result<String, Failure> {
     let (node, driver) = (checked("node", node)?, checked("driver", driver)?);
     Ok(format!("/apis/resource.k8s.io/v1/resourceslices?fieldSelector=spec.nodeName%3D{node}%2Cspec.driver%3D{driver}"))
+}
+
+/// Definitions of one page.
+const PAGE_ITEMS: usize = 500;
+
+/// Where all definitions are, a page after the other.
+pub(super) fn definitions_path(next: Option<&str>) -> String {
+    let next = next.map(|next| format!("&continue={next}")).unwrap_or_default();
+    format!("/apis/k8s.cni.cncf.io/v1/network-attachment-definitions?limit={PAGE_ITEMS}{next}")
 }
 
 /// Where a definition is.

@@ -94,7 +94,7 @@ pub(super) fn check(
 }
 
 /// The list that an attachment came from, as far as pools need it.
-fn list_of(attachment: &Attachment) -> List {
+pub(super) fn list_of(attachment: &Attachment) -> List {
     let plugin = |step: &Step| PluginConf {
         plugin_type: step.plugin.clone(),
         capabilities: BTreeMap::new(),

@@ -8,8 +8,8 @@ use backends::chained::Fit;
 use serde_json::{Map, Value, json};
 
 use super::blame::Budget;
-use super::{Settings, objects, words};
-use crate::cluster::Cluster;
+use super::words;
+use crate::cluster::{Cluster, Name};
 use crate::cni::error::CniError;
 use crate::cni::request::Command;
 use crate::config::{Config, Policy, Primary};
@@ -21,9 +21,6 @@ use crate::sources::{Definition, Pod, SourceError};
 
 /// The default network, of which nothing is known here.
 const DEFAULT: &str = "default";
-
-/// A definition's namespace and name.
-pub(super) type Name = (String, String);
 
 /// See the module.
 pub(super) struct Ground {
@@ -105,19 +102,11 @@ fn in_place_of(primary: &Primary) -> Primary {
 }
 
 impl Ground {
-    pub(super) fn of(settings: &Settings, definitions: &[objects::Definition]) -> Ground {
-        let (primary, auxiliary_chain) = (in_place_of(&settings.config.primary), String::new());
-        let config = Config { primary, auxiliary_chain, ..settings.config.clone() };
-        let definition = |found: &objects::Definition| {
-            let config = found.config.as_ref().map_or("", |config| config.text).to_owned();
-            (found.name.clone(), Definition { annotations: found.annotations.clone(), config })
-        };
-        Ground {
-            config,
-            budget: Budget::default(),
-            definitions: definitions.iter().map(definition).collect(),
-            distrusted: BTreeSet::new(),
-        }
+    /// With the node's configuration, and definitions as the cluster would have them.
+    pub(super) fn new(config: &Config, definitions: BTreeMap<Name, Definition>) -> Ground {
+        let (primary, auxiliary_chain) = (in_place_of(&config.primary), String::new());
+        let config = Config { primary, auxiliary_chain, ..config.clone() };
+        Ground { config, budget: Budget::default(), definitions, distrusted: BTreeSet::new() }
     }
 
     /// What a definition asks of its pods is not known from now on.

@@ -10,6 +10,7 @@ use super::{Finding, Level, words};
 use crate::devices::RESOURCE_NAME;
 use crate::marks::{Mark, Path};
 use crate::select::{DEFAULT_NETWORK, NETWORKS};
+use crate::sources;
 
 /// The definitions' group; there is one version.
 const GROUP: &str = "k8s.cni.cncf.io/";
@@ -114,6 +115,15 @@ pub(super) fn find<'a>(files: &'a [File<'a>], namespace: &str, findings: &mut Ve
         }
     }
     found
+}
+
+/// The definitions as the cluster would have them.
+pub(super) fn definitions(found: &[Definition]) -> BTreeMap<(String, String), sources::Definition> {
+    let definition = |found: &Definition| {
+        let config = found.config.as_ref().map_or("", |config| config.text).to_owned();
+        (found.name.clone(), sources::Definition { annotations: found.annotations.clone(), config })
+    };
+    found.iter().map(definition).collect()
 }
 
 /// The objects of a `List`, or the one object.

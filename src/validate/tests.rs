@@ -248,7 +248,7 @@ fn one_pool_for_two_networks_is_told() {
     starts(
         &told(&[&first, &of("b", "lan2", "10.2.0.0/24", "eth0")], None),
         &[
-            "5:36 error: spec.config: name: the CNI name \"lan\" is that of a/lan too, so both give out addresses from one pool, but with different ranges",
+            "5:36 error: spec.config: name: it shares with a/lan the CNI name \"lan\", and so one pool of addresses, but with different ranges",
         ],
     );
     let found = told(&[&first, &of("b", "lan", "10.1.0.0/24", "eth1")], None);

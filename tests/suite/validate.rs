@@ -7,9 +7,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::api::Member;
 use crate::case::Case;
+use crate::meta::{self, node};
+use crate::need::Need;
 use crate::program::{plexus, text};
 use crate::testbed::Testbed;
+use crate::tools;
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -19,6 +23,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("validate::the_node_s_configuration_counts", &[], configuration),
         Case::new("validate::standard_input_and_directories_are_read", &[], places),
         Case::new("validate::what_explain_refuses_is_found", &[], explained),
+        Case::new("validate::doctor_names_definitions_that_share_a_pool", &[], shared),
+        Case::new("validate::doctor_asks_the_server_for_them", &[Need::Macvlan, Need::ApiServer], listed),
     ]
 }
 
@@ -193,4 +199,55 @@ fn explained() {
         let last = what.rsplit(": ").next().unwrap();
         assert!(refusal.contains(last), "{refusal}\n{what}");
     }
+}
+
+fn pools() -> Vec<Value> {
+    let (_, shown) = tools::told(&["doctor", "--conf-dir=/run/scratch/net.d"]);
+    let is_of = |row: &&Value| row["area"] == "pool" && row["what"].as_str().unwrap().starts_with("definition");
+    shown.as_array().unwrap().iter().filter(is_of).cloned().collect()
+}
+
+fn shared() {
+    let node = node();
+    node.bed.file("net.d/00-plexus.conf", &node.conf.to_string());
+    let of = |subnet: &str| {
+        json!({"cniVersion": "1.0.0", "name": "lan", "type": "macvlan", "master": "up0",
+            "ipam": {"type": "host-local", "subnet": subnet}})
+        .to_string()
+    };
+    meta::definition(&node.bed, "shop", "lan", &of("10.9.0.0/24"));
+    meta::definition(&node.bed, "store", "lan", &of("10.9.0.0/24"));
+    assert_eq!(pools(), Vec::<Value>::new(), "copies are one network");
+    meta::definition(&node.bed, "till", "lan", &of("10.8.0.0/24"));
+    let found = pools();
+    assert_eq!(
+        (found.len(), &found[0]["what"], &found[0]["state"]),
+        (1, &json!("definition till/lan"), &json!("wrong"))
+    );
+    let detail = found[0]["detail"].as_str().unwrap();
+    assert!(detail.contains("shop/lan") && detail.contains("10.8.0.1-10.8.0.254 and 10.9.0.1-10.9.0.254"), "{detail}");
+}
+
+fn listed() {
+    let member = Member::new();
+    member.node.bed.file("net.d/00-plexus.conf", &member.node.conf.to_string());
+    let found = pools();
+    assert_eq!(
+        member.cluster.count("GET", "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions?"),
+        1,
+        "{found:#?}"
+    );
+    let is_note = |row: &&Value| row["state"] == "note";
+    assert_eq!(found.iter().filter(is_note).count(), 0, "they were looked at: {found:#?}");
+    let other = member.cluster.another_namespace();
+    let config = json!({"cniVersion": "1.0.0", "name": "blue", "type": "macvlan", "master": "up0",
+        "ipam": {"type": "host-local", "dataDir": format!("/run/{other}"), "subnet": "10.2.0.0/24"}});
+    member.cluster.definition_in(&other, "blue", &config.to_string(), &[]);
+    let mut wider = config;
+    wider["ipam"]["subnet"] = json!("10.2.0.0/16");
+    member.cluster.definition_in(&other, "wider", &wider.to_string(), &[]);
+    let found = pools();
+    let own =
+        |row: &&Value| row["what"] == format!("definition {other}/wider") || row["what"].to_string().contains(" more ");
+    assert!(found.iter().any(|row| own(&row)), "{found:#?}");
 }

@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backends::Before;
+use plexus::cluster::Cluster;
 use plexus::cni::list::{Injection, List, PluginConf};
 use plexus::confdir::{self, Fate, File};
 use plexus::config::{Config, NativePolicy};
 use plexus::native::{self, Around, Ipam, Verdict};
+use plexus::validate::{self, Shared};
 use plexus::{gather, readiness, survey};
 
 use super::{Finding, State, Surroundings};
 use crate::cli::oneshot;
 
-/// How many files of the runtime's directory get a row.
+/// How many files of the runtime's directory get a row, and how many definitions.
 const FILES_SHOWN_MAX: usize = 10;
 /// A pool that is this full will soon be: parts of a hundred.
 const NEARLY_FULL_PERCENT: u128 = 90;
@@ -63,8 +65,9 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
                 continue;
             }
         };
-        let defaults = oneshot::open(&config).and_then(|mut known| gather::default_lists(&config, &mut *known));
-        match defaults {
+        let mut known = oneshot::open(&config);
+        findings.extend(known.as_mut().ok().map(|known| shared_pools(&config, &mut **known)).into_iter().flatten());
+        match known.and_then(|mut known| gather::default_lists(&config, &mut *known)) {
             Ok(more) => used.extend(more.into_iter().map(|list| Used::delegate(list, &config, &around.bin_dir))),
             Err(e) => findings.push(Finding::new("net.d", "default networks", State::Wrong, e.msg)),
         }
@@ -85,6 +88,31 @@ pub(super) fn findings(around: &mut Surroundings) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Definitions that share a pool of addresses, and should not.
+fn shared_pools(config: &Config, known: &mut dyn Cluster) -> Vec<Finding> {
+    const WHAT: &str = "definitions";
+    let definitions = match known.definitions() {
+        Ok(definitions) => definitions,
+        Err(e) => return vec![Finding::new("pool", WHAT, State::Note, format!("not looked at: {e}"))],
+    };
+    let name = |index: usize| {
+        definitions.get(index).map_or_else(String::new, |((namespace, name), _)| format!("{namespace}/{name}"))
+    };
+    let shared = validate::shared_pools(config, &definitions);
+    let more = shared.len().saturating_sub(FILES_SHOWN_MAX);
+    let more = (more > 0).then(|| {
+        let text = "`plexus validate` with the definitions in files tells them all";
+        Finding::new("pool", format!("{more} more definitions"), State::Wrong, text)
+    });
+    let finding = |shared: Shared| {
+        let what = format!("definition {}", name(shared.index));
+        let detail = format!("it shares with {} {}", name(shared.first), shared.what);
+        Finding::new("pool", what, State::Wrong, detail)
+            .mended_by("give definitions of other ranges or lower devices names of their own (`name` in spec.config)")
+    };
+    shared.into_iter().map(finding).take(FILES_SHOWN_MAX).chain(more).collect()
 }
 
 /// Whether a plugin is a meta-plugin, this one or the one in whose place it is.
