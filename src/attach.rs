@@ -88,6 +88,7 @@ pub fn attach(
 ) -> Result<Attached, CniError> {
     let mut kernel = Kernel::opened(pod, allow_own)?;
     check_names_free(plan, &mut kernel)?;
+    claims::clear(plan, journal)?;
     let resolved = resolve(plan, &mut kernel)?;
     if plan.ends_with_its_namespace() {
         return unrecorded(plan, &mut kernel, resolved);
@@ -105,7 +106,7 @@ pub fn attach(
     let mut done = Vec::new();
     let mut claims = Claims::new(&plan.state_dir, held.name());
     let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));
-    let claimed = claims.take(plan, journal);
+    let claimed = claims.take(plan);
     let failure = match claimed.and_then(|()| run(plan, &mut kernel, resolved, &mut done, &mut note)) {
         Ok((results, outcomes)) => {
             let status = status_of(plan, &results);

@@ -16,9 +16,6 @@ use crate::log::warn;
 use crate::native;
 use crate::plan::{Attachment, Plan};
 
-/// How often a claim may change its holder while it is looked at.
-const TRIES_MAX: u32 = 16;
-
 /// The devices of a plan, as far as this request has claimed them.
 #[derive(Debug)]
 pub struct Claims<'a> {
@@ -36,33 +33,17 @@ impl<'a> Claims<'a> {
     /// Claims all devices of a plan.
     ///
     /// # Errors
-    /// Another attachment has one of them: code 11, its pod is named.
-    pub fn take(&mut self, plan: &'a Plan, journal: &Journal) -> Result<(), CniError> {
-        for attachment in &plan.attachments {
-            if let Some(device) = &attachment.device {
-                self.take_one(device, journal, &plan.state_dir).map_err(|e| {
-                    let msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, e.msg);
-                    CniError { msg, ..e }
-                })?;
+    /// Another attachment has got one of them since [`clear`]: code 11.
+    pub fn take(&mut self, plan: &'a Plan) -> Result<(), CniError> {
+        for (attachment, device) in wanted(plan) {
+            match self.ledger.take(device, &self.record).map_err(|e| refuse(&e))? {
+                Taken::Now => self.taken.push(device),
+                // An ADD that is repeated: what it had before stays its own, whatever becomes of this one.
+                Taken::Before => {}
+                Taken::ByOther(holder) => return Err(named(attachment, at_work(device, &holder))),
             }
         }
         Ok(())
-    }
-
-    fn take_one(&mut self, device: &'a Allotted, journal: &Journal, state_dir: &Path) -> Result<(), CniError> {
-        for _ in 0..TRIES_MAX {
-            match self.ledger.take(device, &self.record).map_err(|e| refuse(&e))? {
-                Taken::Now => {
-                    self.taken.push(device);
-                    return Ok(());
-                }
-                // An ADD that is repeated: what it had before stays its own, whatever becomes of this one.
-                Taken::Before => return Ok(()),
-                Taken::ByOther(holder) if holder.is_empty() => {} // it has just been given back
-                Taken::ByOther(holder) => free(&self.ledger, device, &holder, journal, state_dir)?,
-            }
-        }
-        Err(held(device, "by one request after the other"))
     }
 
     /// Gives back what this request claimed.
@@ -73,6 +54,34 @@ impl<'a> Claims<'a> {
         let one = |device: &&Allotted| self.ledger.release(device, &self.record).map_err(|e| refuse(&e)).err();
         detach::join(self.taken.iter().filter_map(one).collect())
     }
+}
+
+/// Frees the devices of a plan whose holders have ended. That may change the host: it comes before anything is looked up there.
+///
+/// # Errors
+/// Another attachment has one of them: code 11, its pod is named.
+pub fn clear(plan: &Plan, journal: &Journal) -> Result<(), CniError> {
+    let (ledger, own) = (Ledger::new(&plan.state_dir), journal::file_name(&plan.key));
+    for (attachment, device) in wanted(plan) {
+        let holder = ledger.holder(device).map_err(|e| refuse(&e))?.filter(|holder| *holder != own);
+        if let Some(holder) = holder {
+            free(&ledger, device, &holder, journal, &plan.state_dir).map_err(|e| named(attachment, e))?;
+        }
+    }
+    Ok(())
+}
+
+fn wanted(plan: &Plan) -> impl Iterator<Item = (&Attachment, &Allotted)> {
+    plan.attachments.iter().filter_map(|attachment| Some((attachment, attachment.device.as_ref()?)))
+}
+
+fn named(attachment: &Attachment, error: CniError) -> CniError {
+    let msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, error.msg);
+    CniError { msg, ..error }
+}
+
+fn at_work(device: &Allotted, holder: &str) -> CniError {
+    held(device, &format!("by the attachment of record {holder}, which is being attached or deleted"))
 }
 
 fn refuse(error: &Error) -> CniError {
@@ -86,9 +95,11 @@ fn held(device: &Allotted, by: &str) -> CniError {
 
 /// Frees a device whose holder has ended.
 fn free(ledger: &Ledger, device: &Allotted, holder: &str, journal: &Journal, state_dir: &Path) -> Result<(), CniError> {
-    let unclear = |e: &journal::Error| {
-        let why = if e.is_held() { "is being attached or deleted" } else { "cannot be read" };
-        held(device, &format!("by the attachment of record {holder}, which {why}"))
+    let unclear = |e: &journal::Error| match e.is_held() {
+        true => at_work(device, holder),
+        false => {
+            held(device, &format!("by the attachment of record {holder}, which cannot be read: {}", native::chain(e)))
+        }
     };
     let Some(record) = journal.hold_named(holder).map_err(|e| unclear(&e))? else { return Ok(()) };
     let records = record.records().map_err(|e| unclear(&e))?;

@@ -66,11 +66,18 @@ impl Ledger {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => match holder(&path)? {
                 Some(holder) if holder == record => Ok(Taken::Before),
                 Some(holder) => Ok(Taken::ByOther(holder)),
-                // Given back just now: what is told of a holder that has gone does no harm, it is looked for.
-                None => Ok(Taken::ByOther(String::new())),
+                None => Ok(Taken::ByOther("that has just gone".to_owned())), // whoever tries again finds it free
             },
             Err(e) => Err(at("claiming a device:", &path)(e)),
         }
+    }
+
+    /// The name of the record that has a device; none where it is free.
+    ///
+    /// # Errors
+    /// In the claim's place is something that is none.
+    pub fn holder(&self, device: &Allotted) -> Result<Option<String>, Error> {
+        holder(&self.dir.join(name(device)))
     }
 
     /// Gives back a device that the record of that name has, for the holder of that record; one that is another's stays.
