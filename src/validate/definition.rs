@@ -1,9 +1,11 @@
 //! One definition: what an ADD that names it would be refused for, and what would be executed or ignored.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use backends::chained::Chained;
 use backends::{Before, Kind};
+use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
 use super::blame::{self, Mistake};
@@ -189,6 +191,7 @@ fn surprises(config: &Value, attachment: &Attachment, ground: &Ground, reader: &
         executed(step, &base, ground, reader);
         unknown(attachment, index, &base, reader);
         mtu(step, &base, reader);
+        gateways(step, &base, reader);
     }
 }
 
@@ -278,4 +281,23 @@ fn mtu(step: &Step, base: &Path, reader: &mut Reader) {
         false => (Level::Error, format!("the kernel refuses the MTU {mtu}: no link has it")),
     };
     reader.tell(&base.join("mtu"), level, what, words::right_for("mtu"));
+}
+
+/// host-local gives out any gateway; one that is in no subnet of the pod nobody reaches without more routes.
+fn gateways(step: &Step, base: &Path, reader: &mut Reader) {
+    let Some(ipam) = step.conf.get("ipam").filter(|_| native::ipam_type(&step.conf) == "host-local") else { return };
+    let sets = ipam.get("ranges").and_then(Value::as_array).into_iter().flatten().enumerate();
+    let ranges = sets.flat_map(|(set, ranges)| {
+        let ranges = ranges.as_array().into_iter().flatten().enumerate();
+        ranges.map(move |(index, range)| (Path::of("ipam.ranges").join(set).join(index), range))
+    });
+    for (path, range) in std::iter::once((Path::of("ipam"), ipam)).chain(ranges) {
+        let text = |key: &str| range.as_object().and_then(|range| gojson::field(range, key)).and_then(Value::as_str);
+        let (Some(subnet), Some(gateway)) = (text("subnet"), text("gateway")) else { continue };
+        let (Ok(net), Ok(address)) = (subnet.parse::<IpNetwork>(), gateway.parse::<IpAddr>()) else { continue };
+        if !net.contains(address) {
+            let what = format!("the gateway {gateway} is not in {subnet}: pods cannot reach it by this network alone");
+            reader.tell(&base.then(&path).join("gateway"), Level::Warning, what, words::right_for("gateway"));
+        }
+    }
 }

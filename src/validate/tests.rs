@@ -35,7 +35,7 @@ fn starts(found: &[String], expected: &[&str]) {
 
 #[test]
 fn mistakes_of_a_configuration_are_told_at_their_key() {
-    let cases: [(&str, &[&str]); 26] = [
+    let cases: [(&str, &[&str]); 17] = [
         ("{\"type\": \"macvlan\",}", &["6:24 error: spec.config: no JSON: invalid character '}'"]),
         ("{\"type\": \"macvlan\"\n \"mode\": \"bridge\"}", &["7:6 error: spec.config: no JSON"]),
         ("{\"type\": \"macvlan\"", &["6:23 error: spec.config: no JSON: unexpected end"]),
@@ -68,6 +68,15 @@ fn mistakes_of_a_configuration_are_told_at_their_key() {
         ),
         ("{\"name\": \"../x\", \"type\": \"macvlan\"}", &["6:6 error: spec.config: name: "]),
         ("{\"type\": \"multus\", \"name\": \"x\"}", &["6:6 error: spec.config: type: network \"x\" is of type"]),
+    ];
+    for (config, expected) in cases {
+        starts(&of_config(config), expected);
+    }
+}
+
+#[test]
+fn ranges_types_and_misspelt_keys_are_told_too() {
+    let cases: [(&str, &[&str]); 10] = [
         (
             "{\"type\": \"macvlan\", \"mut\": 1400, \"ipam\": {\"type\": \"host-local\", \"subnet\": \"10.1.0.0/24\", \"rangestrat\": 1}}",
             &["6:25 warning: spec.config: mut: plexus does not know", "6:94 warning: spec.config: ipam.rangestrat: "],
@@ -87,6 +96,10 @@ fn mistakes_of_a_configuration_are_told_at_their_key() {
         (
             "{\"type\": \"macvlan\", \"mastre\": \"eth1\", \"mode\": \"x\"}",
             &["6:25 warning: spec.config: mastre: ", "6:43 error: spec.config: mode: "],
+        ),
+        (
+            "{\"type\": \"macvlan\", \"ipam\": {\"type\": \"host-local\", \"ranges\": [[{\"subnet\": \"10.1.0.0/24\",\n\"gateway\": \"10.2.0.1\"}]]}}",
+            &["7:5 warning: spec.config: ipam.ranges[0][0].gateway: the gateway 10.2.0.1 is not in 10.1.0.0/24"],
         ),
         ("{\"type\": \"sriov\"}", &["6:6 error: spec.config: type: sriov needs a device"]),
         ("{\"type\": \"macvaln\"}", &["6:6 warning: spec.config: type: macvaln is executed: /opt/cni/bin/macvaln"]),

@@ -7,8 +7,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    api, capability, chains, check, config, crash, defects, devices, examples, gc, install, interop, kube, meta,
-    multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, validate, world,
+    admission, api, capability, chains, check, config, crash, defects, devices, examples, gc, install, interop, kube,
+    meta, multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, validate,
+    world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -48,6 +49,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(program::cases());
     cases.extend(tools::cases());
     cases.extend(validate::cases());
+    cases.extend(admission::cases());
     cases.extend(gc::cases());
     cases.extend(kube::cases());
     cases.extend(takeover::cases());

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking; the case's own process ends and its parent reports it"
 )]
 
+mod admission;
 mod api;
 mod call;
 mod capability;
