@@ -4,11 +4,13 @@
 //! and copies count: a document that unfolds into more nodes than [`NODES_MAX`] is refused (the "billion laughs").
 //! The whole serde layer over this parser would make plexus-cni twice as large. It knows nothing of manifests.
 
+mod indent;
 mod places;
 
-use granit_parser::{Event, Parser, ScalarStyle};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
 
+use indent::Indented;
 pub use places::{Misplaced, places};
 
 /// Nodes of all documents of a file, copies by alias included.
@@ -36,16 +38,53 @@ struct Builder {
 /// # Errors
 /// The parser's, with line and column; or the bound that was passed.
 pub fn documents(text: &str) -> Result<Vec<Value>, String> {
-    let mut builder = Builder::default();
-    for next in Parser::new_from_str(text) {
-        let (event, _) = next.map_err(|e| e.to_string())?;
-        builder.take(event)?;
-    }
+    let (builder, _) = read(text, Builder::take).map_err(|stop| stop.whole)?;
     Ok(builder.documents)
 }
 
+/// Where a text stops to be YAML.
+struct Stop {
+    at: usize,
+    /// The parser's words, or the bound that was passed.
+    why: String,
+    /// The same with line and column.
+    whole: String,
+}
+
+/// Goes through the events of a text, which may be indented in between.
+fn read<'a, B: Default>(
+    text: &'a str,
+    take: fn(&mut B, Event, Span) -> Result<(), String>,
+) -> Result<(B, Indented<'a>), Stop> {
+    let mut indented = Indented::new(text);
+    loop {
+        let (mut builder, mut after, mut stopped) = (B::default(), 0, None);
+        for next in Parser::new_from_str(&indented.text) {
+            let place = |at: Option<usize>| indented.original(at.unwrap_or_default());
+            match next {
+                Ok((event, span)) => {
+                    after = span.end.byte_offset().unwrap_or(after).max(after);
+                    take(&mut builder, event, span).map_err(|why| {
+                        let at = place(span.start.byte_offset());
+                        Stop { at, why: why.clone(), whole: why }
+                    })?;
+                }
+                Err(e) => {
+                    stopped = Some(e);
+                    break;
+                }
+            }
+        }
+        let Some(e) = stopped else { return Ok((builder, indented)) };
+        let at = e.marker().byte_offset().unwrap_or_default();
+        if *e.kind() != ErrorKind::InvalidQuotedScalarIndent || !indented.mend(after, at) {
+            return Err(Stop { at: indented.original(at), why: e.kind().to_string(), whole: e.to_string() });
+        }
+    }
+}
+
 impl Builder {
-    fn take(&mut self, event: Event) -> Result<(), String> {
+    fn take(&mut self, event: Event, _: Span) -> Result<(), String> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none();

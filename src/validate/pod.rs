@@ -184,7 +184,9 @@ impl<'a> Reader<'a> {
             self.tell(index, &item.join("name"), Level::Warning, &what, &instead);
         }
         for key in &selection.unknown {
-            let near = words::nearest(key, KEYS).map(|near| format!("\"{near}\"")).unwrap_or_default();
+            // The older name of a key (network CRD standard 1.0).
+            let known = if key == "gateway" { Some("default-route") } else { words::nearest(key, KEYS) };
+            let near = known.map(|known| format!("\"{known}\"")).unwrap_or_default();
             self.tell(index, &item.join(key.as_str()), Level::Warning, "nobody knows this key: it is ignored", &near);
         }
     }

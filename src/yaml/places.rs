@@ -1,7 +1,8 @@
 //! Where everything in YAML documents stands: a second walk over the same events, for those who tell people about mistakes.
 
-use granit_parser::{Event, Parser, ScalarStyle, Span};
+use granit_parser::{Event, ScalarStyle, Span};
 
+use super::indent::Indented;
 use super::{DEPTH_MAX, NODES_MAX};
 use crate::marks::{Mark, Spot, Step, Style};
 
@@ -37,14 +38,21 @@ struct Builder {
 /// # Errors
 /// What [`super::documents`] refuses, and where.
 pub fn places(text: &str) -> Result<Vec<Mark>, Misplaced> {
-    let mut builder = Builder::default();
-    for next in Parser::new_from_str(text) {
-        let (event, span) = next
-            .map_err(|e| Misplaced { at: e.marker().byte_offset().unwrap_or_default(), why: e.kind().to_string() })?;
-        let at = span.start.byte_offset().unwrap_or_default();
-        builder.take(event, span).map_err(|why| Misplaced { at, why })?;
+    let (builder, indented) =
+        super::read(text, Builder::take).map_err(|stop| Misplaced { at: stop.at, why: stop.why })?;
+    let mut documents = builder.documents;
+    documents.iter_mut().for_each(|mark| moved(mark, &indented));
+    Ok(documents)
+}
+
+/// Back to where everything stands in the text as it was.
+fn moved(mark: &mut Mark, indented: &Indented) {
+    let of = |spot: Spot| Spot { start: indented.original(spot.start), end: indented.original(spot.end), ..spot };
+    mark.spot = of(mark.spot);
+    for (_, key, below) in &mut mark.below {
+        *key = of(*key);
+        moved(below, indented);
     }
-    Ok(builder.documents)
 }
 
 impl Builder {

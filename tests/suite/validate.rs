@@ -50,7 +50,8 @@ fn definition(name: &str, annotations: &str, config: &str) -> String {
 }
 
 fn pod(name: &str, networks: &str) -> String {
-    let networks = networks.replace('\n', "\n      ");
+    // No deeper than its key, as those pages have it.
+    let networks = networks.replace('\n', "\n    ");
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  annotations:\n    k8s.v1.cni.cncf.io/networks: {networks}\nspec:\n  containers: [{{name: a, image: b}}]\n"
     )
