@@ -182,6 +182,7 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
     match job.request.command {
         Command::Add => {
             readiness::await_file(config)?;
+            check_shim(job, config)?;
             let mut cluster = (job.reach)(config, job.request)?;
             let added = add(job, config, &mut *cluster);
             if let (Err(error), Some(pod)) = (&added, cluster::pod_name(&job.request.args)) {
@@ -201,6 +202,22 @@ fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
         Command::Status => readiness::meta(job, config).map(|()| None),
         Command::Version => Ok(None),
     }
+}
+
+/// The configuration of Multus' shim names no API server, because its daemon knows one. Without it a pod would get its default
+/// network alone, and nobody would know.
+fn check_shim(job: &Job, config: &Config) -> Result<(), CniError> {
+    let is_shim = plugin_type(&job.request.config) == "multus-shim";
+    if !is_shim
+        || config.manifests.is_some()
+        || cluster::has_api(config)
+        || cluster::pod_name(&job.request.args).is_none()
+    {
+        return Ok(());
+    }
+    let msg = "type multus-shim: the API server that Multus' daemon knew is not known here: add \"kubeconfig\" to the \
+               configuration, as `plexus install --from-multus --kubeconfig FILE` does";
+    Err(CniError::new(Code::InvalidConfig, msg))
 }
 
 /// All of a pod's networks.

@@ -62,6 +62,10 @@ fn refuse(error: &dyn std::error::Error) -> CniError {
 /// # Errors
 /// A definition that is not there, an annotation that cannot be read, a namespace that may not be referred to.
 pub fn asked(config: &Config, asking: &Asking, cluster: &mut dyn Cluster) -> Result<Asked, CniError> {
+    // A pod whose name cannot be read would get the default network alone, and nobody would know.
+    if asking.args.contains("K8S_POD_NAME") {
+        Args::parse(asking.args).map_err(|e| CniError::new(Code::InvalidEnvironment, e.to_string()))?;
+    }
     let name = cluster::pod_name(asking.args);
     let found = name.as_ref().map(|name| cluster.pod(name)).transpose().map_err(cluster::refuse)?.flatten();
     let pod = found.unwrap_or_else(|| Pod {

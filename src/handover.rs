@@ -20,6 +20,9 @@ use crate::config::Config;
 const PROGRAM: &str = "plexus";
 const COMMAND: &str = "oneshot";
 
+/// Set for the other program, which must never come here.
+const MARK: &str = "PLEXUS_HANDED_OVER";
+
 /// The cluster as manifests tell it; where only its API can tell, this process ends here and becomes another.
 ///
 /// # Errors
@@ -33,9 +36,13 @@ pub fn reach(config: &Config, request: &Request) -> Result<Box<dyn Cluster>, Cni
 
 /// Comes back only with what went wrong.
 fn execute(request: &Request) -> CniError {
+    if std::env::var_os(MARK).is_some() {
+        let msg = format!("the program {PROGRAM} beside plexus-cni is plexus-cni again: install both");
+        return CniError::new(Code::InvalidEnvironment, msg);
+    }
     let (program, error) = match (beside(), again(&request.stdin)) {
         (Ok(program), Ok(stdin)) => {
-            let error = Command::new(&program).arg(COMMAND).stdin(stdin).exec();
+            let error = Command::new(&program).arg(COMMAND).env(MARK, "1").stdin(stdin).exec();
             (program, error)
         }
         (Err(error), _) | (_, Err(error)) => (PathBuf::from(PROGRAM), error),

@@ -12,6 +12,7 @@ use backends::chained::{self, Chained, Fit};
 use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
+use crate::cni::gojson;
 use crate::cni::list::{Injection, List};
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
@@ -278,17 +279,27 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
     })
 }
 
+/// IPAM plugins that only hand out addresses: who may execute a plugin may give its pods addresses.
+const PLAIN_IPAM: [&str; 3] = ["host-local", "static", ""];
+
 /// A definition must not make the node execute what its policy does not list.
 fn check_allowed(step: &Step, policy: &Policy) -> Result<(), CniError> {
-    let executed = match &step.how {
-        How::Executed(reason) => Some((&step.plugin, reason.as_str())),
+    // An executed plugin executes the IPAM plugin that its configuration names, in whatever case Go reads the keys.
+    let by_plugin = || gojson::field(&step.conf, "ipam")?.as_object();
+    let executed: Vec<(&str, &str)> = match &step.how {
+        How::Executed(reason) => {
+            let ipam = by_plugin().and_then(|ipam| gojson::field(ipam, "type")).and_then(Value::as_str);
+            let others = ipam.into_iter().filter(|ipam| !PLAIN_IPAM.contains(ipam)).map(|ipam| (ipam, ""));
+            [(step.plugin.as_str(), reason.as_str())].into_iter().chain(others).collect()
+        }
         How::Native(native) => match &native.ipam {
-            Ipam::Executed(ipam) => Some((ipam, "")),
-            _ => None,
+            Ipam::Executed(ipam) => vec![(ipam, "")],
+            _ => Vec::new(),
         },
-        How::Chained(_) => None,
+        How::Chained(_) => Vec::new(),
     };
-    let Some((plugin, reason)) = executed.filter(|(plugin, _)| !policy.allows_execution(plugin)) else { return Ok(()) };
+    let refused = executed.into_iter().find(|(plugin, _)| !policy.allows_execution(plugin));
+    let Some((plugin, reason)) = refused else { return Ok(()) };
     let reason = if reason.is_empty() { String::new() } else { format!(" (it would be: {reason})") };
     let msg = format!("plugin {plugin:?} may not be executed on this node{reason}: allowedDelegates does not list it");
     Err(CniError::new(Code::InvalidConfig, msg))

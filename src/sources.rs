@@ -359,7 +359,7 @@ pub struct NetworkFile {
 /// No readable file has that name.
 pub fn network_by_name(conf_dir: &Path, name: &str) -> Result<NetworkFile, SourceError> {
     let mut broken = Vec::new();
-    for endings in [&["conflist", "configlist"][..], &["conf", "json"][..]] {
+    for endings in [&["conflist", "configlist"][..], &["conf", "config", "json"][..]] {
         let paths = files(conf_dir, endings, "listing the network files").unwrap_or_default();
         for path in paths {
             let parsed = read(&path).and_then(|bytes| {

@@ -48,7 +48,7 @@ pub(super) struct Install {
     #[arg(long, value_name = "FILE", requires = "from_multus")]
     daemon_config: Option<PathBuf>,
     /// How the API server is reached
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from_multus", "to_multus"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "to_multus")]
     kubeconfig: Option<PathBuf>,
     /// Where plexus and plexus-cni are that are installed; beside this program where it is not given
     #[arg(long, value_name = "DIR")]
@@ -62,7 +62,7 @@ pub(super) struct Install {
 pub(super) fn run(args: Install, out: &mut Out) -> Result<(), Failure> {
     let Install { from_multus, to_multus, multus_names: names, daemon_config, kubeconfig, programs, places } = args;
     let wish = match (from_multus, to_multus) {
-        (true, _) => Wish::FromMultus { names },
+        (true, _) => Wish::FromMultus { names, kubeconfig },
         (_, true) => Wish::ToMultus,
         _ => Wish::Install { kubeconfig },
     };

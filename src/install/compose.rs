@@ -76,7 +76,12 @@ pub struct Composed {
 ///
 /// # Errors
 /// A sentence: something cannot be read, or what would come of it would not work.
-pub(super) fn of_multus(file: &Path, daemon: Option<&Path>, conf_dir: &Path) -> Result<Composed, String> {
+pub(super) fn of_multus(
+    file: &Path,
+    daemon: Option<&Path>,
+    kubeconfig: Option<&Path>,
+    conf_dir: &Path,
+) -> Result<Composed, String> {
     let refused = |why: String| format!("{}: {why}", file.display());
     let mut whole = object(file)?;
     let is_list = whole.get("plugins").is_some();
@@ -86,7 +91,15 @@ pub(super) fn of_multus(file: &Path, daemon: Option<&Path>, conf_dir: &Path) -> 
     if let Some(daemon) = daemon {
         over(own, daemon, &mut keys)?;
     }
+    if let Some(path) = kubeconfig {
+        put(own, "kubeconfig", json!(path));
+    }
     let before = gojson::field(own, "type").and_then(Value::as_str).unwrap_or_default();
+    let is_known = gojson::field(own, "kubeconfig").and_then(Value::as_str).is_some_and(|path| !path.is_empty());
+    if before == "multus-shim" && !is_known {
+        let why = "Multus' daemon knows the API server by its service account, plexus-cni does not: say how with --kubeconfig FILE";
+        return Err(refused(why.to_owned()));
+    }
     keys.push(Meaning { key: "type".to_owned(), meaning: format!("{TYPE}, and was {before}") });
     put(own, "type", TYPE.into());
     if let Some(Value::String(dir)) = take(own, "cniConf") {

@@ -64,6 +64,8 @@ pub enum Wish {
     FromMultus {
         /// Multus' names lead to plexus too.
         names: bool,
+        /// How the API server is reached, where Multus' configuration does not say it: its daemon knows by itself.
+        kubeconfig: Option<PathBuf>,
     },
     /// Multus in plexus' place.
     ToMultus,
@@ -138,7 +140,7 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
     };
     match wish {
         Wish::Install { kubeconfig } => node.install(kubeconfig.as_deref(), &mut plan)?,
-        Wish::FromMultus { names } => node.take_over(*names, &mut plan)?,
+        Wish::FromMultus { names, kubeconfig } => node.take_over(*names, kubeconfig.as_deref(), &mut plan)?,
         Wish::ToMultus => node.to_multus(&mut plan, true)?,
         Wish::Uninstall => node.uninstall(&mut plan)?,
     }
@@ -233,7 +235,7 @@ impl Node<'_> {
         }
     }
 
-    fn take_over(&self, names: bool, plan: &mut Plan) -> Result<(), String> {
+    fn take_over(&self, names: bool, kubeconfig: Option<&Path>, plan: &mut Plan) -> Result<(), String> {
         let Some(multus) = self.multus().next() else {
             if let Some(broken) = self.files.iter().find(|file| is_broken_multus(file)) {
                 self.whole(&broken.path)?;
@@ -252,7 +254,7 @@ impl Node<'_> {
         self.whole(&multus.path)?;
         let usual = Some(PathBuf::from(daemon::FILE)).filter(|path| path.exists());
         let daemon = self.places.daemon_config.clone().or(usual);
-        let composed = compose::of_multus(&multus.path, daemon.as_deref(), &self.places.conf_dir)?;
+        let composed = compose::of_multus(&multus.path, daemon.as_deref(), kubeconfig, &self.places.conf_dir)?;
         if composed.config.names_definitions() {
             plan.notes
                 .push("the default network is a definition: whether it is there, the first ADD will tell".to_owned());

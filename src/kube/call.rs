@@ -4,7 +4,10 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, header};
+use http_body_util::{BodyExt, Limited};
 use kube::Client;
+use kube::client::Body;
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::sources::SourceError;
@@ -12,6 +15,16 @@ use crate::sources::SourceError;
 /// The first pause before another attempt; it doubles up to the other.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// More than any list that is read here: the server's own objects end at 1.5 MiB (etcd).
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// What is read of a `Status`.
+#[derive(Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    message: String,
+}
 
 /// Why a call gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,9 +133,8 @@ impl Calls {
         let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content);
         let request = request.body(body.to_vec()).map_err(|e| Failure::Lasting(e.to_string()))?;
         let time = self.per_call.min(self.until.saturating_duration_since(Instant::now()));
-        match tokio::time::timeout(time, self.client.request(request)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.failure(&error)),
+        match tokio::time::timeout(time, self.answer(request)).await {
+            Ok(answer) => answer,
             Err(_) => {
                 let ms = time.as_millis();
                 Err(Failure::Passing(format!("{} did not answer within {ms} ms; see apiCallTimeoutMs", self.server)))
@@ -130,17 +142,29 @@ impl Calls {
         }
     }
 
-    fn failure(&self, error: &kube::Error) -> Failure {
-        match error {
-            kube::Error::Api(status) => of_status(status.code, &status.message),
-            kube::Error::Auth(_) | kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
-                Failure::Lasting(format!("{}: {}", self.server, chain(error)))
-            }
-            other => {
-                let why = format!("{}: {}", self.server, chain(other));
-                if why.contains("certificate") { Failure::Lasting(why) } else { Failure::Passing(why) }
-            }
+    async fn answer<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<T, Failure> {
+        let response = self.client.send(request.map(Body::from)).await.map_err(|e| self.failure(&e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|e| Failure::Passing(format!("{}: reading its answer: {e}", self.server)))?.to_bytes();
+        if status.is_success() {
+            let odd = |e| Failure::Lasting(format!("{} answered what was not asked for: {e}", self.server));
+            return serde_json::from_slice(&body).map_err(odd);
         }
+        let told: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        Err(of_status(status.as_u16(), &told.message))
+    }
+
+    fn failure(&self, error: &kube::Error) -> Failure {
+        let why = chain(error);
+        let lasts = matches!(error, kube::Error::Auth(_)) || why.contains("certificate");
+        let why = format!("{}: {why}", self.server);
+        if lasts { Failure::Lasting(why) } else { Failure::Passing(why) }
+    }
+
+    /// The same calls with another end.
+    pub(super) fn within(&self, time: Duration) -> Calls {
+        Calls { until: Instant::now() + time, ..self.clone() }
     }
 }
 

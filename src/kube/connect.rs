@@ -10,7 +10,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config as KubeConfig};
 use tower::{BoxError, ServiceBuilder};
 
-use crate::config::Config;
 use crate::sources::SourceError;
 
 fn refuse(act: &str, why: impl ToString) -> SourceError {
@@ -19,8 +18,8 @@ fn refuse(act: &str, why: impl ToString) -> SourceError {
 }
 
 /// A client and the server's address.
-pub(super) async fn client(config: &Config) -> Result<(Client, String), SourceError> {
-    let found = match &config.kubeconfig {
+pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), SourceError> {
+    let found = match kubeconfig {
         Some(path) => of_file(path).await?,
         None => KubeConfig::incluster_env()
             .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
@@ -36,7 +35,15 @@ async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
     let text = String::from_utf8(text).map_err(|e| refuse(&act, e))?;
     let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, e))?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
-    KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|e| refuse(&act, e))
+    let has_proxy =
+        kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()).any(|c| c.proxy_url.is_some());
+    let found = KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let mut found = found.map_err(|e| refuse(&act, e))?;
+    if !has_proxy {
+        // What the runtime's environment says (HTTPS_PROXY) is how images are fetched, not how the node reaches its API server.
+        found.proxy_url = None;
+    }
+    Ok(found)
 }
 
 /// Paths in a kubeconfig are relative to it (client-go).

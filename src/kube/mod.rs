@@ -31,9 +31,9 @@ use crate::sources::{Definition, Pod, SourceError};
 use call::{Calls, Failure};
 use dra::PodClaims;
 pub use objects::NetworkAttachmentDefinition;
-use objects::{DefinitionPage, PodObject};
+use objects::{DefinitionPage, Identity, PodObject};
 
-/// How often something that is not there yet is looked for.
+/// The first pause before something that is not there yet is looked for again; it doubles.
 const APPEAR_POLL: Duration = Duration::from_millis(100);
 
 /// Pages of definitions: more than any cluster has.
@@ -41,7 +41,7 @@ const PAGES_MAX: usize = 20;
 
 /// The cluster, live.
 pub struct Live {
-    runtime: Runtime,
+    runtime: Running,
     calls: Calls,
     /// How long something that is not there yet is waited for.
     appear_wait: Duration,
@@ -66,11 +66,28 @@ impl Live {
             why: e.to_string(),
             transient: true,
         })?;
-        let (client, server) = runtime.block_on(connect::client(config))?;
+        let act = "preparing to ask the API server".to_owned();
+        let late = SourceError::Api {
+            act,
+            why: "the kubeconfig, or what it names, is not read in time".to_owned(),
+            transient: true,
+        };
+        // Files it names may be no files, and a program that it names may hang: nothing of that is waited for without an end.
+        let kubeconfig = config.kubeconfig.clone();
+        let handle = runtime.handle().clone();
+        let connecting = runtime.spawn_blocking(move || handle.block_on(connect::client(kubeconfig.as_deref())));
+        let connected = runtime.block_on(async { tokio::time::timeout(config.api_deadline, connecting).await });
+        let (client, server) = match connected {
+            Ok(Ok(connected)) => connected?,
+            _ => {
+                runtime.shutdown_background();
+                return Err(late);
+            }
+        };
         let calls = Calls::new(client, server, config.api_call_timeout, Instant::now() + config.api_deadline);
         let (appear_wait, state_dir) = (config.appear_wait, config.state_dir.clone());
         Ok(Live {
-            runtime,
+            runtime: Running(Some(runtime)),
             calls,
             appear_wait,
             state_dir,
@@ -81,12 +98,31 @@ impl Live {
     }
 }
 
+/// A runtime that is left without waiting for what hangs in it (name servers, above all).
+struct Running(Option<Runtime>);
+
+impl Running {
+    fn block_on<F: Future>(&self, future: F) -> F::Output {
+        #[expect(clippy::expect_used, reason = "it is taken by drop alone")]
+        let runtime = self.0.as_ref().expect("the runtime is there until it is dropped");
+        runtime.block_on(future)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl Cluster for Live {
     fn pod(&mut self, name: &PodName) -> Result<Option<Pod>, SourceError> {
         let PodName { namespace, name: pod_name, uid } = name;
         let act = || format!("asking the API server for pod {namespace}/{pod_name}");
         let path = objects::pod_path(namespace, pod_name).map_err(|e| e.told(act()))?;
-        let asked = self.runtime.block_on(appearing::<PodObject>(&self.calls, &path, self.appear_wait));
+        let asked = self.runtime.block_on(appearing::<PodObject>(&self.calls, &path, pod_name, self.appear_wait));
         let object = asked.map_err(|failure| match failure {
             Failure::Missing => SourceError::NoPod { namespace: namespace.clone(), name: pod_name.clone() },
             other => other.told(act()),
@@ -116,7 +152,9 @@ impl Cluster for Live {
             all.join_all().await
         });
         // What failed is asked for again where it is needed, and its failure told there.
-        self.definitions.extend(found.into_iter().filter_map(|(name, found)| Some((name, found.ok()?.into()))));
+        let good =
+            found.into_iter().filter_map(|(name, found)| Some((found.ok().filter(|one| one.is(&name.1))?, name)));
+        self.definitions.extend(good.map(|(found, name)| (name, found.into())));
     }
 
     fn definition(&mut self, namespace: &str, name: &str, awaited: bool) -> Result<Definition, SourceError> {
@@ -127,7 +165,7 @@ impl Cluster for Live {
         let act = || format!("asking the API server for definition {namespace}/{name}");
         let path = objects::definition_path(&key).map_err(|e| e.told(act()))?;
         let wait = if awaited { self.appear_wait } else { Duration::ZERO };
-        let asked = self.runtime.block_on(appearing::<NetworkAttachmentDefinition>(&self.calls, &path, wait));
+        let asked = self.runtime.block_on(appearing::<NetworkAttachmentDefinition>(&self.calls, &path, name, wait));
         let found: Definition = asked.map(Definition::from).map_err(|failure| match failure {
             Failure::Missing => {
                 SourceError::NoDefinition { namespace: key.0.clone(), name: key.1.clone(), hint: String::new() }
@@ -178,12 +216,23 @@ impl Cluster for Live {
     }
 }
 
-/// An object that may be about to come.
-async fn appearing<T: serde::de::DeserializeOwned>(calls: &Calls, path: &str, wait: Duration) -> Result<T, Failure> {
+/// An object that may be about to come, and that is the one of this name.
+async fn appearing<T>(calls: &Calls, path: &str, name: &str, wait: Duration) -> Result<T, Failure>
+where
+    T: serde::de::DeserializeOwned + Identity,
+{
     let until = Instant::now() + wait;
+    let mut pause = APPEAR_POLL;
     loop {
-        match calls.get(path).await {
-            Err(Failure::Missing) if Instant::now() + APPEAR_POLL < until => tokio::time::sleep(APPEAR_POLL).await,
+        match calls.get::<T>(path).await {
+            Err(Failure::Missing) if Instant::now() + pause < until => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            Ok(object) if !object.is(name) => {
+                let why = "the answer is not the object that was asked for: is something else at the server's address?";
+                return Err(Failure::Lasting(why.to_owned()));
+            }
             other => return other,
         }
     }

@@ -108,14 +108,34 @@ pub(super) struct PodObject {
 #[derive(Debug, Default, Deserialize)]
 struct PodMeta {
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     uid: String,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
 }
 
+/// Which object an answer is: a proxy's page is JSON, too.
+pub(super) trait Identity {
+    /// Whether it is the one of this name, and an object at all.
+    fn is(&self, name: &str) -> bool;
+}
+
+impl Identity for PodObject {
+    fn is(&self, name: &str) -> bool {
+        self.metadata.name == name && !self.metadata.uid.is_empty()
+    }
+}
+
+impl Identity for NetworkAttachmentDefinition {
+    fn is(&self, name: &str) -> bool {
+        self.metadata.name.as_deref() == Some(name) && self.metadata.uid.is_some()
+    }
+}
+
 impl PodObject {
     pub(super) fn into_pod(self, namespace: &str, name: &str) -> (Pod, PodClaims) {
-        let PodMeta { uid, annotations } = self.metadata;
+        let PodMeta { uid, annotations, .. } = self.metadata;
         let annotations = annotations.unwrap_or_default();
         let pod = Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid, annotations };
         (pod, PodClaims::of(self.spec, self.status))

@@ -96,6 +96,13 @@ async fn put(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure>
 /// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.
 async fn keep(calls: &Calls, pod: &Told<'_>, failure: &Failure, noted: Option<Unwritten>) {
     let Told { namespace, name, .. } = pod;
+    if matches!(failure, Failure::Lasting(_)) {
+        noted.iter().for_each(Unwritten::forget);
+        let text = format!("the network-status of pod {namespace}/{name} cannot be written: {failure}");
+        warn(&text);
+        events::post_all(calls, pod, &[Event::status_unwritten(&text)]).await;
+        return;
+    }
     if *failure == Failure::Missing {
         // Deleted meanwhile, or replaced by another of its name: nobody will read it.
         noted.iter().for_each(Unwritten::forget);

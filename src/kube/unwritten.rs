@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,8 @@ use crate::sources;
 
 /// How many of others' a request writes beside its own: it is a pod's start that pays for it.
 const OTHERS_MAX: usize = 4;
+/// How long they may take in all.
+const OTHERS_TIME: Duration = Duration::from_secs(2);
 /// How many are looked at.
 const LISTED_MAX: usize = 256;
 /// A UID is 36 characters.
@@ -50,9 +53,12 @@ impl Unwritten {
             status: status.to_owned(),
         };
         let bytes = serde_json::to_vec(&note).map_err(|e| e.to_string())?;
-        let written = match fs::write(&path, &bytes) {
+        // Whole or not there: others read it meanwhile. What is in its place is replaced and never opened.
+        let begun = directory(state_dir).join(format!(".{}.{}", pod.uid, std::process::id()));
+        let write = || fs::write(&begun, &bytes).and_then(|()| fs::rename(&begun, &path));
+        let written = match write() {
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                fs::create_dir_all(directory(state_dir)).and_then(|()| fs::write(&path, &bytes))
+                fs::create_dir_all(directory(state_dir)).and_then(|()| write())
             }
             done => done,
         };
@@ -66,15 +72,36 @@ impl Unwritten {
     }
 }
 
+impl Unwritten {
+    /// Others come first the next time.
+    fn put_off(&self) {
+        if let Ok(bytes) = sources::read(&self.path) {
+            let again = self.path.with_extension("again");
+            let _ = fs::write(&again, bytes).and_then(|()| fs::rename(&again, &self.path)); // it is only an order
+        }
+    }
+}
+
 fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("unwritten")
 }
 
-/// Writes what others could not; the first that cannot be written now ends it.
+/// Writes what others could not, one attempt each and all within a time of their own.
 pub(super) async fn write_others(calls: &Calls, state_dir: &Path) {
+    let calls = calls.within(OTHERS_TIME);
+    let _ = tokio::time::timeout(OTHERS_TIME, write_listed(&calls, state_dir)).await; // what is left is the next request's
+}
+
+async fn write_listed(calls: &Calls, state_dir: &Path) {
     let Ok(entries) = fs::read_dir(directory(state_dir)) else { return };
-    let paths: Vec<PathBuf> = entries.take(LISTED_MAX).filter_map(|entry| Some(entry.ok()?.path())).collect();
-    for path in paths.into_iter().take(OTHERS_MAX) {
+    let is_note = |path: &PathBuf| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."));
+    let paths = entries.take(LISTED_MAX).filter_map(|entry| Some(entry.ok()?.path())).filter(is_note);
+    // Those that were tried longest ago come first.
+    let mut paths: Vec<(SystemTime, PathBuf)> = paths
+        .map(|path| (fs::symlink_metadata(&path).and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH), path))
+        .collect();
+    paths.sort();
+    for (_, path) in paths.into_iter().take(OTHERS_MAX) {
         let note = sources::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
         let noted = Unwritten { path };
         // A note that was cut short says nothing.
@@ -84,8 +111,10 @@ pub(super) async fn write_others(calls: &Calls, state_dir: &Path) {
         };
         let pod = Told { namespace: &note.namespace, name: &note.name, uid: &note.uid };
         match status::write(calls, &pod, &note.status).await {
-            Ok(()) | Err(Failure::Missing) => noted.forget(),
-            Err(Failure::Conflict(_) | Failure::Forbidden(_) | Failure::Lasting(_) | Failure::Passing(_)) => return,
+            // What the server will never take is nobody's.
+            Ok(()) | Err(Failure::Missing | Failure::Lasting(_)) => noted.forget(),
+            Err(Failure::Passing(_)) => return,
+            Err(Failure::Conflict(_) | Failure::Forbidden(_)) => noted.put_off(),
         }
     }
 }

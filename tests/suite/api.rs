@@ -45,6 +45,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("api::dotted_names_are_names", needs, dotted),
         Case::new("api::d23_a_pod_that_is_gone_is_no_success", needs, gone),
         Case::new("api::d26_a_pod_of_a_system_namespaces_name_has_its_status", needs, named_like_a_namespace),
+        Case::new("api::what_would_be_the_default_network_alone_is_an_error", needs, not_alone),
         Case::new("api::no_plexus_beside_plexus_cni", needs, alone),
     ];
     cases.extend(faults::cases());
@@ -324,6 +325,21 @@ fn named_like_a_namespace() {
     assert_eq!(member.cluster.network_status("kube-system")[0]["interface"], "eth0");
 }
 
+/// A pod that wants more must not start with less because of how it is called.
+fn not_alone() {
+    let mut member = Member::new();
+    let uid = member.pod("a", &[(NETWORKS, "blue")]);
+    for broken in [";", ";A=b=c", ";A"] {
+        let args = format!("K8S_POD_NAMESPACE={};K8S_POD_NAME=a;K8S_POD_UID={uid}{broken}", member.cluster.namespace());
+        member.call("ADD", "a", &uid).args(&args).run().fails(4, "ARGS: invalid pair");
+    }
+    let conf = member.node.conf.as_object_mut().unwrap();
+    conf.remove("kubeconfig");
+    conf.insert("type".to_owned(), json!("multus-shim"));
+    member.call("ADD", "a", &uid).run().fails(7, "--kubeconfig");
+    assert_eq!(member.node.bed.links("a"), ["lo"]);
+}
+
 fn alone() {
     let member = Member::new();
     let uid = member.pod("a", &[(NETWORKS, "blue")]);
@@ -335,6 +351,11 @@ fn alone() {
     let call = bed.call(Side::Plexus, "lonely").command("ADD").container("id-a").pod("a");
     let answer = call.kubernetes(member.cluster.namespace(), "a", &uid).conf(&member.node.conf).run();
     answer.fails(4, "install it beside plexus-cni");
+    // plexus-cni under the name of the other program is no other program.
+    fs::copy(copy, "/run/scratch/plexus").unwrap();
+    let call = bed.call(Side::Plexus, "lonely").command("ADD").container("id-a").pod("a");
+    let answer = call.kubernetes(member.cluster.namespace(), "a", &uid).conf(&member.node.conf).run();
+    answer.fails(4, "is plexus-cni again");
 }
 
 /// So long that a hanging server is told from a slow one.

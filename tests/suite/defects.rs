@@ -154,6 +154,14 @@ fn allowed() {
     definition(&node.bed, "default", "odd", &odd.to_string());
     node.pod("c", &[(NETWORKS, "odd")]);
     node.call("ADD", "c").run().fails(7, "\"keepstoo\" may not be executed");
+    // Nor by a plugin that is executed and executes what its configuration names, in whatever case Go reads it.
+    for (index, keys) in [r#""ipam": {"type": "keepstoo"}"#, r#""IPAM": {"Type": "keepstoo"}"#].into_iter().enumerate()
+    {
+        let name = format!("way{index}");
+        definition(&node.bed, "default", &name, &format!(r#"{{"cniVersion": "1.0.0", "type": "keeps", {keys}}}"#));
+        node.pod(&name, &[(NETWORKS, &name)]);
+        node.call("ADD", &name).run().fails(7, "\"keepstoo\" may not be executed");
+    }
     // What the node's own configuration names is not restricted.
     node.conf["delegates"] = json!([{"cniVersion": "1.0.0", "name": "first", "type": "keepstoo"}]);
     node.add("d", "green");

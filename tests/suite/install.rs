@@ -239,7 +239,10 @@ fn of_daemon() {
         "multusAutoconfigDir": "/host/etc/cni/net.d", "multusConfigFile": "auto", "socketDir": "/host/run/multus/",
         "globalNamespaces": "default,shared", "metricsPort": 9091, "odd": true});
     let file = bed.file("daemon-config.json", &daemon.to_string()).display().to_string();
-    let done = ok(&["install", "--from-multus", "--daemon-config", &file]);
+    // The daemon knows the API server by its service account: here somebody must say how it is reached.
+    let (code, _, told) = run(&["install", "--from-multus", "--daemon-config", &file]);
+    assert!(code != 0 && told.contains("--kubeconfig"), "{told}");
+    let done = ok(&["install", "--from-multus", "--daemon-config", &file, "--kubeconfig", "/run/scratch/kubeconfig"]);
     let own = ours("conf");
     assert_eq!(own["clusterNetwork"], json!(format!("{CONF_DIR}/10-cluster.conflist")));
     assert_eq!((&own["globalNamespaces"], &own["logLevel"]), (&json!("default,shared"), &json!("verbose")));
