@@ -47,6 +47,7 @@ impl Event {
         let reason = if missing { "NoNetworkFound" } else { "FailedAddingInterface" };
         let hint = match error.code {
             _ if missing => "create it, or correct the pod's annotation",
+            _ if error.msg.contains("forbids it (403)") => "give plexus' role on the cluster what it lacks",
             Code::InvalidConfig | Code::Decode | Code::UnsupportedField | Code::IncompatibleVersion => {
                 "correct the definition or the pod's annotation"
             }
