@@ -61,6 +61,33 @@ pub struct Departure<'a> {
     pub state_dir: &'a Path,
 }
 
+impl<'a> Departure<'a> {
+    /// Of a call for which there is no record: what there can be, and nothing that ADD found.
+    pub fn unrecorded(
+        request: &'a Request,
+        state_dir: &'a Path,
+        attachments: &'a [Attachment],
+        inside: Option<NetNs>,
+    ) -> Departure<'a> {
+        Departure {
+            sandbox: &request.container_id,
+            netns: request.netns.clone(),
+            inside,
+            path: &request.path,
+            group: None,
+            attachments,
+            results: vec![None; attachments.len()],
+            indices: vec![0; attachments.len()],
+            progress: &[],
+            cookie: 0,
+            may_be_own: request.netns_override,
+            state_dir,
+            recorded: false,
+            record: None,
+        }
+    }
+}
+
 /// The departure that a record describes. `told`: CNI_NETNS of the DEL.
 ///
 /// # Errors

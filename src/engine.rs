@@ -456,6 +456,13 @@ fn del_defaults(job: &Job, config: &Config, attached: bool) -> Result<(), CniErr
         let departure = unrecorded(job, slice::from_ref(attachment), None, inside);
         failures.extend(detach::detach(departure).err());
     }
+    // The name that a pod's first own network has, unless its annotation says another.
+    if pod.as_mut().is_some_and(|pod| backends::exists(pod, "net1").unwrap_or(false)) {
+        warn(
+            "nothing says who attached net1 to this pod: no record of plexus, no cache of Multus; it leaves with the pod's namespace, \
+             and `plexus gc --unrecorded` frees what it holds",
+        );
+    }
     detach::join(failures)
 }
 
@@ -476,22 +483,8 @@ fn unrecorded<'a>(
     result: Option<CniResult>,
     inside: Option<NetNs>,
 ) -> Departure<'a> {
-    Departure {
-        sandbox: &job.request.container_id,
-        netns: job.request.netns.clone(),
-        inside,
-        path: &job.request.path,
-        group: None,
-        attachments,
-        results: [result].into_iter().chain(iter::repeat(None)).take(attachments.len()).collect(),
-        indices: vec![0; attachments.len()],
-        progress: &[],
-        cookie: 0,
-        may_be_own: job.request.netns_override,
-        state_dir: &job.state_dir,
-        recorded: false,
-        record: None,
-    }
+    let results = [result].into_iter().chain(iter::repeat(None)).take(attachments.len()).collect();
+    Departure { results, ..Departure::unrecorded(job.request, &job.state_dir, attachments, inside) }
 }
 
 /// The plan for a pod under a meta-plugin's configuration. Nothing is touched.

@@ -92,8 +92,11 @@ fn fulfil(
         _ => "installing",
     };
     let refused = |why: String| Failure::Input { act: act.to_owned(), why: format!("{why}; nothing was changed") };
-    let plan = install::plan(wish, &places).map_err(refused)?;
-    let report = if dry_run { plan.show() } else { plan.carry_out().map_err(refused)? };
+    let report = match dry_run {
+        true => install::plan(wish, &places).map(|plan| plan.show()),
+        false => install::carry_out(wish, &places),
+    };
+    let report = report.map_err(refused)?;
     match output {
         Format::Json => out.json(&report)?,
         Format::Table => out.text(&tables(&report))?,

@@ -8,7 +8,7 @@ pub mod keys;
 mod log;
 pub mod page;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -199,7 +199,7 @@ impl Config {
             strict_capabilities: raw.strict_capabilities.unwrap_or(false),
             kubelet_dir: directory("kubeletDir", raw.kubelet_dir, KUBELET_DIR)?,
             allow_device_id: raw.allow_device_id.unwrap_or(false),
-            readiness_file: given(raw.readiness_file).map(PathBuf::from),
+            readiness_file: given(raw.readiness_file).map(|file| path("readinessindicatorfile", file)).transpose()?,
             readiness_wait: wait("readinessWaitMs", raw.readiness_wait_ms, 0, READINESS_WAIT_MS)?,
             retry_delete_on_error: raw.retry_delete_on_error.unwrap_or(false),
             log,
@@ -296,9 +296,13 @@ fn optional(key: &str, path: Option<String>) -> Result<Option<PathBuf>, CniError
 }
 
 fn directory(key: &str, given_dir: Option<String>, default: &str) -> Result<PathBuf, CniError> {
-    let text = given(given_dir).unwrap_or_else(|| default.to_owned());
-    if !Path::new(&text).is_absolute() || text.contains('\0') {
-        return Err(refuse(format!("{key}: {text:?} is no absolute path")));
+    let found = path(key, given(given_dir).unwrap_or_else(|| default.to_owned()))?;
+    if found.is_absolute() { Ok(found) } else { Err(refuse(format!("{key}: {found:?} is no absolute path"))) }
+}
+
+fn path(key: &str, text: String) -> Result<PathBuf, CniError> {
+    if text.contains('\0') {
+        return Err(refuse(format!("{key}: {text:?} is no path")));
     }
     Ok(PathBuf::from(text))
 }

@@ -1,5 +1,7 @@
 //! Every row of the table is read, and what cannot be meant is refused.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::keys::{ACCEPTED, KEYS, Key, LOG_KEYS};

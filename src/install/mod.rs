@@ -5,7 +5,9 @@
 mod act;
 mod compose;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -147,6 +149,24 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
     Ok(plan)
 }
 
+/// Decides and does it, up to the first step that fails. Only one at a time does, from its first look at the node on.
+///
+/// # Errors
+/// As [`plan`]; another one is at work.
+pub fn carry_out(wish: &Wish, places: &Places) -> Result<Report, String> {
+    let _held = hold(&places.conf_dir)?;
+    plan(wish, places).map(|plan| plan.run())
+}
+
+fn hold(conf_dir: &Path) -> Result<Flock<File>, String> {
+    let refused = |why: String| format!("{}: {why}", conf_dir.display());
+    let folder = File::open(conf_dir).map_err(|e| refused(e.to_string()))?;
+    Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => "another installation is at work".to_owned(),
+        errno => refused(errno.to_string()),
+    })
+}
+
 /// The node as it is found.
 struct Node<'a> {
     places: &'a Places,
@@ -165,7 +185,10 @@ impl Node<'_> {
 
     /// Multus' files as they were put aside, with the names that they had.
     fn saved(&self) -> Vec<(PathBuf, PathBuf)> {
-        let original = |path: &Path| path.to_str().and_then(|name| name.strip_suffix(SAVED)).map(PathBuf::from);
+        let original = |path: &Path| {
+            let name = path.as_os_str().as_bytes().strip_suffix(SAVED.as_bytes())?;
+            Some(PathBuf::from(OsStr::from_bytes(name)))
+        };
         self.files.iter().filter_map(|file| original(&file.path).map(|name| (file.path.clone(), name))).collect()
     }
 
@@ -338,7 +361,10 @@ impl Node<'_> {
     }
 
     fn uninstall(&self, plan: &mut Plan) -> Result<(), String> {
-        if !self.saved().is_empty() {
+        // One that was killed has put Multus' back already, and not yet given it the pods.
+        let is_leaving = self.files.iter().any(|file| is_leaving(&file.path));
+        let is_both = self.multus().next().is_some() && self.ours().next().is_some();
+        if !self.saved().is_empty() || is_leaving || is_both {
             self.to_multus(plan, false)?;
         } else {
             for file in self.ours() {
@@ -376,12 +402,8 @@ impl Plan {
         Report { steps: self.steps.iter().map(shown).collect(), keys, notes, failure: None }
     }
 
-    /// Does it, up to the first step that fails. Only one at a time does.
-    ///
-    /// # Errors
-    /// Another one is at work.
-    pub fn carry_out(&self) -> Result<Report, String> {
-        let _held = self.hold()?;
+    /// Does it, up to the first step that fails.
+    fn run(&self) -> Report {
         let mut report = Report { keys: self.keys.clone(), notes: self.notes.clone(), ..Report::default() };
         let mut handed = Handed::default();
         for step in &self.steps {
@@ -404,16 +426,7 @@ impl Plan {
                 }
             }
         }
-        Ok(report)
-    }
-
-    fn hold(&self) -> Result<Option<Flock<File>>, String> {
-        let Ok(folder) = File::open(&self.bin_dir) else { return Ok(None) };
-        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Some(held)),
-            Err((_, Errno::EWOULDBLOCK)) => Err("another installation is at work".to_owned()),
-            Err((_, errno)) => Err(format!("{}: {errno}", self.bin_dir.display())),
-        }
+        report
     }
 
     /// The journal's pods for Multus.
@@ -453,7 +466,10 @@ fn done(act: &Act, state: State, why: String) -> Done {
 }
 
 fn is_ours(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == OURS)
+    // A person's copy of it (`.bak`, `.conf~`) is a person's.
+    let is_read =
+        path.extension().is_some_and(|ending| ["conf", "conflist", "json"].iter().any(|known| ending == *known));
+    is_read && path.file_stem().is_some_and(|stem| stem == OURS)
 }
 
 fn is_broken_multus(file: &confdir::File) -> bool {

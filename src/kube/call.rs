@@ -77,9 +77,9 @@ impl Calls {
         Calls { client, server, per_call, until }
     }
 
-    /// How long one attempt may take.
-    pub(super) fn per_call(&self) -> Duration {
-        self.per_call
+    /// How long an attempt that begins now may take.
+    pub(super) fn time_of_one(&self) -> Duration {
+        self.per_call.min(self.until.saturating_duration_since(Instant::now()))
     }
 
     /// An object.
@@ -132,7 +132,7 @@ impl Calls {
     ) -> Result<T, Failure> {
         let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content);
         let request = request.body(body.to_vec()).map_err(|e| Failure::Lasting(e.to_string()))?;
-        let time = self.per_call.min(self.until.saturating_duration_since(Instant::now()));
+        let time = self.time_of_one();
         match tokio::time::timeout(time, self.answer(request)).await {
             Ok(answer) => answer,
             Err(_) => {

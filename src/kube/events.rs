@@ -1,9 +1,9 @@
 //! Events at the pod: what was attached, and what was not, with what to do. An event that is there already is counted up, so a
 //! pod that fails a hundred times has one.
 
-use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -76,30 +76,13 @@ fn bounded(mut message: String) -> String {
 pub(super) async fn post_all(calls: &Calls, pod: &Told<'_>, events: &[Event]) {
     // A time of their own: that the pod was not to be had in its time is worth telling.
     let calls = calls.within(DEADLINE);
-    let all: Vec<_> = events.iter().map(|event| post(&calls, pod, event)).collect();
-    let told = futures_of(all).await;
+    // At once: on one connection they cost one round trip.
+    let told = join_all(events.iter().map(|event| post(&calls, pod, event))).await;
     // A namespace that is being deleted takes no event, and nobody misses it.
     let Some(why) = told.into_iter().filter_map(Result::err).find(|failure| *failure != Failure::Missing) else {
         return;
     };
     warn(&format!("an event of pod {}/{} is not told: {why}", pod.namespace, pod.name));
-}
-
-/// All of them at once: on one connection they cost one round trip.
-async fn futures_of<F: Future>(all: Vec<F>) -> Vec<F::Output> {
-    let mut all: Vec<_> = all.into_iter().map(Box::pin).map(Some).collect();
-    let mut done: Vec<Option<F::Output>> = all.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, done) in all.iter_mut().zip(&mut done) {
-            if let Some(Poll::Ready(output)) = future.as_mut().map(|future| future.as_mut().poll(context)) {
-                *done = Some(output);
-                *future = None;
-            }
-        }
-        if all.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }
 
 /// What is read of an event.

@@ -18,9 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Name, News};
 use crate::config::Config;
@@ -60,18 +60,9 @@ impl Live {
     /// # Errors
     /// It cannot be read, or says nothing that can be connected to.
     pub fn new(config: &Config) -> Result<Live, SourceError> {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| SourceError::Api {
-            act: "preparing to ask the API server".to_owned(),
-            why: e.to_string(),
-            transient: true,
-        })?;
-        let act = "preparing to ask the API server".to_owned();
-        let late = SourceError::Api {
-            act,
-            why: "the kubeconfig, or what it names, is not read in time".to_owned(),
-            transient: true,
-        };
+        let until = Instant::now() + config.api_deadline;
+        let refuse = |why| SourceError::Api { act: "preparing to ask the API server".to_owned(), why, transient: true };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| refuse(e.to_string()))?;
         // Files it names may be no files, and a program that it names may hang: nothing of that is waited for without an end.
         let kubeconfig = config.kubeconfig.clone();
         let handle = runtime.handle().clone();
@@ -81,10 +72,10 @@ impl Live {
             Ok(Ok(connected)) => connected?,
             _ => {
                 runtime.shutdown_background();
-                return Err(late);
+                return Err(refuse("the kubeconfig, or what it names, is not read within apiDeadlineMs".to_owned()));
             }
         };
-        let calls = Calls::new(client, server, config.api_call_timeout, Instant::now() + config.api_deadline);
+        let calls = Calls::new(client, server, config.api_call_timeout, until);
         let (appear_wait, state_dir) = (config.appear_wait, config.state_dir.clone());
         Ok(Live {
             runtime: Running(Some(runtime)),
@@ -143,14 +134,8 @@ impl Cluster for Live {
         let paths = distinct.into_iter().filter_map(|name| Some((name.clone(), objects::definition_path(name).ok()?)));
         let paths: Vec<(Name, String)> = paths.collect();
         let calls = &self.calls;
-        let found = self.runtime.block_on(async {
-            let mut all = JoinSet::new();
-            for (name, path) in paths {
-                let calls = calls.clone();
-                all.spawn(async move { (name, calls.get::<NetworkAttachmentDefinition>(&path).await) });
-            }
-            all.join_all().await
-        });
+        let ask = async |(name, path): (Name, String)| (name, calls.get::<NetworkAttachmentDefinition>(&path).await);
+        let found = self.runtime.block_on(join_all(paths.into_iter().map(ask)));
         // What failed is asked for again where it is needed, and its failure told there.
         let good =
             found.into_iter().filter_map(|(name, found)| Some((found.ok().filter(|one| one.is(&name.1))?, name)));
@@ -196,7 +181,7 @@ impl Cluster for Live {
     }
 
     fn devices(&mut self, pod: &PodName, kubelet: &Path) -> Result<Devices, SourceError> {
-        let asked = self.runtime.block_on(kubelet::devices(kubelet, pod, self.calls.per_call()))?;
+        let asked = self.runtime.block_on(kubelet::devices(kubelet, pod, self.calls.time_of_one()))?;
         let mut devices = match asked {
             Some(devices) => devices,
             None => checkpoint::devices(kubelet, &pod.uid)?,

@@ -96,19 +96,16 @@ async fn put(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure>
 /// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.
 async fn keep(calls: &Calls, pod: &Told<'_>, failure: &Failure, noted: Option<Unwritten>) {
     let Told { namespace, name, .. } = pod;
-    if matches!(failure, Failure::Lasting(_)) {
+    // Deleted meanwhile, or replaced by another of its name: nobody will read it. Or the server will never take it.
+    if matches!(failure, Failure::Missing | Failure::Lasting(_)) {
         noted.iter().for_each(Unwritten::forget);
-        let text = format!("the network-status of pod {namespace}/{name} cannot be written: {failure}");
-        warn(&text);
-        events::post_all(calls, pod, &[Event::status_unwritten(&text)]).await;
-        return;
     }
-    if *failure == Failure::Missing {
-        // Deleted meanwhile, or replaced by another of its name: nobody will read it.
-        noted.iter().for_each(Unwritten::forget);
-        return;
-    }
-    let later = if noted.is_some() { "it is written as soon as it can be" } else { "and could not be noted for later" };
+    let later = match (failure, noted) {
+        (Failure::Missing, _) => return,
+        (Failure::Lasting(_), _) => "and will not be",
+        (_, Some(_)) => "it is written as soon as it can be",
+        (_, None) => "and could not be noted for later",
+    };
     let text = format!("the network-status of pod {namespace}/{name} is not written, {later}: {failure}");
     warn(&text);
     events::post_all(calls, pod, &[Event::status_unwritten(&text)]).await;

@@ -1,8 +1,8 @@
 //! Statuses that the API server has not got yet, a file each: noted before they are sent, forgotten when they are written or when
 //! nobody can read them any more.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,8 @@ use crate::sources;
 const OTHERS_MAX: usize = 4;
 /// How long they may take in all.
 const OTHERS_TIME: Duration = Duration::from_secs(2);
+/// A note that is not whole after this long never will be.
+const BEGUN_AGE_MAX: Duration = Duration::from_secs(60);
 /// How many are looked at.
 const LISTED_MAX: usize = 256;
 /// A UID is 36 characters.
@@ -53,12 +55,9 @@ impl Unwritten {
             status: status.to_owned(),
         };
         let bytes = serde_json::to_vec(&note).map_err(|e| e.to_string())?;
-        // Whole or not there: others read it meanwhile. What is in its place is replaced and never opened.
-        let begun = directory(state_dir).join(format!(".{}.{}", pod.uid, std::process::id()));
-        let write = || fs::write(&begun, &bytes).and_then(|()| fs::rename(&begun, &path));
-        let written = match write() {
+        let written = match replace(&path, &bytes) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                fs::create_dir_all(directory(state_dir)).and_then(|()| write())
+                fs::create_dir_all(directory(state_dir)).and_then(|()| replace(&path, &bytes))
             }
             done => done,
         };
@@ -70,16 +69,24 @@ impl Unwritten {
     pub(super) fn forget(&self) {
         let _ = fs::remove_file(&self.path); // what stays is sent once more
     }
-}
 
-impl Unwritten {
     /// Others come first the next time.
     fn put_off(&self) {
-        if let Ok(bytes) = sources::read(&self.path) {
-            let again = self.path.with_extension("again");
-            let _ = fs::write(&again, bytes).and_then(|()| fs::rename(&again, &self.path)); // it is only an order
-        }
+        let now = File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
+        let _ = now; // it is only an order
     }
+}
+
+/// Whole or not there: others read it meanwhile. What is in its place is replaced and never opened. Not `durable`: nothing of it
+/// is worth an fsync of a pod's start.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let begun = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = fs::write(&begun, bytes).and_then(|()| fs::rename(&begun, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&begun); // the first failure is the one to tell
+    }
+    written
 }
 
 fn directory(state_dir: &Path) -> PathBuf {
@@ -94,14 +101,17 @@ pub(super) async fn write_others(calls: &Calls, state_dir: &Path) {
 
 async fn write_listed(calls: &Calls, state_dir: &Path) {
     let Ok(entries) = fs::read_dir(directory(state_dir)) else { return };
-    let is_note = |path: &PathBuf| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."));
-    let paths = entries.take(LISTED_MAX).filter_map(|entry| Some(entry.ok()?.path())).filter(is_note);
+    let paths = entries.take(LISTED_MAX).filter_map(|entry| Some(entry.ok()?.path()));
+    let dated = |path: PathBuf| (fs::symlink_metadata(&path).and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH), path);
+    let is_begun = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let (begun, mut notes): (Vec<_>, Vec<_>) = paths.map(dated).partition(|(_, path)| is_begun(path));
+    // Of one that was killed while it noted.
+    for (_, path) in begun.iter().filter(|(time, _)| time.elapsed().is_ok_and(|age| age > BEGUN_AGE_MAX)) {
+        let _ = fs::remove_file(path);
+    }
     // Those that were tried longest ago come first.
-    let mut paths: Vec<(SystemTime, PathBuf)> = paths
-        .map(|path| (fs::symlink_metadata(&path).and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH), path))
-        .collect();
-    paths.sort();
-    for (_, path) in paths.into_iter().take(OTHERS_MAX) {
+    notes.sort();
+    for (_, path) in notes.into_iter().take(OTHERS_MAX) {
         let note = sources::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
         let noted = Unwritten { path };
         // A note that was cut short says nothing.

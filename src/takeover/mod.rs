@@ -126,21 +126,13 @@ impl Remains {
         if self.attachments.is_empty() {
             return Ok(());
         }
+        let netns = inside.as_ref().map(|netns| netns.path().to_owned()).or_else(|| job.request.netns.clone());
         detach::detach(Departure {
             sandbox,
-            netns: inside.as_ref().map(|netns| netns.path().to_owned()).or_else(|| job.request.netns.clone()),
-            inside,
+            netns,
             path: &config.search_path(&job.request.path),
-            group: None,
-            attachments: &self.attachments,
             results: self.results.clone(),
-            indices: vec![0; self.attachments.len()],
-            progress: &[],
-            cookie: 0,
-            may_be_own: job.request.netns_override,
-            state_dir: &job.state_dir,
-            recorded: false,
-            record: None,
+            ..Departure::unrecorded(job.request, &job.state_dir, &self.attachments, inside)
         })
     }
 

@@ -14,20 +14,12 @@ use crate::sources;
 
 /// Networks of one pod that are looked at one by one; more are refused as a whole.
 const NETWORKS_MAX: usize = 128;
-/// The keys of a network in an annotation, for suggestions.
-const KEYS: [&str; 11] = [
-    "name",
-    "namespace",
-    "ips",
-    "mac",
-    "infiniband-guid",
-    "interface",
-    "portMappings",
-    "bandwidth",
-    "cni-args",
-    "default-route",
-    "ipam-claim-reference",
-];
+/// Keys that are read and that nobody should write: an older name, and what only the node may say.
+const NOT_SUGGESTED: [&str; 2] = ["interfaceRequest", "deviceID"];
+
+fn suggested() -> impl Iterator<Item = &'static str> {
+    select::KEYS.into_iter().filter(|key| !NOT_SUGGESTED.contains(key))
+}
 
 /// One of both annotations: its value as JSON, where the short form is a list of texts.
 struct Annotation<'a> {
@@ -185,7 +177,7 @@ impl<'a> Reader<'a> {
         }
         for key in &selection.unknown {
             // The older name of a key (network CRD standard 1.0).
-            let known = if key == "gateway" { Some("default-route") } else { words::nearest(key, KEYS) };
+            let known = if key == "gateway" { Some("default-route") } else { words::nearest(key, suggested()) };
             let near = known.map(|known| format!("\"{known}\"")).unwrap_or_default();
             self.tell(index, &item.join(key.as_str()), Level::Warning, "nobody knows this key: it is ignored", &near);
         }
