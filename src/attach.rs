@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use backends::chained::{Chained, Original};
 use backends::nft;
-use backends::{Before, Built, Entering, Host, Made, Pod, Resolved, Target, host_device};
+use backends::{Before, Built, Entering, Host, Made, NetNs, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ use crate::default_route;
 use crate::detach;
 use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
 use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
+use crate::place::{OfFiles, Place};
 use crate::plan::{Attachment, How, Plan, Step};
 use crate::rules;
 use crate::sight;
@@ -37,30 +38,35 @@ pub struct Attached {
 }
 
 /// The two ends of the kernel that a request works at.
-pub struct Kernel {
+pub struct Kernel<'a> {
+    /// Where the work is done.
+    place: &'a dyn Place,
     /// A socket in the caller's namespace.
     pub host: Host,
     /// The pod's namespace, and a socket inside.
     pub pod: Pod,
 }
 
-impl Kernel {
+impl Kernel<'_> {
     /// Opens both.
     ///
     /// # Errors
     /// A namespace that is missing, is none, or is the caller's own (code 8, as the reference plugins' skeleton).
-    pub fn open(netns: &std::path::Path, allow_own: bool) -> Result<Kernel, CniError> {
-        Self::opened(Pod::enter_ahead(netns.to_owned()), allow_own)
+    pub fn open(
+        netns: impl FnOnce() -> Result<NetNs, backends::Error> + Send + 'static,
+        allow_own: bool,
+    ) -> Result<Self, CniError> {
+        Self::opened(Pod::enter_ahead(netns), allow_own)
     }
 
     /// The same with a pod that is being entered already.
-    fn opened(pod: Entering, allow_own: bool) -> Result<Kernel, CniError> {
+    fn opened(pod: Entering, allow_own: bool) -> Result<Self, CniError> {
         let host = Host::open();
         let (pod, is_own) = pod.wait().map_err(from_backend)?;
         if is_own && !allow_own {
             return Err(CniError::same_netns());
         }
-        Ok(Kernel { host: host.map_err(from_backend)?, pod })
+        Ok(Kernel { place: &OfFiles, host: host.map_err(from_backend)?, pod })
     }
 }
 
@@ -85,8 +91,9 @@ pub fn attach(
     boot_id: String,
     pod: Entering,
     allow_own: bool,
+    place: &dyn Place,
 ) -> Result<Attached, CniError> {
-    let mut kernel = Kernel::opened(pod, allow_own)?;
+    let mut kernel = Kernel { place, ..Kernel::opened(pod, allow_own)? };
     check_names_free(plan, &mut kernel)?;
     claims::clear(plan, journal)?;
     let resolved = resolve(plan, &mut kernel)?;
@@ -338,8 +345,10 @@ fn build<'a>(
         leased.print_check(attachment.version)?;
     }
     let target = Target { ifname: &attachment.ifname, group: plan.group, mac: native.mac };
+    let lane = kernel.place.lane();
     let built = backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, convert::layer3(&leased))
         .map_err(from_backend)?;
+    drop(lane);
     let ifname = &attachment.ifname;
     done.push(match resolved {
         Resolved::HostDevice(resolved) => Done::Device { ifname, resolved: resolved.clone() },

@@ -108,8 +108,7 @@ struct Subject<'a> {
 
 fn kernel_check(job: &Job, native: &Native, subject: &Subject, expected: &CniResult) -> Result<(), CniError> {
     let Subject { network, ifname, made } = *subject;
-    let netns = job.request.netns.clone().unwrap_or_default();
-    let mut kernel = Kernel::open(&netns, job.request.netns_override)?;
+    let mut kernel = Kernel::open(job.place.opening(job.request), job.request.netns_override)?;
     let layer3 = convert::layer3(expected);
     let interfaces = convert::interfaces(expected);
     let expected = Expected { interfaces, addresses: layer3.addresses, routes: layer3.routes, made };
@@ -124,9 +123,8 @@ fn chained_check(job: &Job, spec: &chained::Spec, subject: &Subject, result: &Cn
         return Ok(());
     }
     let owner = RulesOwner { network: subject.network, sandbox: &job.request.container_id, ifname: subject.ifname };
-    let netns = job.request.netns.clone().unwrap_or_default();
-    let mut kernel = Kernel::open(&netns, job.request.netns_override)?;
-    let link = Link { owner, sandbox: netns.to_str().unwrap_or_default(), group: None };
+    let mut kernel = Kernel::open(job.place.opening(job.request), job.request.netns_override)?;
+    let link = Link { owner, sandbox: job.netns(), group: None };
     crate::chained::check(spec, &link, result, (&mut kernel.host, &mut kernel.pod))
 }
 
@@ -192,7 +190,7 @@ fn default_route_of(job: &Job, attachment: &Attachment) -> Result<(), CniError> 
     if attachment.default_route.is_empty() {
         return Ok(());
     }
-    let mut kernel = Kernel::open(&job.request.netns.clone().unwrap_or_default(), job.request.netns_override)?;
+    let mut kernel = Kernel::open(job.place.opening(job.request), job.request.netns_override)?;
     default_route::check(&mut kernel.pod, &attachment.ifname, &attachment.default_route)
 }
 

@@ -135,9 +135,6 @@ impl Cluster for Supposed<'_> {
     }
 }
 
-/// Reaches the cluster of a configuration for a request.
-pub type Reach = fn(&Config, &Request) -> Result<Box<dyn Cluster>, CniError>;
-
 /// Whether the API server is asked for pods and definitions: a kubeconfig is configured, or this process runs in a pod of the
 /// cluster, and no directory of manifests is in its place.
 pub fn has_api(config: &Config) -> bool {

@@ -206,8 +206,7 @@ fn detach_file(
 pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result<(), CniError> {
     let records = journal.all().map_err(|e| from_journal(&e))?.records;
     let mut failures = Vec::new();
-    let executes = |a: &crate::journal::Attachment| a.steps.iter().any(|s| !s.native || s.ipam_delegate.is_some());
-    let is_old = |record: &Record| record.intent.boot_id != boot_id && !record.intent.attachments.iter().any(executes);
+    let is_old = |record: &Record| record.intent.boot_id != boot_id && !detach::executes(&record.intent);
     for record in records.iter().filter(|record| is_old(record)) {
         let all_old = |records: &[Record]| records.iter().all(is_old);
         failures.extend(detach_file(journal, &record.intent.key, state_dir, &all_old, Duration::ZERO).err());
@@ -222,8 +221,9 @@ fn delegates(job: &Job, config: &Config, valid: &Valids) -> Result<(), CniError>
     let path = config.search_path(&job.request.path);
     // A pod holds addresses under the names of all its interfaces, of which the runtime knows one.
     let owned = Owned { valid, by_ifname: false, path: &path };
-    for list in
-        gather::default_lists(config, &mut *(job.reach)(config, job.request)?)?.iter().filter(|list| !list.disable_gc)
+    for list in gather::default_lists(config, &mut *job.place.reach(config, job.request)?)?
+        .iter()
+        .filter(|list| !list.disable_gc)
     {
         for plugin in &list.plugins {
             let around = Around {

@@ -5,11 +5,13 @@
 //! standard input a netlink socket that is already in the pod's namespace, its argument the message in hexadecimal.
 //! It holds no pipe of the runtime's, parses no configuration, and knows nothing about what it deletes.
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{self, Command, ExitCode, Stdio};
 
+use backends::{Deleter, Deletion};
 use nix::sys::socket::{MsgFlags, recv, send};
 
 /// argv[0] of the child.
@@ -17,12 +19,31 @@ pub const NAME: &str = "plexus-deleter";
 /// One message with a few attributes; anything longer was not written by [`spawn`].
 const MESSAGE_BYTES_MAX: usize = 4096;
 
+/// Whoever carries deletions out.
+pub trait Deletes: Debug {
+    /// Has somebody send the message, wait for the answer, and keep `kept` open until then.
+    ///
+    /// # Errors
+    /// Nobody can: the caller then waits itself.
+    fn start(&self, deletion: Deletion, kept: Option<OwnedFd>) -> io::Result<Box<dyn Deleter>>;
+}
+
+/// A detached child for each.
+#[derive(Debug)]
+pub struct Child;
+
+impl Deletes for Child {
+    fn start(&self, deletion: Deletion, kept: Option<OwnedFd>) -> io::Result<Box<dyn Deleter>> {
+        Ok(Box::new(spawn(deletion.socket, &deletion.message, kept)?))
+    }
+}
+
 /// Starts the child that sends `message` on `socket` and waits for the kernel's answer. It has `kept` for its standard output,
 /// which it never writes to, so that what closes with it closes late.
 ///
 /// # Errors
 /// What fork and exec say, such as EAGAIN at the limit of processes: the caller then waits itself.
-pub fn spawn(socket: OwnedFd, message: &[u8], kept: Option<OwnedFd>) -> io::Result<Child> {
+pub fn spawn(socket: OwnedFd, message: &[u8], kept: Option<OwnedFd>) -> io::Result<process::Child> {
     use std::fmt::Write as _;
     let mut hex = String::with_capacity(message.len() * 2);
     for byte in message {
@@ -41,13 +62,20 @@ pub fn spawn(socket: OwnedFd, message: &[u8], kept: Option<OwnedFd>) -> io::Resu
 
 /// The child's whole life. Exit status 0: the kernel has answered, whatever it said: the parent looks for itself.
 pub fn run(message: Option<&str>) -> ExitCode {
-    let sent = message.and_then(decode).and_then(|message| {
-        let socket = io::stdin().as_raw_fd();
-        send(socket, &message, MsgFlags::empty()).ok()?;
-        let mut answer = [0; MESSAGE_BYTES_MAX];
-        recv(socket, &mut answer, MsgFlags::empty()).ok()
-    });
-    if sent.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let answered = message.and_then(decode).map(|message| carry_out(&io::stdin(), &message));
+    if matches!(answered, Some(Ok(()))) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Sends the message, and waits for the kernel's answer, whatever that is.
+///
+/// # Errors
+/// What the socket says.
+pub fn carry_out(socket: &impl AsRawFd, message: &[u8]) -> io::Result<()> {
+    let socket = socket.as_raw_fd();
+    send(socket, message, MsgFlags::empty())?;
+    let mut answer = [0; MESSAGE_BYTES_MAX];
+    recv(socket, &mut answer, MsgFlags::empty())?;
+    Ok(())
 }
 
 fn decode(hex: &str) -> Option<Vec<u8>> {

@@ -20,7 +20,7 @@ use crate::cni::list::{Injection, List, PluginConf};
 use crate::cni::request::{Command, Request};
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
-use crate::deleter;
+use crate::deleter::{Child, Deletes};
 use crate::devices::claim::Ledger;
 use crate::devices::description;
 use crate::journal::{self, Attachment, Intent, Pool, Progress, Record, Step};
@@ -59,6 +59,17 @@ pub struct Departure<'a> {
     pub record: Option<String>,
     /// Where indexes are.
     pub state_dir: &'a Path,
+    /// Who waits for the kernel.
+    pub deletes: &'a dyn Deletes,
+}
+
+/// The namespace that a DEL names.
+#[derive(Debug)]
+pub struct Told<'a> {
+    /// CNI_NETNS.
+    pub path: &'a Path,
+    /// It, where it is still there.
+    pub netns: Option<NetNs>,
 }
 
 impl<'a> Departure<'a> {
@@ -84,15 +95,16 @@ impl<'a> Departure<'a> {
             state_dir,
             recorded: false,
             record: None,
+            deletes: &Child,
         }
     }
 }
 
-/// The departure that a record describes. `told`: CNI_NETNS of the DEL.
+/// The departure that a record describes. `told`: by the DEL.
 ///
 /// # Errors
 /// A namespace that is there and cannot be opened.
-pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Path) -> Result<Departure<'a>, CniError> {
+pub fn of_record<'a>(record: &'a Record, told: Option<Told>, state_dir: &'a Path) -> Result<Departure<'a>, CniError> {
     let intent = &record.intent;
     let outcome = |index: usize| record.commitment.as_ref()?.outcomes.get(index);
     let parsed = |index: usize| {
@@ -100,12 +112,15 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
         result.ok().map(|(result, _)| result)
     };
     // Where the runtime names one, it is looked at closely once it is entered: that is done anyway.
-    let inside = if told.is_some() { candidate(intent, told)? } else { namespace_of(intent, None)? };
+    let (path, inside) = match told {
+        Some(told) => (Some(told.path.to_owned()), candidate(intent, told.netns)?),
+        None => (None, namespace_of(intent, None)?),
+    };
     let found = inside.as_ref().map(|netns| netns.path().to_owned());
     let all = 0..intent.attachments.len();
     Ok(Departure {
         sandbox: &intent.key.sandbox,
-        netns: told.map(Path::to_owned).or(found),
+        netns: path.or(found),
         inside,
         path: &intent.path,
         group: intent.group,
@@ -120,6 +135,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
         recorded: true,
         record: Some(journal::file_name(&intent.key)),
         state_dir,
+        deletes: &Child,
     })
 }
 
@@ -129,6 +145,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<&Path>, state_dir: &'a Pat
 /// # Errors
 /// A namespace that is there and cannot be opened; without the boot's id nobody knows whether it is of an older one.
 pub fn namespace_of(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
+    let told = told.map(open).transpose()?.flatten();
     let Some(found) = candidate(intent, told)? else { return Ok(None) };
     Ok(is_attached(&found, intent)?.then_some(found))
 }
@@ -150,18 +167,22 @@ fn is_number(found: u64, noted: u64) -> bool {
     found == 0 || noted == 0 || found == noted
 }
 
-/// What a path leads to, by device and inode: usually the namespace that was attached, or one that came after it was gone.
-fn candidate(intent: &Intent, told: Option<&Path>) -> Result<Option<NetNs>, CniError> {
+/// What DEL or ADD named, by device and inode: usually the namespace that was attached, or one that came after it was gone.
+fn candidate(intent: &Intent, told: Option<NetNs>) -> Result<Option<NetNs>, CniError> {
     if !is_of_this_boot(intent)? {
         return Ok(None);
     }
-    for path in [told, Some(Path::new(&intent.netns))].into_iter().flatten() {
-        let found = open(path)?.filter(|netns| intent.netns_id == UNKNOWN || netns.id() == intent.netns_id);
-        if found.is_some() {
-            return Ok(found);
-        }
+    let is_its = |netns: &NetNs| intent.netns_id == UNKNOWN || netns.id() == intent.netns_id;
+    match told.filter(is_its) {
+        Some(found) => Ok(Some(found)),
+        None => Ok(open(Path::new(&intent.netns))?.filter(is_its)),
     }
-    Ok(None)
+}
+
+/// Whether a plugin was to be executed for a record.
+pub fn executes(intent: &Intent) -> bool {
+    let mut steps = intent.attachments.iter().flat_map(|attachment| &attachment.steps);
+    steps.any(|step| !step.native || step.ipam_delegate.is_some())
 }
 
 /// Whether a record is of the boot that runs.
@@ -182,7 +203,15 @@ pub const UNKNOWN: (u64, u64) = (0, 0);
 /// # Errors
 /// What else the system says.
 pub fn open(path: &Path) -> Result<Option<NetNs>, CniError> {
-    match NetNs::open(path) {
+    opened(NetNs::open(path))
+}
+
+/// The same of one that was tried to open.
+///
+/// # Errors
+/// What else the system says.
+pub fn opened(tried: Result<NetNs, backends::Error>) -> Result<Option<NetNs>, CniError> {
+    match tried {
         Ok(netns) => Ok(Some(netns)),
         Err(e) if matches!(e.kind(), ErrorKind::NetnsMissing | ErrorKind::NotNetns) => Ok(None),
         Err(e) => Err(native::from_backend(e)),
@@ -473,9 +502,8 @@ impl Departure<'_> {
         if doomed.is_empty() {
             return Ok(());
         }
-        let spawn = |deletion: Deletion| -> io::Result<Box<dyn Deleter>> {
-            Ok(Box::new(deleter::spawn(deletion.socket, &deletion.message, filter.duplicate())?))
-        };
+        let spawn =
+            |deletion: Deletion| -> io::Result<Box<dyn Deleter>> { self.deletes.start(deletion, filter.duplicate()) };
         backends::remove(&mut pod, doomed, &spawn).map(|_| ()).map_err(native::from_backend)
     }
 

@@ -15,17 +15,19 @@ use backends::{Entering, Kind, NetNs};
 use serde_json::Map;
 
 use crate::attach::from_journal;
-use crate::cluster::{self, Arrival, Cluster, News, Reach, Supposed};
+use crate::cluster::{self, Arrival, Cluster, News, Supposed};
 use crate::cni::version::{self, SUPPORTED};
 use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Version, gojson};
 use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
-use crate::detach::{self, Departure};
+use crate::detach::{self, Departure, Told};
 use crate::devices::Allotment;
 use crate::job::Job;
 use crate::journal::{self, Key, PodName};
 use crate::log::{self, warn};
 use crate::native::{self, Verdict};
+use crate::place::{Place, Served};
 use crate::plan::{self, Call, Node, Plan, Wanted};
+use crate::refer::{self, Asked};
 use crate::sources::{Manifests, Pod};
 use crate::takeover::{self, Asker};
 use crate::{account, attach, chain, check, collect, convert, deleter, gather, readiness};
@@ -60,10 +62,10 @@ impl Role {
     }
 }
 
-/// The whole life of `plexus-cni`. `reach`: how it comes to the cluster.
-pub fn run(reach: Reach) -> ExitCode {
+/// The whole life of `plexus-cni`.
+pub fn run(place: &dyn Place) -> ExitCode {
     let name = || std::env::args_os().next().map(|word| base_name(&word)).unwrap_or_default();
-    run_as_deleter().unwrap_or_else(|| serve_as(&name(), reach))
+    run_as_deleter().unwrap_or_else(|| serve_as(&name(), place))
 }
 
 /// The life of the detached child, where this process is one.
@@ -79,7 +81,7 @@ fn base_name(word: &OsString) -> String {
 
 /// Serves the request in the environment under an executable's name; for a name that is no kind, the configuration's
 /// `type` decides.
-pub fn serve_as(name: &str, reach: Reach) -> ExitCode {
+pub fn serve_as(name: &str, place: &dyn Place) -> ExitCode {
     let request = match Request::from_env(std::env::vars_os(), io::stdin().lock()) {
         Ok(Invocation::NoCommand) => {
             let _ = writeln!(io::stderr(), "{ABOUT}\n{}", version::supported_line(&SUPPORTED)); // nobody to tell
@@ -98,12 +100,12 @@ pub fn serve_as(name: &str, reach: Reach) -> ExitCode {
             std::process::exit(1)
         }));
     }
-    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(name, &request, reach)));
+    let served = panic::catch_unwind(AssertUnwindSafe(|| serve(name, &request, place)));
     let served = served.unwrap_or_else(|_| Err(panicked()));
     let attached = request.command == Command::Add && served.is_ok();
     tell(served, version).unwrap_or_else(|_| {
         if attached {
-            undo_unheard(name, *request, reach);
+            undo_unheard(name, *request, place);
         }
         ExitCode::FAILURE
     })
@@ -111,28 +113,34 @@ pub fn serve_as(name: &str, reach: Reach) -> ExitCode {
 
 /// What ADD attached and nobody heard of is deleted again. The runtime was killed meanwhile, and containerd 1.7 sends no DEL
 /// for a sandbox whose result it never got. Where DEL does come, it finds nothing and succeeds.
-fn undo_unheard(name: &str, mut request: Request, reach: Reach) {
+pub fn undo_unheard(name: &str, mut request: Request, place: &dyn Place) {
     request.command = Command::Del;
-    if let Err(error) = serve(name, &request, reach) {
+    if let Err(error) = serve(name, &request, place) {
         warn(&format!("nobody heard the result of ADD, and it could not be undone: {}", error.msg));
     }
 }
 
 /// A defect of plexus: the caller gets an error like any other, and the journal has what a DEL needs.
-fn panicked() -> CniError {
+pub fn panicked() -> CniError {
     CniError::generic("plexus failed in a way it should not; the place is on standard error: please report it")
 }
 
 /// Answers a call that leaves nothing to undo when the caller has gone.
-fn answer(served: Result<Option<Vec<u8>>, CniError>, version: Version) -> ExitCode {
+fn answer(served: Served, version: Version) -> ExitCode {
     tell(served, version).unwrap_or(ExitCode::FAILURE)
 }
 
-fn tell(served: Result<Option<Vec<u8>>, CniError>, version: Version) -> io::Result<ExitCode> {
-    let (bytes, code) = match served {
-        Ok(bytes) => (bytes.unwrap_or_default(), ExitCode::SUCCESS),
-        Err(error) => (error.to_json(version), ExitCode::FAILURE),
-    };
+/// What goes to standard output, and whether it is a result.
+pub fn printed(served: Served, version: Version) -> (Vec<u8>, bool) {
+    match served {
+        Ok(bytes) => (bytes.unwrap_or_default(), true),
+        Err(error) => (error.to_json(version), false),
+    }
+}
+
+fn tell(served: Served, version: Version) -> io::Result<ExitCode> {
+    let (bytes, is_result) = printed(served, version);
+    let code = if is_result { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let mut stdout = io::stdout().lock();
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).map(|()| code)
 }
@@ -141,7 +149,7 @@ fn tell(served: Result<Option<Vec<u8>>, CniError>, version: Version) -> io::Resu
 ///
 /// # Errors
 /// What the caller gets to read.
-pub fn serve(name: &str, request: &Request, reach: Reach) -> Result<Option<Vec<u8>>, CniError> {
+pub fn serve(name: &str, request: &Request, place: &dyn Place) -> Served {
     let (role, native) = match Role::of(name) {
         Some(role) if role != Role::Meta => (role, NativePolicy::Always),
         _ => (Role::of(plugin_type(&request.config)).unwrap_or(Role::Meta), NativePolicy::Auto),
@@ -152,7 +160,7 @@ pub fn serve(name: &str, request: &Request, reach: Reach) -> Result<Option<Vec<u
         Role::Chained(chained) => chained.name(),
         Role::Meta | Role::HostLocal | Role::Static => "",
     };
-    let mut job = Job { request, plugin, policy: Policy::unrestricted(native), state_dir, reach };
+    let mut job = Job { request, plugin, policy: Policy::unrestricted(native), state_dir, place };
     match role {
         Role::Meta => {
             let config = Config::parse(&request.config)?;
@@ -160,11 +168,36 @@ pub fn serve(name: &str, request: &Request, reach: Reach) -> Result<Option<Vec<u
             job.policy = config.policy();
             log::begin(&config.log);
             account::begun(request);
+            if let Some(served) = refer(name, &config, &job) {
+                return served;
+            }
             collect_older_boot(&job);
             serve_meta(&job, &config).inspect_err(|error| account::failed(request, error))
         }
         Role::Kind(_) | Role::Chained(_) => serve_direct(&job),
         Role::HostLocal | Role::Static => serve_ipam(&job, role),
+    }
+}
+
+/// The daemon's answer, where one is configured and answers.
+fn refer(name: &str, config: &Config, job: &Job) -> Option<Served> {
+    let socket = config.daemon_socket.as_deref().filter(|_| job.place.asks_daemon())?;
+    let is_add = job.request.command == Command::Add;
+    if !is_add && job.request.command != Command::Del {
+        return None;
+    }
+    // It is a file of the node, which the daemon need not see.
+    if let (true, Err(error)) = (is_add, readiness::await_file(config)) {
+        return Some(Err(error));
+    }
+    match refer::ask(socket, config.fallback, job.request) {
+        Asked::Served(served) => Some(served),
+        Asked::Here { begun } => {
+            if begun && is_add {
+                undo_unheard(name, job.request.clone(), job.place);
+            }
+            None
+        }
     }
 }
 
@@ -178,12 +211,14 @@ fn collect_older_boot(job: &Job) {
     }
 }
 
-fn serve_meta(job: &Job, config: &Config) -> Result<Option<Vec<u8>>, CniError> {
+fn serve_meta(job: &Job, config: &Config) -> Served {
     match job.request.command {
         Command::Add => {
-            readiness::await_file(config)?;
+            if !job.place.is_daemon() {
+                readiness::await_file(config)?;
+            }
             check_shim(job, config)?;
-            let mut cluster = (job.reach)(config, job.request)?;
+            let mut cluster = job.place.reach(config, job.request)?;
             let added = add(job, config, &mut *cluster);
             if let (Err(error), Some(pod)) = (&added, cluster::pod_name(&job.request.args)) {
                 cluster.tell(&pod, &News::Failed { error });
@@ -221,7 +256,7 @@ fn check_shim(job: &Job, config: &Config) -> Result<(), CniError> {
 }
 
 /// All of a pod's networks.
-fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Result<Option<Vec<u8>>, CniError> {
+fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Served {
     account::notes(config);
     let pod = enter_ahead(job);
     let asked = gather::asked(config, &job.asking(), cluster)?;
@@ -229,6 +264,9 @@ fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Result<Option<V
         warn(warning);
     }
     let plan = job.plan(asked.wanted, asked.pod, &config.search_path(&job.request.path))?;
+    if plan.executes() {
+        job.place.allow_execution()?;
+    }
     let attached = attach_all(job, &plan, pod)?;
     account::added(&plan, &attached.results);
     if let Some(pod) = &plan.pod {
@@ -249,7 +287,7 @@ fn arrivals<'a>(plan: &'a Plan, attached: &attach::Attached) -> Vec<Arrival<'a>>
 }
 
 /// A plugin in the reference plugin's place.
-fn serve_direct(job: &Job) -> Result<Option<Vec<u8>>, CniError> {
+fn serve_direct(job: &Job) -> Served {
     match job.request.command {
         Command::Add => {
             // A kind always goes into the pod; a plugin of a chain that has nothing to do passes on what it got, and that is all.
@@ -277,7 +315,7 @@ fn serve_direct(job: &Job) -> Result<Option<Vec<u8>>, CniError> {
     }
 }
 
-fn serve_ipam(job: &Job, role: Role) -> Result<Option<Vec<u8>>, CniError> {
+fn serve_ipam(job: &Job, role: Role) -> Served {
     let request = job.request;
     let around = job.around();
     let owner = ipam::Owner { sandbox: &request.container_id, ifname: &request.ifname };
@@ -317,12 +355,12 @@ fn plugin_type(config: &Map<String, serde_json::Value>) -> &str {
 
 /// Nothing is changed by entering: while the plan is made, it is done.
 fn enter_ahead(job: &Job) -> Entering {
-    backends::Pod::enter_ahead(job.request.netns.clone().unwrap_or_default())
+    backends::Pod::enter_ahead(job.place.opening(job.request))
 }
 
 fn attach_all(job: &Job, plan: &Plan, pod: Entering) -> Result<attach::Attached, CniError> {
     let boot_id = journal::boot_id().map_err(|e| from_journal(&e))?;
-    attach::attach(plan, &job.journal(), boot_id.to_owned(), pod, job.request.netns_override)
+    attach::attach(plan, &job.journal(), boot_id.to_owned(), pod, job.request.netns_override, job.place)
 }
 
 /// The plan for a directly executed plugin.
@@ -376,9 +414,15 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
     };
     let Some(held) = held else { return Ok(Found::Nothing) };
     let records = held.records().map_err(|e| from_journal(&e))?;
+    if records.iter().any(|record| detach::executes(&record.intent)) {
+        job.place.allow_execution()?;
+    }
     for record in records.iter().rev() {
-        let mut departure = detach::of_record(record, job.request.netns.as_deref(), &job.state_dir)?;
+        let netns = inside(job)?;
+        let told = job.request.netns.as_deref().map(|path| Told { path, netns });
+        let mut departure = detach::of_record(record, told, &job.state_dir)?;
         departure.may_be_own |= job.request.netns_override;
+        departure.deletes = job.place.deletes();
         detach::detach(departure)?;
         account::deleted(&record.intent);
     }
@@ -416,6 +460,7 @@ fn is_elsewhere(job: &Job) -> bool {
 
 /// What has no record: Multus may have attached it. `attached`: there was a record, and it could not be read.
 fn del_unrecorded(job: &Job, config: &Config, attached: bool) -> Result<(), CniError> {
+    job.place.allow_execution()?;
     let Request { container_id: sandbox, ifname, args, .. } = job.request;
     let remains = takeover::find(job, config, &Asker { sandbox, ifname, args, runtime: &config.runtime })?;
     remains.detach(job, config, sandbox, inside(job)?)?;
@@ -468,7 +513,8 @@ fn del_defaults(job: &Job, config: &Config, attached: bool) -> Result<(), CniErr
 
 /// The namespace of this call, where there is one.
 fn inside(job: &Job) -> Result<Option<NetNs>, CniError> {
-    Ok(job.request.netns.as_deref().map(detach::open).transpose()?.flatten())
+    let opened = job.request.netns.is_some().then(|| detach::opened(job.place.opening(job.request)()));
+    Ok(opened.transpose()?.flatten())
 }
 
 /// `result`: of the first, where the runtime told it.
@@ -484,7 +530,8 @@ fn unrecorded<'a>(
     inside: Option<NetNs>,
 ) -> Departure<'a> {
     let results = [result].into_iter().chain(iter::repeat(None)).take(attachments.len()).collect();
-    Departure { results, ..Departure::unrecorded(job.request, &job.state_dir, attachments, inside) }
+    let deletes = job.place.deletes();
+    Departure { results, deletes, ..Departure::unrecorded(job.request, &job.state_dir, attachments, inside) }
 }
 
 /// The plan for a pod under a meta-plugin's configuration. Nothing is touched.

@@ -15,6 +15,7 @@ use crate::cluster::{self, Cluster};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Request;
 use crate::config::Config;
+use crate::place::{OfFiles, Place};
 
 /// What is executed, and its command.
 const PROGRAM: &str = "plexus";
@@ -23,15 +24,22 @@ const COMMAND: &str = "oneshot";
 /// Set for the other program, which must never come here.
 const MARK: &str = "PLEXUS_HANDED_OVER";
 
-/// The cluster as manifests tell it; where only its API can tell, this process ends here and becomes another.
-///
-/// # Errors
-/// The other program cannot be executed; the manifests cannot be read.
-pub fn reach(config: &Config, request: &Request) -> Result<Box<dyn Cluster>, CniError> {
-    if cluster::is_needed(config, request) {
-        return Err(execute(request));
+/// `plexus-cni`, as the runtime executes it.
+#[derive(Debug)]
+pub struct Program;
+
+impl Place for Program {
+    fn asks_daemon(&self) -> bool {
+        true
     }
-    cluster::manifests(config).map(|local| Box::new(local) as Box<dyn Cluster>)
+
+    /// The cluster as manifests tell it; where only its API can tell, this process ends here and becomes another.
+    fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
+        if cluster::is_needed(config, request) {
+            return Err(execute(request));
+        }
+        OfFiles.reach(config, request)
+    }
 }
 
 /// Comes back only with what went wrong.

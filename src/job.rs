@@ -8,7 +8,6 @@ use backends::Before;
 use backends::chained::Spec;
 
 use crate::chain::{self, Caller, DELEGATE_DEADLINE};
-use crate::cluster::Reach;
 use crate::cni::version::Version;
 use crate::cni::{CniError, Request};
 use crate::config::Policy;
@@ -16,6 +15,7 @@ use crate::gather::Asking;
 use crate::journal::{Journal, Key, PodName};
 use crate::log::warn;
 use crate::native::{self, Around};
+use crate::place::Place;
 use crate::plan::{self, Call, Node, Plan, Wanted};
 
 /// See the module.
@@ -28,8 +28,8 @@ pub struct Job<'a> {
     pub policy: Policy,
     /// Where journal and indexes are.
     pub state_dir: PathBuf,
-    /// Reaches the cluster.
-    pub reach: Reach,
+    /// Where it is served.
+    pub place: &'a dyn Place,
 }
 
 impl Job<'_> {
@@ -46,6 +46,11 @@ impl Job<'_> {
             ifname: self.request.ifname.clone(),
             plugin: self.plugin.to_owned(),
         }
+    }
+
+    /// CNI_NETNS as it was told.
+    pub fn netns(&self) -> &str {
+        self.request.netns.as_deref().and_then(Path::to_str).unwrap_or_default()
     }
 
     /// What the request says of the pod.
@@ -70,7 +75,7 @@ impl Job<'_> {
     pub fn caller<'a>(&'a self, ifname: &'a str, path: &'a [PathBuf], version: Version) -> Caller<'a> {
         Caller {
             sandbox: &self.request.container_id,
-            netns: self.request.netns.as_deref().and_then(Path::to_str).unwrap_or_default(),
+            netns: self.netns(),
             ifname,
             args: &self.request.args,
             path,

@@ -459,6 +459,15 @@ impl Plan {
         })
     }
 
+    /// Whether another program works for it: a plugin, or `ip`, which alone makes a tap (an ioctl, netdevice(7)).
+    pub fn executes(&self) -> bool {
+        self.attachments.iter().flat_map(|attachment| &attachment.steps).any(|step| match &step.how {
+            How::Native(native) => native.kind == backends::Kind::Tap || matches!(native.ipam, Ipam::Executed(_)),
+            How::Chained(_) => false,
+            How::Executed(_) => true,
+        })
+    }
+
     /// What goes to disk before anything is done.
     pub fn intent(
         &self,

@@ -119,7 +119,7 @@ pub fn meta(job: &Job, config: &Config) -> Result<(), CniError> {
     file_is_there(config)?;
     writable("the state directory", &job.state_dir)?;
     let path = config.search_path(&job.request.path);
-    for list in gather::default_lists(config, &mut *(job.reach)(config, job.request)?)? {
+    for list in gather::default_lists(config, &mut *job.place.reach(config, job.request)?)? {
         for (index, plugin) in list.plugins.iter().enumerate() {
             let around = Around {
                 network: &list.name,

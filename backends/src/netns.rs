@@ -44,7 +44,26 @@ impl NetNs {
         // A FIFO in its place must not make the opening wait for a writer.
         let mut options = OpenOptions::new();
         let opened = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
-        let file = opened.map_err(|e| failed(errno(&e)))?;
+        Self::of_file(opened.map_err(|e| failed(errno(&e)))?, path)
+    }
+
+    /// The namespace that somebody else opened at `path`.
+    ///
+    /// # Errors
+    /// As [`NetNs::open`], but for a path that does not exist.
+    pub fn of_descriptor(descriptor: &impl AsFd, path: &Path) -> Result<Self, Error> {
+        let act = || format!("failed to open netns \"{}\"", path.display());
+        let own = descriptor.as_fd().try_clone_to_owned().map_err(|e| Error::new(ErrorKind::Io, act()).because(e))?;
+        Self::of_file(File::from(own), path)
+    }
+
+    fn of_file(file: File, path: &Path) -> Result<Self, Error> {
+        let act = || format!("failed to open netns \"{}\"", path.display());
+        let failed = |errno: Errno| {
+            let words = format!("failed to Statfs \"{}\": {}", path.display(), errno.desc().to_lowercase());
+            Error::new(ErrorKind::Io, act()).because_of(words)
+        };
+        let errno = |error: &std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
         let magic = fstatfs(&file).map_err(failed)?.filesystem_type();
         // A kernel before 3.19 has its namespaces in procfs itself; entering one tells the rest.
         if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {

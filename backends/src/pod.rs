@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
@@ -169,9 +168,9 @@ impl Pod {
 
     /// As [`Pod::enter`], in a thread that works while the caller goes on: entering takes as long as deciding what to do inside.
     #[must_use]
-    pub fn enter_ahead(path: PathBuf) -> Entering {
+    pub fn enter_ahead(open: impl FnOnce() -> Result<NetNs, Error> + Send + 'static) -> Entering {
         let work = move || {
-            let netns = NetNs::open(&path)?;
+            let netns = open()?;
             let is_own = netns.is_current()?;
             let side = netns.enter_for_good(Side::open)?.map_err(|e| Self::no_socket(&netns, e))?;
             Ok((Self { side, netns, spare: None, guard: None }, is_own))

@@ -16,7 +16,6 @@ use serde_json::Map;
 
 use super::failure::Failure;
 use super::list::SANDBOX_CHARS;
-use super::oneshot;
 use super::output::{Format, Out};
 use super::table::{Table, or_none};
 
@@ -136,7 +135,7 @@ fn checked(record: &Record, state_dir: &Path) -> Vec<(State, String)> {
         plugin: "",
         policy: Policy::unrestricted(NativePolicy::Auto),
         state_dir: state_dir.to_owned(),
-        reach: oneshot::local,
+        place: &plexus::place::OfFiles,
     };
     let attachments = &record.intent.attachments;
     match check::attachments(&job, record) {

@@ -68,6 +68,10 @@ pub(super) enum Failure {
         /// What is wrong with it.
         why: String,
     },
+    /// The daemon does not start.
+    #[cfg(feature = "api")]
+    #[error("starting the daemon")]
+    Daemon(#[from] plexus::daemon::OpenError),
     /// The machine forbids the demo.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -116,6 +120,8 @@ impl Failure {
             Failure::Refused(_) => Exit::Refused,
             Failure::Unproven { .. } => Exit::Unproven,
             Failure::Differs { .. } | Failure::Invalid { .. } | Failure::Unwell { .. } => Exit::Wrong,
+            #[cfg(feature = "api")]
+            Failure::Daemon(_) => Exit::Failed,
             Failure::System { .. } | Failure::Json(_) | Failure::Plugin { .. } | Failure::Input { .. } => Exit::Failed,
         }
     }

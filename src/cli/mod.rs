@@ -10,6 +10,8 @@ use clap_complete::Shell;
 
 mod check;
 mod completions;
+#[cfg(feature = "api")]
+mod daemon;
 mod demo;
 mod doctor;
 mod explain;
@@ -130,6 +132,9 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Serves the requests of this node's plexus-cni, until SIGTERM
+    #[cfg(feature = "api")]
+    Daemon(daemon::DaemonArgs),
     /// Serves one CNI request, as plexus-cni does: environment and standard input in, result out
     Oneshot,
     /// A completion script for a shell, on standard output
@@ -198,6 +203,8 @@ impl Cli {
             Command::Validate { files, config, namespace, output } => {
                 validate::run(&files, config.as_deref(), &namespace, output, &mut out)
             }
+            #[cfg(feature = "api")]
+            Command::Daemon(args) => daemon::run(args),
             Command::Oneshot => return oneshot::run(),
             Command::Completions { shell } => completions::run(shell, &mut out),
         };

@@ -6,22 +6,20 @@ use std::process::ExitCode;
 use plexus::cluster::{self, Cluster};
 use plexus::cni::{CniError, Request};
 use plexus::config::Config;
+use plexus::place::{OfFiles, Place};
 
 /// Serves the request in the environment and on standard input.
 pub(super) fn run() -> ExitCode {
-    plexus::engine::serve_as("plexus-cni", reach)
+    plexus::engine::serve_as("plexus-cni", &Oneshot)
 }
 
-fn reach(config: &Config, request: &Request) -> Result<Box<dyn Cluster>, CniError> {
-    if cluster::is_needed(config, request) { open(config) } else { local(config, request) }
-}
+#[derive(Debug)]
+struct Oneshot;
 
-/// The manifests.
-///
-/// # Errors
-/// They cannot be read.
-pub(super) fn local(config: &Config, _request: &Request) -> Result<Box<dyn Cluster>, CniError> {
-    of_files(config)
+impl Place for Oneshot {
+    fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
+        if cluster::is_needed(config, request) { open(config) } else { OfFiles.reach(config, request) }
+    }
 }
 
 fn of_files(config: &Config) -> Result<Box<dyn Cluster>, CniError> {

@@ -140,6 +140,8 @@ pub(super) const API_CALL_TIMEOUT_MS: u64 = 5000;
 pub(super) const API_DEADLINE_MS: u64 = 20_000;
 /// In milliseconds: what Multus waits for a pod that its cache does not have yet.
 pub(super) const APPEAR_WAIT_MS: u64 = 2500;
+/// In milliseconds: a daemon is replaced in less.
+pub(super) const DAEMON_WAIT_MS: u64 = 30_000;
 /// In milliseconds: what Multus waits for the file.
 pub(super) const READINESS_WAIT_MS: u64 = 45_000;
 /// In days.
@@ -195,8 +197,14 @@ table! {
         "The same lines on standard error, where the runtime keeps them. Warnings go there whatever `logLevel` says, unless this is false and `logFile` has them.";
     log_options: LogOptions = "logOptions", Unset::Nothing, Multus, r#"{"maxSize": 10}"#,
         "How `logFile` is kept small: the four keys below.";
-    daemon_socket_dir: String = "daemonSocketDir", Unset::Text(SOCKET_DIR), Multus, r#""/run/plexus/""#,
-        "Where a daemon on this node has its socket.";
+    daemon_socket_dir: String = "daemonSocketDir", Unset::Nothing, Multus, r#""/run/plexus/""#,
+        "Where the daemon of this node has its socket, `plexus.sock`: ADD and DEL are asked of it. Not given: none is asked.";
+    fallback: String = "fallback", Unset::Text("oneshot"), Plexus, r#""wait""#,
+        "What ADD does where that daemon does not answer: `oneshot` (it attaches by itself), `wait` (for at most `daemonWaitMs`) or `fail`. DEL always ends by itself.";
+    daemon_wait_ms: u64 = "daemonWaitMs", Unset::Number(DAEMON_WAIT_MS), Plexus, "5000",
+        "Milliseconds, at most 300000, that `fallback: wait` waits.";
+    status_before_answer: bool = "statusBeforeAnswer", Unset::Flag(false), Plexus, "true",
+        "The daemon answers when the pod's network-status is written, and not before; without a daemon it is always so.";
     state_dir: String = "stateDir", Unset::Text(STATE_DIR), Plexus, r#""/var/lib/plexus""#,
         "Where the journal and the indexes of pools are.";
     manifests: String = "manifests", Unset::Nothing, Plexus, r#""/etc/plexus/manifests""#,

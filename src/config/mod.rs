@@ -18,8 +18,8 @@ use crate::cni::gojson;
 use crate::cni::version::Version;
 
 use keys::{
-    ACCEPTED_NAMES, API_CALL_TIMEOUT_MS, API_DEADLINE_MS, APPEAR_WAIT_MS, BIN_DIR, CNI_DIR, CONF_DIR, EVERYBODY,
-    KUBELET_DIR, READINESS_WAIT_MS, Raw, SOCKET_DIR, SYSTEM,
+    ACCEPTED_NAMES, API_CALL_TIMEOUT_MS, API_DEADLINE_MS, APPEAR_WAIT_MS, BIN_DIR, CNI_DIR, CONF_DIR, DAEMON_WAIT_MS,
+    EVERYBODY, KUBELET_DIR, READINESS_WAIT_MS, Raw, SYSTEM,
 };
 pub use log::{Level, LogConf};
 
@@ -31,6 +31,8 @@ const DELEGATES_MAX: usize = 64;
 const TYPES_MAX: usize = 1000;
 /// In milliseconds: longer than any runtime waits for one request.
 const WAIT_MS_MAX: u64 = 300_000;
+/// The daemon's socket, in `daemonSocketDir`.
+pub const SOCKET: &str = "plexus.sock";
 /// Where Multus' installer sees the node's root.
 const HOST_ROOT: &str = "/host";
 
@@ -84,6 +86,17 @@ impl Policy {
     }
 }
 
+/// What ADD does where the daemon does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// It attaches by itself.
+    Oneshot,
+    /// It asks again for so long.
+    Wait(Duration),
+    /// It fails.
+    Fail,
+}
+
 /// Where the default network comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Primary {
@@ -110,8 +123,12 @@ pub struct Config {
     pub cni_dir: PathBuf,
     /// Journal and indexes.
     pub state_dir: PathBuf,
-    /// Where a daemon has its socket.
-    pub daemon_socket_dir: PathBuf,
+    /// The socket of the node's daemon, where one is configured.
+    pub daemon_socket: Option<PathBuf>,
+    /// What ADD does without it.
+    pub fallback: Fallback,
+    /// The daemon answers after the status is written.
+    pub status_before_answer: bool,
     /// How the API server is reached, where the configuration says it.
     pub kubeconfig: Option<PathBuf>,
     /// What one call of the API server may take.
@@ -186,7 +203,9 @@ impl Config {
             bin_dir: directory("binDir", raw.bin_dir, BIN_DIR)?,
             cni_dir: directory("cniDir", raw.cni_dir, CNI_DIR)?,
             state_dir: directory("stateDir", raw.state_dir, STATE_DIR)?,
-            daemon_socket_dir: directory("daemonSocketDir", raw.daemon_socket_dir, SOCKET_DIR)?,
+            daemon_socket: optional("daemonSocketDir", raw.daemon_socket_dir)?.map(|dir| dir.join(SOCKET)),
+            fallback: fallback(raw.fallback, raw.daemon_wait_ms)?,
+            status_before_answer: raw.status_before_answer.unwrap_or(false),
             kubeconfig: optional("kubeconfig", raw.kubeconfig)?,
             api_call_timeout: wait("apiCallTimeoutMs", raw.api_call_timeout_ms, 1, API_CALL_TIMEOUT_MS)?,
             api_deadline: wait("apiDeadlineMs", raw.api_deadline_ms, 1, API_DEADLINE_MS)?,
@@ -325,6 +344,16 @@ fn primary(raw: &Raw) -> Result<Primary, CniError> {
     }
     let object = |value: &Value| value.as_object().cloned().ok_or_else(|| refuse("a delegate must be an object"));
     delegates.iter().map(object).collect::<Result<_, _>>().map(Primary::Delegates)
+}
+
+fn fallback(word: Option<String>, wait_ms: Option<u64>) -> Result<Fallback, CniError> {
+    let patience = wait("daemonWaitMs", wait_ms, 0, DAEMON_WAIT_MS)?;
+    match given(word).as_deref() {
+        None | Some("oneshot") => Ok(Fallback::Oneshot),
+        Some("wait") => Ok(Fallback::Wait(patience)),
+        Some("fail") => Ok(Fallback::Fail),
+        Some(other) => Err(refuse(format!("fallback: {other:?} is none of \"oneshot\", \"wait\" and \"fail\""))),
+    }
 }
 
 fn native_policy(value: Option<&Value>) -> Result<NativePolicy, CniError> {

@@ -1,0 +1,207 @@
+//! The daemon's socket: made so that a new daemon takes it over with no call refused, and the frames that arrive on it.
+//!
+//! It does not know what a request asks for.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Event;
+use super::work::Call;
+use crate::log::warn;
+use crate::wire::{Frame, HEAD_BYTES};
+
+/// Connections that have not sent their request yet.
+const CONNECTIONS_MAX: usize = 256;
+/// How long one may take for it: it is written by a program that has it whole.
+const FRAME_TIME: Duration = Duration::from_secs(10);
+/// How long an answer may take to write: who does not read has gone.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Bytes read at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Descriptors taken with one read; one is wanted.
+const DESCRIPTORS_MAX: usize = 4;
+
+/// Why a daemon does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {act}{place}")]
+pub struct OpenError {
+    act: &'static str,
+    place: String,
+    #[source]
+    source: io::Error,
+}
+
+impl OpenError {
+    pub(super) fn system(act: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+        move |source| OpenError { act, place: String::new(), source }
+    }
+
+    fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+        move |source| OpenError { act, place: format!(" {}", path.display()), source }
+    }
+}
+
+/// The socket while it takes requests.
+pub(super) struct Door {
+    path: PathBuf,
+    /// The socket file, by device and inode.
+    id: (u64, u64),
+    listener: Arc<UnixListener>,
+    accepting: JoinHandle<()>,
+    events: Sender<Event>,
+    places: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Takes the place of whoever has the path: it goes on with the calls that it has, and hears no new ones.
+    pub(super) fn open(path: &Path, events: Sender<Event>) -> Result<Door, OpenError> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(OpenError::at("make the folder", dir))?;
+        let _one_at_a_time = lock(path).map_err(OpenError::at("lock", path))?;
+        let new = path.with_extension("new");
+        let _ = fs::remove_file(&new); // of one that was killed in between
+        let listener = StdListener::bind(&new).map_err(OpenError::at("listen on", &new))?;
+        let prepared = fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
+            .and_then(|()| listener.set_nonblocking(true))
+            .and_then(|()| fs::metadata(&new))
+            .and_then(|metadata| fs::rename(&new, path).map(|()| (metadata.dev(), metadata.ino())));
+        let id = prepared.map_err(OpenError::at("listen on", path))?;
+        let listener = Arc::new(UnixListener::from_std(listener).map_err(OpenError::at("listen on", path))?);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let accepting = tokio::spawn(accept(Arc::clone(&listener), events.clone(), Arc::clone(&places)));
+        Ok(Door { path: path.to_owned(), id, listener, accepting, events, places })
+    }
+
+    /// Takes no new call, and loses none that was made before. The path is left to whoever has taken it.
+    pub(super) fn close(self) {
+        let removed = lock(&self.path).and_then(|_lock| {
+            let found = fs::metadata(&self.path)?;
+            if (found.dev(), found.ino()) == self.id { fs::remove_file(&self.path) } else { Ok(()) }
+        });
+        if let Err(error) = removed.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) }) {
+            warn(&format!("removing {}: {error}", self.path.display()));
+        }
+        // Nobody comes to this socket any more: those that did are the last.
+        tokio::spawn(async move {
+            self.accepting.abort();
+            let _ = self.accepting.await; // it was told to end
+            while let Ok(Ok((stream, _))) = timeout(Duration::from_millis(1), self.listener.accept()).await {
+                hear(stream, self.events.clone(), &self.places);
+            }
+        });
+    }
+}
+
+/// Held while the path changes hands.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.with_extension("lock"))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+async fn accept(listener: Arc<UnixListener>, events: Sender<Event>, places: Arc<Semaphore>) {
+    loop {
+        // Where there is no place, who connects waits in the kernel's queue.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let events = events.clone();
+                tokio::spawn(async move {
+                    receive(stream, events).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn(&format!("accepting a connection: {error}"));
+                tokio::time::sleep(Duration::from_millis(100)).await; // no descriptor is free, most likely
+            }
+        }
+    }
+}
+
+fn hear(stream: UnixStream, events: Sender<Event>, places: &Arc<Semaphore>) {
+    let places = Arc::clone(places);
+    tokio::spawn(async move {
+        let _place = places.acquire_owned().await;
+        receive(stream, events).await;
+    });
+}
+
+async fn receive(stream: UnixStream, events: Sender<Event>) {
+    let arrived = Instant::now();
+    let received = timeout(FRAME_TIME, read(&stream)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    let call = received.and_then(|(frame, netns)| Ok(Call { frame, netns, stream: blocking(stream)?, arrived }));
+    match call {
+        // The loop ends after the last sender of requests.
+        Ok(call) => drop(events.send(Event::Arrived(Box::new(call))).await),
+        Err(error) => warn(&format!("a connection without a request: {error}")),
+    }
+}
+
+/// Workers write answers, and wait for that.
+fn blocking(stream: UnixStream) -> io::Result<StdStream> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(ANSWER_TIME))?;
+    Ok(stream)
+}
+
+/// One request, from somebody who may make one.
+async fn read(stream: &UnixStream) -> io::Result<(Frame, OwnedFd)> {
+    let peer = getsockopt(stream, PeerCredentials)?.uid();
+    if peer != 0 && peer != geteuid().as_raw() {
+        return Err(io::Error::new(ErrorKind::PermissionDenied, format!("user {peer} may not ask")));
+    }
+    let (mut bytes, mut netns) = (Vec::new(), None);
+    let mut length = None;
+    while length.is_none_or(|length| bytes.len() < HEAD_BYTES + length) {
+        let read = stream.async_io(Interest::READABLE, || chunk(stream, &mut bytes, &mut netns)).await?;
+        if read == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if length.is_none()
+            && let Some(head) = bytes.first_chunk()
+        {
+            length = Some(Frame::length(*head)?);
+        }
+    }
+    let body = bytes.get(HEAD_BYTES..).filter(|body| Some(body.len()) == length);
+    let frame = Frame::parse(body.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "more than one request"))?)?;
+    let netns = netns.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no network namespace came with it"))?;
+    Ok((frame, netns))
+}
+
+/// Takes what there is; the first descriptor is kept, others are closed.
+fn chunk(stream: &UnixStream, bytes: &mut Vec<u8>, netns: &mut Option<OwnedFd>) -> io::Result<usize> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut chunk)], &mut beside, RecvFlags::CMSG_CLOEXEC)?;
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            for descriptor in descriptors {
+                netns.get_or_insert(descriptor);
+            }
+        }
+    }
+    bytes.extend(chunk.get(..received.bytes).unwrap_or_default());
+    Ok(received.bytes)
+}

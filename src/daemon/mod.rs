@@ -1,0 +1,175 @@
+//! `plexus daemon`: the requests of a node's `plexus-cni`, served by one process. One closed [`Event`] and one loop decide who is
+//! served next; workers serve, each a request from its frame to its answer.
+//!
+//! It does not know how a pod is attached: that is the engine's.
+
+mod deleters;
+mod line;
+mod listen;
+mod seat;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use line::{Line, Place, Verb, Width};
+use listen::Door;
+pub use listen::OpenError;
+use work::{Call, Refusal, Running, Workers};
+
+/// Events that wait for the loop: each connection has at most two.
+const EVENTS_MAX: usize = 4096;
+/// ADDs at once: in the kernel they stand in one lane, outside it is little to wait for.
+const ADDS_MAX: usize = 12;
+/// DELs at once: each waits for an announcement, not for the kernel's grace periods.
+const DELS_MAX: usize = 24;
+/// How often the loop looks at its own clock.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a request may wait and be served: shorter than `plexus-cni` waits for its answer.
+pub const REQUEST_TIME: Duration = Duration::from_secs(120);
+/// How long requests under way may take once the daemon is to end.
+const DRAIN_TIME: Duration = Duration::from_secs(60);
+
+/// Everything that happens to the daemon.
+#[derive(Debug)]
+enum Event {
+    /// A request came whole.
+    Arrived(Box<Call>),
+    /// A request of this sandbox is answered.
+    Ended(String),
+    /// Somebody wants the daemon to end.
+    Stop(&'static str),
+    /// Time goes by.
+    Tick,
+}
+
+/// What the daemon is told when it is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// Serves until it is told to end.
+///
+/// # Errors
+/// The socket cannot be made, or another daemon has it that is not to be replaced; threads cannot be started.
+pub fn run(options: &Options) -> Result<(), OpenError> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(OpenError::system("start a runtime"))?;
+    runtime.block_on(serve(options))
+}
+
+async fn serve(options: &Options) -> Result<(), OpenError> {
+    let (events, heard) = mpsc::channel(EVENTS_MAX);
+    let shared = Arc::new(seat::Shared::new().map_err(OpenError::system("start the deleters"))?);
+    let workers = Workers::start(ADDS_MAX + DELS_MAX, &shared, &events).map_err(OpenError::system("start a worker"))?;
+    watch_signals(&events).map_err(OpenError::system("listen for signals"))?;
+    // Last: whoever finds the socket is served.
+    let door = Door::open(&options.socket, events.clone())?;
+    tokio::spawn(tick(events));
+    crate::log::verbose(|| format!("the daemon listens on {}", options.socket.display()));
+    let mut daemon = Daemon {
+        line: Line::new(Width { adds: ADDS_MAX, dels: DELS_MAX }),
+        running: Vec::new(),
+        workers,
+        door: Some(door),
+        stopping: None,
+    };
+    daemon.turn(heard).await;
+    Ok(())
+}
+
+/// What the loop keeps.
+struct Daemon {
+    line: Line<Box<Call>>,
+    running: Vec<(String, Running)>,
+    workers: Workers,
+    door: Option<Door>,
+    /// When it ends, whoever is still at work.
+    stopping: Option<Instant>,
+}
+
+impl Daemon {
+    async fn turn(&mut self, mut heard: Receiver<Event>) {
+        while let Some(event) = heard.recv().await {
+            match event {
+                Event::Arrived(call) => self.admit(call),
+                Event::Ended(sandbox) => {
+                    self.running.retain(|(name, _)| *name != sandbox);
+                    self.line.ended(&sandbox);
+                }
+                Event::Stop(why) => self.stop(why),
+                Event::Tick => {
+                    for late in self.line.expired(Instant::now()) {
+                        late.refuse(Refusal::Deadline);
+                    }
+                }
+            }
+            self.start_next();
+            if self.stopping.is_some_and(|until| self.line.is_empty() || Instant::now() >= until) && heard.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn admit(&mut self, call: Box<Call>) {
+        let verb = if call.is_del() { Verb::Del } else { Verb::Add };
+        let sandbox = call.sandbox();
+        let (arrived, deadline) = (call.arrived, call.arrived + REQUEST_TIME);
+        match self.line.admit(Place { sandbox: sandbox.clone(), verb, arrived, deadline, call }) {
+            Ok(admitted) => {
+                admitted.cancelled.into_iter().for_each(|call| call.refuse(Refusal::Cancelled));
+                if admitted.cancels_running {
+                    self.running.iter().filter(|(name, _)| *name == sandbox).for_each(|(_, running)| running.cancel());
+                }
+            }
+            Err(call) => call.refuse(Refusal::TooMany),
+        }
+    }
+
+    fn start_next(&mut self) {
+        while let Some(Place { sandbox, call, .. }) = self.line.next(Instant::now()) {
+            let running = self.workers.give(sandbox.clone(), call);
+            self.running.push((sandbox, running));
+        }
+    }
+
+    /// No new request is taken; those that have come are served.
+    fn stop(&mut self, why: &str) {
+        if let Some(door) = self.door.take() {
+            crate::log::verbose(|| format!("the daemon ends: {why}"));
+            door.close();
+        }
+        self.stopping.get_or_insert_with(|| Instant::now() + DRAIN_TIME);
+    }
+}
+
+async fn tick(events: Sender<Event>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if events.send(Event::Tick).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn watch_signals(events: &Sender<Event>) -> std::io::Result<()> {
+    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        let (mut stream, events) = (signal(kind)?, events.clone());
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if events.send(Event::Stop(name)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}

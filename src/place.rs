@@ -1,0 +1,78 @@
+//! Where a request is served: what differs between `plexus-cni`, `plexus oneshot` and the daemon, behind one trait.
+//!
+//! It does not know what is served.
+
+use std::fmt::Debug;
+use std::sync::MutexGuard;
+
+use backends::NetNs;
+
+use crate::cluster::Cluster;
+use crate::cni::error::{CniError, Code};
+use crate::cni::request::Request;
+use crate::config::Config;
+use crate::deleter::{Child, Deletes};
+
+/// What a call is answered: a result's bytes, if there are any.
+pub type Served = Result<Option<Vec<u8>>, CniError>;
+
+/// Opens the namespace that a request is about, in whatever thread.
+pub type Opening = Box<dyn FnOnce() -> Result<NetNs, backends::Error> + Send>;
+
+/// See the module.
+pub trait Place: Debug {
+    /// The cluster, for one request.
+    ///
+    /// # Errors
+    /// It cannot be reached; what says where it is cannot be read.
+    fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError>;
+
+    /// Whether the node's daemon is asked first, where one is configured.
+    fn asks_daemon(&self) -> bool {
+        false
+    }
+
+    /// Whether it is the daemon: it may see other files than its callers.
+    fn is_daemon(&self) -> bool {
+        false
+    }
+
+    /// Opens CNI_NETNS.
+    fn opening(&self, request: &Request) -> Opening {
+        let path = request.netns.clone().unwrap_or_default();
+        Box::new(move || NetNs::open(&path))
+    }
+
+    /// Who waits for the kernel when links are deleted.
+    fn deletes(&self) -> &dyn Deletes {
+        &Child
+    }
+
+    /// Held while links are made, where several requests at once would only wait for each other in the kernel.
+    fn lane(&self) -> Option<MutexGuard<'_, ()>> {
+        None
+    }
+
+    /// Called before anything is changed by a request that executes a plugin.
+    ///
+    /// # Errors
+    /// It is not done here, but by the caller.
+    fn allow_execution(&self) -> Result<(), CniError> {
+        Ok(())
+    }
+}
+
+/// A place that knows manifests only, and asks nobody.
+#[derive(Debug)]
+pub struct OfFiles;
+
+impl Place for OfFiles {
+    fn reach<'a>(&'a self, config: &Config, _request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
+        crate::cluster::manifests(config).map(|local| Box::new(local) as Box<dyn Cluster>)
+    }
+}
+
+/// What a request is refused with that its caller has to serve itself. Nobody reads it but by mistake.
+pub fn given_back() -> CniError {
+    CniError::new(Code::TryAgainLater, "this request executes plugins: plexus-cni serves it itself")
+}

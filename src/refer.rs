@@ -1,0 +1,122 @@
+//! `plexus-cni` asks the node's daemon: one frame, one answer. What the daemon does not answer, this process does by itself, as
+//! far as the configuration lets it; DEL always.
+//!
+//! It does not know how a pod is attached.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use backends::NetNs;
+use nix::poll::{PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
+use serde_json::{Map, Value};
+
+use crate::cni::error::{CniError, Code};
+use crate::cni::request::{Command, Request};
+use crate::config::Fallback;
+use crate::log::warn;
+use crate::place::Served;
+use crate::wire::{Answer, Frame, VARIABLES};
+
+/// How long an answer may take: longer than the daemon gives a request, shorter than a runtime waits (containerd: 4 minutes).
+const ANSWER_TIME: Duration = Duration::from_secs(180);
+/// Between two attempts to find the daemon.
+const RETRY_MS: u16 = 50;
+
+/// What came of asking.
+pub enum Asked {
+    /// The daemon has served it.
+    Served(Served),
+    /// It is to be served here. `begun`: the daemon may have begun with it.
+    Here {
+        /// Something may be left of it.
+        begun: bool,
+    },
+}
+
+/// Why the daemon did not answer.
+enum Silence {
+    /// Nobody heard the request.
+    Unheard(io::Error),
+    /// Somebody may have.
+    Broken(io::Error),
+}
+
+/// Asks the daemon at `socket`.
+pub fn ask(socket: &Path, fallback: Fallback, request: &Request) -> Asked {
+    // What is not there, or no namespace, is told in the engine's own words; a DEL of what has gone needs no daemon.
+    let Some(netns) = request.netns.as_deref().and_then(|path| NetNs::open(path).ok()) else {
+        return Asked::Here { begun: false };
+    };
+    let is_add = request.command == Command::Add;
+    let until = match fallback {
+        Fallback::Wait(patience) if is_add => Instant::now() + patience,
+        _ => Instant::now(),
+    };
+    loop {
+        match once(socket, &netns, request) {
+            Ok(Answer::Result(bytes)) => return Asked::Served(Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))),
+            Ok(Answer::Error(bytes)) => return Asked::Served(Err(error_of(&bytes))),
+            Ok(Answer::Yours) => return Asked::Here { begun: false },
+            Err(Silence::Broken(e)) if is_time_out(&e) && is_add => {
+                let msg = format!("the daemon at {} does not answer: {e}", socket.display());
+                return Asked::Served(Err(CniError::new(Code::TryAgainLater, msg)));
+            }
+            Err(Silence::Broken(_)) if !is_add || fallback == Fallback::Oneshot => return Asked::Here { begun: true },
+            Err(Silence::Unheard(_)) if !is_add || fallback == Fallback::Oneshot => {
+                return Asked::Here { begun: false };
+            }
+            Err(_) if Instant::now() < until => pause(),
+            Err(Silence::Unheard(e) | Silence::Broken(e)) => {
+                let msg = format!("the daemon at {} is away: {e}; see \"fallback\"", socket.display());
+                return Asked::Served(Err(CniError::new(Code::TryAgainLater, msg)));
+            }
+        }
+    }
+}
+
+fn once(socket: &Path, netns: &NetNs, request: &Request) -> Result<Answer, Silence> {
+    let mut stream = connect(socket).map_err(Silence::Unheard)?;
+    let sent = frame(request).send(&mut stream, Some(netns.as_fd()));
+    sent.and_then(|()| Answer::receive(&mut stream)).map_err(Silence::Broken)
+}
+
+/// A namespace is entrusted to whoever listens there: that must be this user, or root.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_TIME))?;
+    stream.set_write_timeout(Some(ANSWER_TIME))?;
+    let peer = getsockopt(&stream, PeerCredentials)?.uid();
+    if peer != 0 && peer != geteuid().as_raw() {
+        let why = format!("its daemon is of user {peer}, whom nothing is entrusted to");
+        return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    }
+    Ok(stream)
+}
+
+/// What the request was read from.
+fn frame(request: &Request) -> Frame {
+    let pairs = std::env::vars_os().filter(|(name, _)| VARIABLES.iter().any(|known| name == known)).collect();
+    Frame { pairs, stdin: request.stdin.clone() }
+}
+
+/// What the daemon refused it with.
+fn error_of(bytes: &[u8]) -> CniError {
+    let object: Option<Map<String, Value>> = serde_json::from_slice(bytes).ok();
+    let error = object.and_then(|object| CniError::from_object(&object).ok());
+    error.unwrap_or_else(|| CniError::generic("the daemon's answer is no error, and no result"))
+}
+
+fn is_time_out(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+fn pause() {
+    if let Err(errno) = poll(&mut [], PollTimeout::from(RETRY_MS)) {
+        warn(&format!("waiting for the daemon: {errno}"));
+    }
+}
