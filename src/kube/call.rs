@@ -10,6 +10,7 @@ use kube::client::Body;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use super::lines::Lines;
 use crate::sources::SourceError;
 
 /// The first pause before another attempt; it doubles up to the other.
@@ -35,6 +36,10 @@ pub(super) enum Failure {
     Conflict(String),
     /// Our role does not allow it.
     Forbidden(String),
+    /// Our credentials are not accepted: others may have been written since they were read.
+    Login(String),
+    /// What was read is too old to go on from.
+    Expired(String),
     /// The server will say the same again, until somebody changes something.
     Lasting(String),
     /// The server, or the way to it, was not able to answer.
@@ -44,8 +49,12 @@ pub(super) enum Failure {
 impl Failure {
     /// As an error of what was being done.
     pub(super) fn told(self, act: String) -> SourceError {
-        let transient = matches!(self, Failure::Passing(_));
-        SourceError::Api { act, why: self.to_string(), transient }
+        SourceError::Api { act, why: self.to_string(), transient: self.is_passing() }
+    }
+
+    /// Whether another attempt may succeed without anybody changing anything.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self, Failure::Passing(_) | Failure::Expired(_))
     }
 }
 
@@ -53,9 +62,12 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
             Failure::Missing => f.write_str("there is no such object"),
-            Failure::Conflict(why) | Failure::Forbidden(why) | Failure::Lasting(why) | Failure::Passing(why) => {
-                f.write_str(why)
-            }
+            Failure::Conflict(why)
+            | Failure::Forbidden(why)
+            | Failure::Login(why)
+            | Failure::Expired(why)
+            | Failure::Lasting(why)
+            | Failure::Passing(why) => f.write_str(why),
         }
     }
 }
@@ -114,7 +126,7 @@ impl Calls {
         let mut pause = PAUSE_MIN;
         loop {
             match self.once(&method, path, content, body).await {
-                Err(Failure::Passing(_)) if Instant::now() + pause < self.until => {
+                Err(failure) if failure.is_passing() && Instant::now() + pause < self.until => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -135,24 +147,48 @@ impl Calls {
         let time = self.time_of_one();
         match tokio::time::timeout(time, self.answer(request)).await {
             Ok(answer) => answer,
-            Err(_) => {
-                let ms = time.as_millis();
-                Err(Failure::Passing(format!("{} did not answer within {ms} ms; see apiCallTimeoutMs", self.server)))
-            }
+            Err(_) => Err(self.late(time)),
         }
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<T, Failure> {
+        let body = self.body(request).await?;
+        let body = self.whole(body).await?;
+        let odd = |e| Failure::Lasting(format!("{} answered what was not asked for: {e}", self.server));
+        serde_json::from_slice(body.as_ref()).map_err(odd)
+    }
+
+    /// The body of an answer that is no refusal.
+    async fn body(&self, request: Request<Vec<u8>>) -> Result<Body, Failure> {
         let response = self.client.send(request.map(Body::from)).await.map_err(|e| self.failure(&e))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|e| Failure::Passing(format!("{}: reading its answer: {e}", self.server)))?.to_bytes();
         if status.is_success() {
-            let odd = |e| Failure::Lasting(format!("{} answered what was not asked for: {e}", self.server));
-            return serde_json::from_slice(&body).map_err(odd);
+            return Ok(response.into_body());
         }
-        let told: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let body = self.whole(response.into_body()).await?;
+        let told: Refusal = serde_json::from_slice(body.as_ref()).unwrap_or_default();
         Err(of_status(status.as_u16(), &told.message))
+    }
+
+    async fn whole(&self, body: Body) -> Result<impl AsRef<[u8]> + use<>, Failure> {
+        let whole = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        Ok(whole.map_err(|e| Failure::Passing(format!("{}: reading its answer: {e}", self.server)))?.to_bytes())
+    }
+
+    /// An answer that has no end: a watch. One attempt, and the deadline is that of its beginning.
+    pub(super) async fn follow(&self, path: &str) -> Result<Lines, Failure> {
+        let request = Request::builder().uri(path).header(header::ACCEPT, "application/json");
+        // Servers that compress each event for itself (Kubernetes 1.37) do so for who takes it.
+        let request = request.header(header::ACCEPT_ENCODING, "identity");
+        let request = request.body(Vec::new()).map_err(|e| Failure::Lasting(e.to_string()))?;
+        let time = self.time_of_one();
+        let body = tokio::time::timeout(time, self.body(request)).await.map_err(|_| self.late(time))??;
+        Ok(Lines::new(body, self.server.clone()))
+    }
+
+    fn late(&self, time: Duration) -> Failure {
+        let ms = time.as_millis();
+        Failure::Passing(format!("{} did not answer within {ms} ms; see apiCallTimeoutMs", self.server))
     }
 
     fn failure(&self, error: &kube::Error) -> Failure {
@@ -169,13 +205,14 @@ impl Calls {
 }
 
 /// What the server says (Kubernetes API conventions, "HTTP Status codes").
-fn of_status(code: u16, message: &str) -> Failure {
+pub(super) fn of_status(code: u16, message: &str) -> Failure {
     match code {
         404 => Failure::Missing,
         409 => Failure::Conflict(message.to_owned()),
-        401 => Failure::Lasting(format!("the API server does not accept our credentials (401 {message})")),
+        401 => Failure::Login(format!("the API server does not accept our credentials (401 {message})")),
         403 => Failure::Forbidden(format!("the API server forbids it (403): {message}")),
-        408 | 410 | 429 | 500..=599 => Failure::Passing(format!("the API server answered {code}: {message}")),
+        410 => Failure::Expired(format!("the API server answered 410: {message}")),
+        408 | 429 | 500..=599 => Failure::Passing(format!("the API server answered {code}: {message}")),
         _ => Failure::Lasting(format!("the API server answered {code}: {message}")),
     }
 }
@@ -204,13 +241,15 @@ mod tests {
     #[test]
     fn what_the_server_says_decides_whether_it_is_asked_again() {
         assert_eq!(of_status(404, "x"), Failure::Missing);
-        for code in [410, 429, 500, 503, 504] {
+        for code in [429, 500, 503, 504] {
             assert!(matches!(of_status(code, "x"), Failure::Passing(_)), "{code}");
         }
-        for code in [400, 401, 422] {
+        for code in [400, 422] {
             assert!(matches!(of_status(code, "x"), Failure::Lasting(_)), "{code}");
         }
         assert!(matches!(of_status(409, "x"), Failure::Conflict(_)));
         assert!(matches!(of_status(403, "x"), Failure::Forbidden(_)));
+        assert!(matches!(of_status(401, "x"), Failure::Login(_)) && !of_status(401, "x").is_passing());
+        assert!(matches!(of_status(410, "x"), Failure::Expired(_)) && of_status(410, "x").is_passing());
     }
 }

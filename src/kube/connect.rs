@@ -1,10 +1,11 @@
 //! From a configuration to a client: the kubeconfig, or what a pod has of its cluster. HTTP/2 is offered, which kube's own stack
 //! does not do: with it the calls of a request share one connection and one handshake.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config as KubeConfig};
@@ -17,8 +18,30 @@ fn refuse(act: &str, why: impl ToString) -> SourceError {
     SourceError::Api { act: act.to_owned(), why: why.to_string(), transient: true }
 }
 
-/// A client and the server's address.
-pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), SourceError> {
+/// A client that outlives its server must notice that it has gone: a connection on which nothing comes is asked whether it is one.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// How long the answer may take.
+const PING_LIMIT: Duration = Duration::from_secs(10);
+/// Idle connections that are kept, where the server does not speak HTTP/2.
+const IDLE_MAX: usize = 4;
+
+/// A client and the server's address, within a time: files that are named may be no files, and a program may hang.
+///
+/// # Errors
+/// What is named cannot be read, or not in time, or says nothing that can be connected to.
+pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Duration) -> Result<(Client, String), SourceError> {
+    let handle = tokio::runtime::Handle::current();
+    let connecting = tokio::task::spawn_blocking(move || handle.block_on(client(kubeconfig.as_deref())));
+    match tokio::time::timeout(limit, connecting).await {
+        Ok(Ok(connected)) => connected,
+        _ => {
+            let why = "the kubeconfig, or what it names, is not read within apiDeadlineMs";
+            Err(refuse("preparing to ask the API server", why))
+        }
+    }
+}
+
+async fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), SourceError> {
     let found = match kubeconfig {
         Some(path) => of_file(path).await?,
         None => KubeConfig::incluster_env()
@@ -74,6 +97,8 @@ fn stack(config: KubeConfig) -> Result<Client, BoxError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(PING_EVERY));
+    tcp.set_keepalive_interval(Some(PING_LIMIT));
     let tls = config.rustls_client_config()?;
     let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     let builder = match config.tls_server_name.clone() {
@@ -81,7 +106,12 @@ fn stack(config: KubeConfig) -> Result<Client, BoxError> {
         None => builder,
     };
     let https = builder.enable_all_versions().wrap_connector(tcp);
-    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(https);
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_max_idle_per_host(IDLE_MAX)
+        .http2_keep_alive_interval(PING_EVERY)
+        .http2_keep_alive_timeout(PING_LIMIT)
+        .build::<_, Body>(https);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::call::{Calls, Failure};
 use super::objects;
@@ -21,7 +21,7 @@ const RESOURCE: &str = "k8s.cni.cncf.io/resourceName";
 const CLAIMS_MAX: usize = 256;
 
 /// What a pod says of its claims.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct PodClaims {
     /// The node it runs on.
     pub(super) node: String,
@@ -32,7 +32,7 @@ pub(super) struct PodClaims {
 }
 
 /// See [`PodClaims::extended`].
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Extended {
     #[serde(rename = "resourceClaimName")]
@@ -41,7 +41,7 @@ pub(super) struct Extended {
     requests: Vec<Mapping>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Mapping {
     resource_name: String,

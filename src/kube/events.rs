@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::call::{Calls, Failure};
-use super::objects::{Told, events_path};
+use super::objects::{About, events_path};
 use crate::cluster::Arrival;
 use crate::cni::error::{CniError, Code};
 use crate::journal::fnv1a_128;
@@ -73,7 +73,7 @@ fn bounded(mut message: String) -> String {
 }
 
 /// Tells all of them, together; a failure is one line of the log.
-pub(super) async fn post_all(calls: &Calls, pod: &Told<'_>, events: &[Event]) {
+pub(super) async fn post_all(calls: &Calls, pod: &About<'_>, events: &[Event]) {
     // A time of their own: that the pod was not to be had in its time is worth telling.
     let calls = calls.within(DEADLINE);
     // At once: on one connection they cost one round trip.
@@ -92,7 +92,7 @@ struct Counted {
     count: Option<i64>,
 }
 
-async fn post(calls: &Calls, pod: &Told<'_>, event: &Event) -> Result<(), Failure> {
+async fn post(calls: &Calls, pod: &About<'_>, event: &Event) -> Result<(), Failure> {
     let path = events_path(pod.namespace)?;
     let now = now();
     let object = object(pod, event, &now);
@@ -109,13 +109,13 @@ async fn post(calls: &Calls, pod: &Told<'_>, event: &Event) -> Result<(), Failur
 }
 
 /// Of what it says: the same said again is the same event.
-fn name(pod: &Told, event: &Event) -> String {
+fn name(pod: &About, event: &Event) -> String {
     let text = format!("{}\0{}\0{}", pod.uid, event.reason, event.message);
     let begin: String = pod.name.chars().take(POD_NAME_BYTES_MAX).collect();
     format!("{begin}.{:032x}", fnv1a_128(text.as_bytes()))
 }
 
-fn object(pod: &Told, event: &Event, now: &str) -> Value {
+fn object(pod: &About, event: &Event, now: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Event",
@@ -169,9 +169,9 @@ mod tests {
     #[test]
     fn the_same_said_again_is_the_same_event() {
         let event = Event::status_unwritten("x");
-        let pod = Told { namespace: "n", name: "p", uid: "u" };
+        let pod = About { namespace: "n", name: "p", uid: "u" };
         assert_eq!(name(&pod, &event), name(&pod, &Event::status_unwritten("x")));
         assert_ne!(name(&pod, &event), name(&pod, &Event::status_unwritten("y")));
-        assert_ne!(name(&pod, &event), name(&Told { uid: "v", ..pod }, &event));
+        assert_ne!(name(&pod, &event), name(&About { uid: "v", ..pod }, &event));
     }
 }

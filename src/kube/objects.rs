@@ -70,22 +70,30 @@ impl From<NetworkAttachmentDefinition> for Definition {
     }
 }
 
-/// One page of all definitions.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct DefinitionPage {
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page<T> {
     #[serde(default)]
     metadata: PageMeta,
-    #[serde(default)]
-    pub(super) items: Vec<NetworkAttachmentDefinition>,
+    #[serde(default = "Vec::new")]
+    pub(super) items: Vec<T>,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct PageMeta {
     #[serde(default, rename = "continue")]
     next: String,
+    #[serde(default)]
+    resource_version: String,
 }
 
-impl DefinitionPage {
+impl<T> Page<T> {
+    /// From where on the list can be watched.
+    pub(super) fn version(&self) -> Option<&str> {
+        Some(self.metadata.resource_version.as_str()).filter(|version| is_version(version))
+    }
+
     /// Where the next page is; none: this was the last one.
     pub(super) fn next(&self) -> Option<&str> {
         // A token is of base64's alphabet for addresses: whatever else is no token.
@@ -94,25 +102,45 @@ impl DefinitionPage {
     }
 }
 
+/// Whether it may be part of a path: versions are opaque, and yet of this alphabet wherever they come from.
+pub(super) fn is_version(version: &str) -> bool {
+    !version.is_empty() && version.len() <= NAME_BYTES_MAX && version.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// What is read of an object that is watched, beside its own parts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Meta {
+    #[serde(default)]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) namespace: String,
+    #[serde(default)]
+    pub(super) uid: String,
+    #[serde(default)]
+    pub(super) resource_version: String,
+    #[serde(default)]
+    pub(super) annotations: Option<BTreeMap<String, String>>,
+}
+
+/// A definition without what only those read who list them all.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct DefinitionObject {
+    #[serde(default)]
+    pub(super) metadata: Meta,
+    #[serde(default)]
+    pub(super) spec: Spec,
+}
+
 /// What is read of a pod.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct PodObject {
     #[serde(default)]
-    metadata: PodMeta,
+    pub(super) metadata: Meta,
     #[serde(default)]
     spec: PodSpec,
     #[serde(default)]
     status: PodStatus,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct PodMeta {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    uid: String,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
 }
 
 /// Which object an answer is: a proxy's page is JSON, too.
@@ -135,7 +163,7 @@ impl Identity for NetworkAttachmentDefinition {
 
 impl PodObject {
     pub(super) fn into_pod(self, namespace: &str, name: &str) -> (Pod, PodClaims) {
-        let PodMeta { uid, annotations, .. } = self.metadata;
+        let Meta { uid, annotations, .. } = self.metadata;
         let annotations = annotations.unwrap_or_default();
         let pod = Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid, annotations };
         (pod, PodClaims::of(self.spec, self.status))
@@ -144,7 +172,7 @@ impl PodObject {
 
 /// The pod that something is told of.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told<'a> {
+pub(super) struct About<'a> {
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     /// Empty where nobody knows.
@@ -152,7 +180,7 @@ pub(super) struct Told<'a> {
 }
 
 /// Names come from annotations and from the runtime: only what is one may be part of a path.
-fn checked<'a>(what: &str, name: &'a str) -> Result<&'a str, Failure> {
+pub(super) fn checked<'a>(what: &str, name: &'a str) -> Result<&'a str, Failure> {
     let is_name_byte = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
     let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = name.as_bytes();
@@ -170,7 +198,7 @@ pub(super) fn pod_path(namespace: &str, name: &str) -> Result<String, Failure> {
 }
 
 /// Where a pod's status is.
-pub(super) fn pod_status_path(pod: &Told) -> Result<String, Failure> {
+pub(super) fn pod_status_path(pod: &About) -> Result<String, Failure> {
     Ok(pod_path(pod.namespace, pod.name)? + "/status")
 }
 
@@ -193,6 +221,14 @@ pub(super) fn slices_path(node: &str, driver: &str) -> Result<String, Failure> {
 
 /// Definitions of one page.
 const PAGE_ITEMS: usize = 500;
+
+/// Where everything is that is watched, for parameters to follow: the pods of a node.
+pub(super) fn pods_of(node: &str) -> Result<String, Failure> {
+    Ok(format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", checked("node", node)?))
+}
+
+/// The same: all definitions. Every parameter follows another.
+pub(super) const ALL_DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions?pretty=false";
 
 /// Where all definitions are, a page after the other.
 pub(super) fn definitions_path(next: Option<&str>) -> String {

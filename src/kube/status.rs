@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::call::{Calls, Failure};
 use super::events::{self, Event};
-use super::objects::{Told, pod_path, pod_status_path};
-use super::unwritten::{self, Unwritten};
+use super::objects::{About, pod_path, pod_status_path};
+use super::unwritten::Unwritten;
 use crate::cluster::News;
+use crate::journal::PodName;
 use crate::log::warn;
 
 /// The annotation (network CRD standard 5).
@@ -21,27 +22,105 @@ const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 /// How often somebody else may write a pod while its status is written.
 const TRIES_MAX: u32 = 5;
 
-/// Tells all of it; what fails is said, noted, and no more.
-pub(super) async fn tell(calls: &Calls, state_dir: &Path, pod: &Told<'_>, news: &News<'_>) {
-    match news {
-        News::Attached { status, arrivals } => {
-            let noted = Unwritten::note(state_dir, pod, status).inspect_err(|e| warn(e)).ok();
-            let all: Vec<Event> = arrivals.iter().map(Event::added).collect();
-            let (written, ()) = tokio::join!(write(calls, pod, status), events::post_all(calls, pod, &all));
-            match written {
-                Ok(()) => {
-                    noted.iter().for_each(Unwritten::forget);
-                    unwritten::write_others(calls, state_dir).await;
-                }
-                Err(failure) => keep(calls, pod, &failure, noted).await,
+/// More events than one word has: attachments of a pod, and what comes before it is told.
+const EVENTS_MAX: usize = 256;
+
+/// What came of a request, with nothing borrowed: it may be told when the request has been answered.
+#[derive(Debug)]
+pub(super) struct Word {
+    namespace: String,
+    name: String,
+    uid: String,
+    status: Option<String>,
+    noted: Option<Unwritten>,
+    events: Vec<Event>,
+}
+
+/// What came of telling it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The status is written.
+    Written,
+    /// It is not.
+    Unwritten,
+    /// There was none: events only.
+    Events,
+}
+
+impl Word {
+    /// Notes the status on disk. `uid`: the API object's, where it is known to be another than the runtime's.
+    pub(super) fn of(state_dir: &Path, pod: &PodName, uid: Option<&str>, news: &News) -> Word {
+        let PodName { namespace, name, .. } = pod;
+        let uid = uid.unwrap_or(&pod.uid);
+        let (status, events) = match news {
+            News::Attached { status, arrivals } => (Some(*status), arrivals.iter().map(Event::added).collect()),
+            News::Failed { error } => (None, vec![Event::failed(error)]),
+        };
+        let mut word = Word {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.to_owned(),
+            status: status.map(str::to_owned),
+            noted: None,
+            events,
+        };
+        let note = |status| Unwritten::note(state_dir, &word.pod(), status).inspect_err(|e| warn(e)).ok();
+        word.noted = status.and_then(note);
+        word
+    }
+
+    fn pod(&self) -> About<'_> {
+        About { namespace: &self.namespace, name: &self.name, uid: &self.uid }
+    }
+
+    /// Whose it is: what is said of one pod is said in order.
+    pub(super) fn key(&self) -> String {
+        if self.uid.is_empty() { format!("{}/{}", self.namespace, self.name) } else { self.uid.clone() }
+    }
+
+    /// What has not been told of the same pod is told with it.
+    pub(super) fn after(mut self, earlier: Word) -> Word {
+        if self.status.is_none() {
+            (self.status, self.noted) = (earlier.status, earlier.noted);
+        }
+        let later = std::mem::replace(&mut self.events, earlier.events);
+        self.events.extend(later);
+        self.events.truncate(EVENTS_MAX);
+        self
+    }
+
+    /// Tells all of it; what fails is said, noted, and no more.
+    pub(super) async fn send(&self, calls: &Calls) -> Told {
+        let pod = self.pod();
+        let Some(status) = &self.status else {
+            events::post_all(calls, &pod, &self.events).await;
+            return Told::Events;
+        };
+        let (written, ()) = tokio::join!(write(calls, &pod, status), events::post_all(calls, &pod, &self.events));
+        match written {
+            Ok(()) => {
+                self.noted.iter().for_each(Unwritten::forget);
+                Told::Written
+            }
+            Err(failure) => {
+                keep(calls, &pod, &failure, self.noted.as_ref()).await;
+                Told::Unwritten
             }
         }
-        News::Failed { error } => events::post_all(calls, pod, &[Event::failed(error)]).await,
+    }
+
+    /// Says that it could not be told, where the server was not even asked.
+    pub(super) fn keep(&self, why: &str) {
+        if self.status.is_some() {
+            let About { namespace, name, .. } = self.pod();
+            let later = if self.noted.is_some() { "it is written as soon as it can be" } else { "and will not be" };
+            warn(&format!("the network-status of pod {namespace}/{name} is not written, {later}: {why}"));
+        }
     }
 }
 
 /// Only this key of the annotations is named, so no other writer's is lost; the pod of another UID is another pod, and refuses.
-pub(super) async fn write(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure> {
+pub(super) async fn write(calls: &Calls, pod: &About<'_>, status: &str) -> Result<(), Failure> {
     let mut metadata = json!({ "annotations": { STATUS: status } });
     if let (false, Some(object)) = (pod.uid.is_empty(), metadata.as_object_mut()) {
         object.insert("uid".to_owned(), pod.uid.into());
@@ -67,7 +146,7 @@ fn is_another(why: &str) -> bool {
 
 /// The role that Multus' manifests ship allows no patch, but to read a pod and to write the whole of it back. The server refuses
 /// what was changed meanwhile, so no other writer's annotation is lost this way either.
-async fn put(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure> {
+async fn put(calls: &Calls, pod: &About<'_>, status: &str) -> Result<(), Failure> {
     let mut tries = 0;
     loop {
         let mut object: Value = calls.get(&pod_path(pod.namespace, pod.name)?).await?;
@@ -94,11 +173,11 @@ async fn put(calls: &Calls, pod: &Told<'_>, status: &str) -> Result<(), Failure>
 }
 
 /// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.
-async fn keep(calls: &Calls, pod: &Told<'_>, failure: &Failure, noted: Option<Unwritten>) {
-    let Told { namespace, name, .. } = pod;
+async fn keep(calls: &Calls, pod: &About<'_>, failure: &Failure, noted: Option<&Unwritten>) {
+    let About { namespace, name, .. } = pod;
     // Deleted meanwhile, or replaced by another of its name: nobody will read it. Or the server will never take it.
     if matches!(failure, Failure::Missing | Failure::Lasting(_)) {
-        noted.iter().for_each(Unwritten::forget);
+        noted.into_iter().for_each(Unwritten::forget);
     }
     let later = match (failure, noted) {
         (Failure::Missing, _) => return,

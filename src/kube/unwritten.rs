@@ -3,13 +3,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::call::{Calls, Failure};
-use super::objects::Told;
+use super::objects::About;
 use super::status;
 use crate::sources;
 
@@ -28,6 +29,8 @@ const UID_BYTES_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Unwritten {
     path: PathBuf,
+    /// The file's inode: a note is never changed, but replaced.
+    number: Option<u64>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -40,7 +43,7 @@ struct Note {
 
 impl Unwritten {
     /// Notes a status that is about to be sent.
-    pub(super) fn note(state_dir: &Path, pod: &Told, status: &str) -> Result<Unwritten, String> {
+    pub(super) fn note(state_dir: &Path, pod: &About, status: &str) -> Result<Unwritten, String> {
         let is_uid = |uid: &str| {
             !uid.is_empty() && uid.len() <= UID_BYTES_MAX && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
@@ -62,12 +65,20 @@ impl Unwritten {
             done => done,
         };
         written.map_err(|e| format!("noting a status in {}: {e}", path.display()))?;
-        Ok(Unwritten { path })
+        Ok(Unwritten::at(path))
+    }
+
+    fn at(path: PathBuf) -> Unwritten {
+        let number = number(&path);
+        Unwritten { path, number }
     }
 
     /// It is written, or nobody waits for it.
     pub(super) fn forget(&self) {
-        let _ = fs::remove_file(&self.path); // what stays is sent once more
+        // A newer one in its place is not this one.
+        if number(&self.path) == self.number {
+            let _ = fs::remove_file(&self.path); // what stays is sent once more
+        }
     }
 
     /// Others come first the next time.
@@ -75,6 +86,10 @@ impl Unwritten {
         let now = File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
         let _ = now; // it is only an order
     }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|meta| meta.ino())
 }
 
 /// Whole or not there: others read it meanwhile. What is in its place is replaced and never opened. Not `durable`: nothing of it
@@ -96,10 +111,13 @@ fn directory(state_dir: &Path) -> PathBuf {
 /// Writes what others could not, one attempt each and all within a time of their own.
 pub(super) async fn write_others(calls: &Calls, state_dir: &Path) {
     let calls = calls.within(OTHERS_TIME);
-    let _ = tokio::time::timeout(OTHERS_TIME, write_listed(&calls, state_dir)).await; // what is left is the next request's
+    let written = write_listed(&calls, state_dir, OTHERS_MAX, |_| Some(()));
+    let _ = tokio::time::timeout(OTHERS_TIME, written).await; // what is left is the next request's
 }
 
-async fn write_listed(calls: &Calls, state_dir: &Path) {
+/// Writes up to `most` of those that `claim` lets go by their UID, those that were tried longest ago first. What it returns is
+/// held while one is written.
+pub(super) async fn write_listed<G>(calls: &Calls, state_dir: &Path, most: usize, claim: impl Fn(&str) -> Option<G>) {
     let Ok(entries) = fs::read_dir(directory(state_dir)) else { return };
     let paths = entries.take(LISTED_MAX).filter_map(|entry| Some(entry.ok()?.path()));
     let dated = |path: PathBuf| (fs::symlink_metadata(&path).and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH), path);
@@ -109,21 +127,21 @@ async fn write_listed(calls: &Calls, state_dir: &Path) {
     for (_, path) in begun.iter().filter(|(time, _)| time.elapsed().is_ok_and(|age| age > BEGUN_AGE_MAX)) {
         let _ = fs::remove_file(path);
     }
-    // Those that were tried longest ago come first.
     notes.sort();
-    for (_, path) in notes.into_iter().take(OTHERS_MAX) {
-        let note = sources::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
-        let noted = Unwritten { path };
+    let uid = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for (_claimed, path) in notes.into_iter().filter_map(|(_, path)| Some((claim(&uid(&path))?, path))).take(most) {
+        let noted = Unwritten::at(path);
+        let note = sources::read(&noted.path).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
         // A note that was cut short says nothing.
         let Some(note) = note else {
             noted.forget();
             continue;
         };
-        let pod = Told { namespace: &note.namespace, name: &note.name, uid: &note.uid };
+        let pod = About { namespace: &note.namespace, name: &note.name, uid: &note.uid };
         match status::write(calls, &pod, &note.status).await {
             // What the server will never take is nobody's.
             Ok(()) | Err(Failure::Missing | Failure::Lasting(_)) => noted.forget(),
-            Err(Failure::Passing(_)) => return,
+            Err(Failure::Passing(_) | Failure::Expired(_) | Failure::Login(_)) => return,
             Err(Failure::Conflict(_) | Failure::Forbidden(_)) => noted.put_off(),
         }
     }

@@ -7,9 +7,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    admission, api, capability, chains, check, config, crash, defects, devices, examples, gc, install, interop, kube,
-    meta, multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools, validate,
-    world,
+    admission, api, capability, chains, check, config, crash, defects, devices, examples, gc, install, interop, known,
+    kube, meta, multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools,
+    validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -52,6 +52,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(admission::cases());
     cases.extend(gc::cases());
     cases.extend(kube::cases());
+    cases.extend(known::cases());
     cases.extend(takeover::cases());
     cases.extend(install::cases());
     cases.extend(multus::cases());

@@ -30,6 +30,7 @@ mod gc;
 mod install;
 mod interop;
 mod ip;
+mod known;
 mod kube;
 mod meta;
 mod multus;

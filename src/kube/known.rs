@@ -1,0 +1,273 @@
+//! What a daemon knows of its cluster: this node's pods and all definitions, kept up to date by one thread that owns the client,
+//! asks what is not known, and tells what requests have to tell. Requests ask from threads of their own and wait.
+//!
+//! It does not know what a definition means, nor when it is asked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use super::cache::{KeptDefinition, KeptPod};
+use super::call::{Calls, Failure};
+use super::cancel::Cancel;
+use super::inquiry::Inquiry;
+use super::objects;
+use super::outbox::Outbox;
+use super::status::Word;
+use super::watch::{Collection, Standing, Trouble};
+use super::wire::Wire;
+use crate::config::Config;
+use crate::sources::SourceError;
+
+/// Where a pod learns its node's name, by the downward API.
+const NODE_NAMES: [&str; 2] = ["NODE_NAME", "KUBERNETES_NODE_NAME"];
+/// Threads that look up names and read kubeconfigs: more only where these hang.
+const BLOCKING_THREADS_MAX: usize = 16;
+/// What an answer may take beyond the deadline of the calls that it is made of: events have a time of their own.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// What was counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pods and definitions that were known when they were asked for.
+    pub hits: u64,
+    /// Those that were not.
+    pub misses: u64,
+    /// Of the hits, those from before the server went away.
+    pub last_known: u64,
+    /// Asked of the server for a request: a pod, a definition, several at once, devices.
+    pub gets: u64,
+    /// Of these, those without an answer.
+    pub failures: u64,
+    /// Watches that were begun again.
+    pub restarts: u64,
+    /// Statuses that were written.
+    pub statuses: u64,
+    /// Statuses that were not written when they were told.
+    pub unwritten: u64,
+}
+
+/// The same while it is counted.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) last_known: AtomicU64,
+    gets: AtomicU64,
+    failures: AtomicU64,
+    restarts: AtomicU64,
+}
+
+/// One more.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether what is known can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Pods (where the node's name is known) and definitions have come once, as a whole.
+    pub is_synced: bool,
+    /// Why this node's pods are not known to be as the server has them.
+    pub pods: Option<Trouble>,
+    /// The same of the definitions.
+    pub definitions: Option<Trouble>,
+}
+
+/// The cluster as a daemon knows it. Clones are one and the same; with the last one its thread ends.
+#[derive(Clone)]
+pub struct Known {
+    running: Arc<Running>,
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    handle: Handle,
+    /// Dropped: the thread ends.
+    _alive: oneshot::Sender<()>,
+}
+
+/// What the thread and the requests share.
+pub(super) struct Shared {
+    /// None without the node's name: each pod is asked for.
+    pub(super) pods: Option<Collection<KeptPod>>,
+    pub(super) definitions: Collection<KeptDefinition>,
+    pub(super) counters: Counters,
+    pub(super) state_dir: PathBuf,
+    pub(super) appear_wait: Duration,
+    pub(super) deadline: Duration,
+    outbox: Arc<Outbox>,
+    wire: Arc<Wire>,
+}
+
+impl Known {
+    /// Reads what was known last, and starts the thread; it goes on by itself, whether or not the server answers. `node`: the name of
+    /// this node; otherwise the environment has it (`NODE_NAME`, `KUBERNETES_NODE_NAME`), or pods are asked for each time.
+    ///
+    /// # Errors
+    /// The thread cannot be started; the node's name is none.
+    pub fn start(config: &Config, node: Option<&str>) -> Result<Known, SourceError> {
+        let act = || "preparing to watch the API server".to_owned();
+        let refuse = |why: String| SourceError::Api { act: act(), why, transient: false };
+        let state_dir = config.state_dir.clone();
+        let of_environment = || NODE_NAMES.iter().find_map(|name| std::env::var(name).ok().filter(|n| !n.is_empty()));
+        let node = node.map(str::to_owned).or_else(of_environment);
+        let path = node.map(|node| objects::pods_of(&node)).transpose().map_err(|e| e.told(act()))?;
+        let shared = Arc::new(Shared {
+            pods: path.map(|path| Collection::new(path, &state_dir)),
+            definitions: Collection::new(objects::ALL_DEFINITIONS.to_owned(), &state_dir),
+            counters: Counters::default(),
+            appear_wait: config.appear_wait,
+            deadline: config.api_deadline,
+            outbox: Arc::new(Outbox::new(state_dir.clone(), config.api_deadline)),
+            wire: Arc::new(Wire::new(config.kubeconfig.clone(), config.api_call_timeout, config.api_deadline)),
+            state_dir,
+        });
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
+        let runtime = runtime.map_err(|e| refuse(e.to_string()))?;
+        let handle = runtime.handle().clone();
+        let (alive, ended) = oneshot::channel();
+        let served = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = served.serve() => {}
+                    _ = ended => {}
+                }
+            });
+            // Without waiting for what hangs in it (name servers, above all).
+            runtime.shutdown_background();
+        });
+        thread.map_err(|e| refuse(e.to_string()))?;
+        Ok(Known { running: Arc::new(Running { shared, handle, _alive: alive }) })
+    }
+
+    /// The cluster for one request, which waits in the calling thread until it has an answer, its time is over, or `cancel` says that
+    /// nobody waits any more. `status_before_answer`: what it tells is waited for, too.
+    pub fn cluster(&self, cancel: Cancel, status_before_answer: bool) -> Inquiry {
+        Inquiry::new(self.clone(), cancel, status_before_answer)
+    }
+
+    /// All that is watched has come once as a whole.
+    pub fn is_synced(&self) -> bool {
+        let Shared { pods, definitions, .. } = &*self.running.shared;
+        definitions.standing().is_synced && pods.as_ref().is_none_or(|pods| pods.standing().is_synced)
+    }
+
+    /// Whether what is known can be relied on, and why not.
+    pub fn state(&self) -> State {
+        let Shared { pods, definitions, .. } = &*self.running.shared;
+        let trouble = |standing: &Standing| standing.trouble.clone();
+        State {
+            is_synced: self.is_synced(),
+            pods: pods.as_ref().and_then(|pods| trouble(&pods.standing())),
+            definitions: trouble(&definitions.standing()),
+        }
+    }
+
+    /// What was counted since the start.
+    pub fn counts(&self) -> Counts {
+        let Shared { counters, outbox, .. } = &*self.running.shared;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            hits: of(&counters.hits),
+            misses: of(&counters.misses),
+            last_known: of(&counters.last_known),
+            gets: of(&counters.gets),
+            failures: of(&counters.failures),
+            restarts: of(&counters.restarts),
+            statuses: of(&outbox.written),
+            unwritten: of(&outbox.failed),
+        }
+    }
+
+    /// Waits until everything is told that requests have told; whether it is. What is not stays on disk.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let outbox = Arc::clone(&self.running.shared.outbox);
+        let (done, told) = sync_channel(1);
+        self.running.handle.spawn(async move {
+            outbox.emptied().await;
+            let _ = done.try_send(()); // who waited may have gone
+        });
+        told.recv_timeout(limit).is_ok()
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.running.shared
+    }
+
+    /// Asks the server, through the thread, until `until`. Credentials that are not accepted are read again, once.
+    pub(super) fn ask<T, F>(
+        &self,
+        until: Instant,
+        cancel: &Cancel,
+        act: impl Fn(Calls) -> F + Send + Sync + 'static,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send,
+    {
+        let shared = &self.running.shared;
+        count(&shared.counters.gets);
+        let (wire, cancel) = (Arc::clone(&shared.wire), cancel.clone());
+        let (answer, answered) = sync_channel(1);
+        let left = until.saturating_duration_since(Instant::now());
+        self.running.handle.spawn(async move {
+            let asked = async {
+                match act(wire.calls(left).await?).await {
+                    Err(Failure::Login(_)) => {
+                        wire.renew().await;
+                        act(wire.calls(left).await?).await
+                    }
+                    answer => answer,
+                }
+            };
+            let found = tokio::select! {
+                found = asked => found,
+                () = cancel.cancelled() => Err(Failure::Passing("cancelled: its DEL came".to_owned())),
+            };
+            drop(answer.try_send(found)); // who waited may have gone
+        });
+        let late = |_| Err(Failure::Passing("the API server was not to be asked within apiDeadlineMs".to_owned()));
+        let found = answered.recv_timeout(left + SLACK).unwrap_or_else(late);
+        if found.as_ref().is_err_and(|failure| *failure != Failure::Missing) {
+            count(&shared.counters.failures);
+        }
+        found
+    }
+
+    /// Gives to the thread what is to be told. Who waits for it does so at the other end of what is returned.
+    pub(super) fn tell(&self, word: Word, is_awaited: bool) {
+        let outbox = &self.running.shared.outbox;
+        let (done, told): (_, Receiver<()>) = sync_channel(1);
+        outbox.put(word, is_awaited.then_some(done));
+        if is_awaited {
+            // Too late, or without room: that is said where it is seen.
+            let _ = told.recv_timeout(self.running.shared.deadline + SLACK);
+        }
+    }
+}
+
+impl Shared {
+    /// The thread's work, without an end.
+    async fn serve(&self) {
+        let restarted = || count(&self.counters.restarts);
+        let pods = async {
+            match &self.pods {
+                Some(pods) => pods.follow(&self.wire, restarted).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(
+            pods,
+            self.definitions.follow(&self.wire, restarted),
+            self.outbox.run(&self.wire),
+            self.outbox.write_notes(&self.wire),
+        );
+    }
+}

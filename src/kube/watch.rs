@@ -1,0 +1,323 @@
+//! Objects of one kind, kept as the API server has them: listed once, streamed where the server does so, and watched from there on.
+//! It does not know what they mean, nor who reads them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::cache::{Change, Kept, Table};
+use super::call::{Calls, Failure, of_status};
+use super::lines::Lines;
+use super::objects::{Meta, Page, is_version};
+use super::shelf::Shelf;
+use super::wire::Wire;
+use crate::cluster::Name;
+use crate::log::warn;
+
+/// The first pause before another attempt; it doubles up to the other. Of each pause, up to half is left out: a server that comes
+/// back is not asked by all nodes at once.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A watch that lasted as long was none that fails.
+const LASTED: Duration = Duration::from_secs(5);
+/// How long a list may take, and the beginning of a watch.
+const OPEN_TIME: Duration = Duration::from_secs(30);
+/// When the server ends a watch, in seconds; and when it should have.
+const WATCH_SECONDS: u64 = 300;
+const WATCH_IDLE: Duration = Duration::from_secs(WATCH_SECONDS + 30);
+/// How long nothing may come while a list is streamed.
+const LIST_IDLE: Duration = Duration::from_secs(30);
+/// Objects of a page: whole pods are large, and only one page is in memory.
+const PAGE_ITEMS: usize = 100;
+/// Pages of a list: more than any cluster has definitions.
+const PAGES_MAX: usize = 500;
+/// At the end of a streamed list the server sets it (Kubernetes API concepts, "Streaming lists").
+const END_OF_LIST: &str = "k8s.io/initial-events-end";
+
+/// Why objects are not known to be as the API server has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when.
+    pub since: SystemTime,
+    /// What the last attempt came to.
+    pub why: String,
+    /// The server, or the way to it, is not able to answer; otherwise it answers that it will not.
+    pub is_away: bool,
+}
+
+/// How far what is known can be relied on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standing {
+    /// The whole list has come once.
+    pub(super) is_synced: bool,
+    /// When all of it was right for the last time, this daemon's or the one's before it.
+    pub(super) confirmed: Option<SystemTime>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+impl Standing {
+    pub(super) fn is_away(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.is_away)
+    }
+}
+
+/// All objects of a kind.
+pub(super) struct Collection<T> {
+    /// Where they are, for parameters to follow.
+    path: String,
+    table: RwLock<Table<T>>,
+    shelf: Shelf<T>,
+    standing: Mutex<Standing>,
+}
+
+/// How far a watch has come.
+struct Progress {
+    /// From where it goes on; none: from the beginning.
+    version: Option<String>,
+    /// The server has not refused to stream a list.
+    streams: bool,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// What every object has.
+#[derive(Default, Deserialize)]
+struct Named {
+    #[serde(default)]
+    metadata: Meta,
+}
+
+/// What is read of a `Status`.
+#[derive(Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    code: u16,
+    #[serde(default)]
+    message: String,
+}
+
+impl<T: Kept> Collection<T> {
+    /// What was known last, from the disk.
+    pub(super) fn new(path: String, state_dir: &Path) -> Collection<T> {
+        let shelf = Shelf::new(state_dir);
+        let mut table = Table::new();
+        for (name, item) in shelf.load() {
+            table.put(name, item);
+        }
+        let standing = Standing { confirmed: shelf.confirmed(), ..Standing::default() };
+        Collection { path, table: RwLock::new(table), shelf, standing: Mutex::new(standing) }
+    }
+
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn table(&self) -> RwLockReadGuard<'_, Table<T>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Table<T>> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps them as the server has them, until it is dropped. `restarted` is called before each further attempt.
+    pub(super) async fn follow(&self, wire: &Wire, restarted: impl Fn()) {
+        let mut progress = Progress { version: None, streams: true };
+        let mut pause = PAUSE_MIN;
+        loop {
+            let began = Instant::now();
+            let ended = self.round(&mut progress, wire).await;
+            let has_lasted = began.elapsed() >= LASTED;
+            if has_lasted {
+                pause = PAUSE_MIN;
+            }
+            restarted();
+            match ended {
+                // The server ends each after its time.
+                Ok(()) if has_lasted => continue,
+                Ok(()) => {}
+                Err(Failure::Expired(_)) => progress.version = None,
+                Err(_) => wire.renew().await,
+            }
+            tokio::time::sleep(varied(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn round(&self, progress: &mut Progress, wire: &Wire) -> Result<(), Failure> {
+        let opened = async { self.open(progress, &wire.calls(OPEN_TIME).await?).await }.await;
+        let (mut lines, mut listed) = opened.inspect_err(|failure| self.fails(failure))?;
+        loop {
+            let idle = if listed.is_some() { LIST_IDLE } else { WATCH_IDLE };
+            let Some(line) = lines.next(idle).await? else { return Ok(()) };
+            self.read(&line, progress, &mut listed)?;
+        }
+    }
+
+    /// The next attempt could come too late for those who ask meanwhile: from now on what is known is the last known.
+    fn fails(&self, failure: &Failure) {
+        // What is too old is read anew: the server does answer.
+        if matches!(failure, Failure::Expired(_)) {
+            return;
+        }
+        let mut standing = self.standing();
+        let since = standing.trouble.as_ref().map_or_else(SystemTime::now, |trouble| trouble.since);
+        standing.trouble = Some(Trouble { since, why: failure.to_string(), is_away: failure.is_passing() });
+    }
+
+    /// A watch, and where it begins with the list, which names have come so far.
+    async fn open(&self, progress: &mut Progress, calls: &Calls) -> Result<(Lines, Option<BTreeSet<Name>>), Failure> {
+        let path = &self.path;
+        let watch = format!("{path}&watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}");
+        if progress.version.is_none() && progress.streams {
+            let list = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+            match calls.follow(&format!("{watch}{list}")).await {
+                // A server that does not know it, or where it is disabled, refuses the parameters (422).
+                Err(Failure::Lasting(_)) => progress.streams = false,
+                opened => {
+                    let lines = opened?;
+                    self.change().forget_gaps();
+                    return Ok((lines, Some(BTreeSet::new())));
+                }
+            }
+        }
+        let version = match &progress.version {
+            Some(version) => version.clone(),
+            None => self.list(calls).await?,
+        };
+        let lines = calls.follow(&format!("{watch}&resourceVersion={version}")).await?;
+        progress.version = Some(version);
+        self.standing().trouble = None;
+        Ok((lines, None))
+    }
+
+    /// A page after the other; from where on the list can be watched.
+    async fn list(&self, calls: &Calls) -> Result<String, Failure> {
+        let mut listed = BTreeSet::new();
+        let mut next = String::new();
+        self.change().forget_gaps();
+        for _ in 0..PAGES_MAX {
+            let path = format!("{}&limit={PAGE_ITEMS}{next}", self.path);
+            let page: Page<T::Object> = calls.get(&path).await?;
+            let more = page.next().map(|next| format!("&continue={next}"));
+            let version = page.version().map(str::to_owned);
+            for object in page.items {
+                if let Some(name) = self.put(object) {
+                    listed.insert(name);
+                }
+            }
+            match (more, version) {
+                (Some(more), _) => next = more,
+                (None, Some(version)) => {
+                    self.complete(&listed);
+                    return Ok(version);
+                }
+                (None, None) => break,
+            }
+        }
+        Err(Failure::Lasting(format!("a list of {} that has no end, or no version", T::KIND)))
+    }
+
+    /// One event.
+    fn read(&self, line: &[u8], progress: &mut Progress, listed: &mut Option<BTreeSet<Name>>) -> Result<(), Failure> {
+        let odd = |e: serde_json::Error| Failure::Lasting(format!("an event that is none: {e}"));
+        let event: Event = serde_json::from_slice(line).map_err(odd)?;
+        let text = event.object.get();
+        if event.kind == "ERROR" {
+            let Refusal { code, message } = serde_json::from_str(text).unwrap_or_default();
+            return Err(of_status(code, &message));
+        }
+        let Named { metadata } = serde_json::from_str(text).map_err(odd)?;
+        let name = (metadata.namespace, metadata.name);
+        match event.kind {
+            "ADDED" | "MODIFIED" => {
+                match serde_json::from_str::<T::Object>(text) {
+                    Ok(object) => drop(self.put(object)),
+                    // One that cannot be read is no one's excuse: who needs it asks for it, and is told.
+                    Err(_) => self.remove(&name),
+                }
+                if let Some(listed) = listed {
+                    listed.insert(name);
+                }
+            }
+            "DELETED" => {
+                self.remove(&name);
+                if let Some(listed) = listed {
+                    listed.remove(&name);
+                }
+            }
+            "BOOKMARK" => {
+                let has_ended =
+                    metadata.annotations.is_some_and(|all| all.get(END_OF_LIST).is_some_and(|v| v == "true"));
+                match listed.take_if(|_| has_ended) {
+                    Some(listed) => self.complete(&listed),
+                    None if listed.is_none() => self.confirm(),
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+        if listed.is_none() && is_version(&metadata.resource_version) {
+            progress.version = Some(metadata.resource_version);
+        }
+        Ok(())
+    }
+
+    fn put(&self, object: T::Object) -> Option<Name> {
+        let meta = T::meta(&object);
+        let name = (meta.namespace.clone(), meta.name.clone());
+        if name.1.is_empty() {
+            return None;
+        }
+        let item = T::trimmed(object);
+        let change = self.change().put(name.clone(), item.clone());
+        match change {
+            Change::Same => {}
+            Change::New => self.shelf.put(&name, &item),
+            Change::NoRoom => {
+                self.shelf.remove(&name);
+                warn(&format!("{} {}/{} is asked for each time: there is no room to keep it", T::KIND, name.0, name.1));
+            }
+        }
+        Some(name)
+    }
+
+    fn remove(&self, name: &Name) {
+        if self.change().remove(name) {
+            self.shelf.remove(name);
+        }
+    }
+
+    /// The whole list has come: what is not in it is gone.
+    fn complete(&self, listed: &BTreeSet<Name>) {
+        let gone = self.table().absent_from(listed);
+        for name in &gone {
+            self.remove(name);
+        }
+        self.confirm();
+        let mut standing = self.standing();
+        (standing.is_synced, standing.trouble) = (true, None);
+    }
+
+    /// Up to now all of it is right.
+    fn confirm(&self) {
+        self.shelf.confirm();
+        self.standing().confirmed = Some(SystemTime::now());
+    }
+}
+
+/// A pause that is not that of others, between half of it and all.
+fn varied(pause: Duration) -> Duration {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    pause / 2 + pause / 2 * (nanos % 1000) / 1000
+}

@@ -1,0 +1,67 @@
+//! One client for as long as a daemon lives. Its credentials and its server's address are read again when they are not accepted any
+//! more: whoever wrote them has written others, or will.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::Client;
+
+use super::call::{Calls, Failure};
+use super::connect;
+
+/// How often what it was made of is read again, at most.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+
+/// The way to the API server.
+pub(super) struct Wire {
+    kubeconfig: Option<PathBuf>,
+    per_call: Duration,
+    /// How long reading the kubeconfig, and what it names, may take.
+    limit: Duration,
+    client: Mutex<Option<(Client, String)>>,
+    /// When it was read for the last time. Held while it is being read: one is enough.
+    renewed: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Wire {
+    pub(super) fn new(kubeconfig: Option<PathBuf>, per_call: Duration, limit: Duration) -> Wire {
+        let (client, renewed) = (Mutex::new(None), tokio::sync::Mutex::new(None));
+        Wire { kubeconfig, per_call, limit, client, renewed }
+    }
+
+    /// Calls that have all ended when the time is over.
+    ///
+    /// # Errors
+    /// There has never been a client: why.
+    pub(super) async fn calls(&self, time: Duration) -> Result<Calls, Failure> {
+        let until = Instant::now() + time;
+        loop {
+            if let Some((client, server)) = self.client() {
+                return Ok(Calls::new(client, server, self.per_call, until));
+            }
+            self.read(&mut *self.renewed.lock().await).await?;
+        }
+    }
+
+    /// Reads again what the client was made of, where that is not just done.
+    pub(super) async fn renew(&self) {
+        let mut renewed = self.renewed.lock().await;
+        if renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
+            // What cannot be read now leaves the client that there is.
+            let _ = self.read(&mut renewed).await;
+        }
+    }
+
+    async fn read(&self, renewed: &mut Option<Instant>) -> Result<(), Failure> {
+        let made = connect::within(self.kubeconfig.clone(), self.limit).await;
+        *renewed = Some(Instant::now());
+        let made = made.map_err(|e| Failure::Passing(e.to_string()))?;
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        Ok(())
+    }
+
+    fn client(&self) -> Option<(Client, String)> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
