@@ -78,7 +78,7 @@ pub(super) struct Collection<T> {
 struct Progress {
     /// From where it goes on; none: from the beginning.
     version: Option<String>,
-    /// The server has not refused to stream a list.
+    /// The server has not refused to stream a list, nor broken off.
     streams: bool,
 }
 
@@ -155,12 +155,30 @@ impl<T: Kept> Collection<T> {
     }
 
     async fn round(&self, progress: &mut Progress, wire: &Wire) -> Result<(), Failure> {
-        let opened = async { self.open(progress, &wire.calls(OPEN_TIME).await?).await }.await;
-        let (mut lines, mut listed) = opened.inspect_err(|failure| self.fails(failure))?;
+        loop {
+            let opened = async { self.open(progress, &wire.calls(OPEN_TIME).await?).await }.await;
+            let (mut lines, mut listed) = opened.inspect_err(|failure| self.fails(failure))?;
+            let ended = self.take_all(&mut lines, progress, &mut listed).await;
+            if listed.is_none() {
+                return ended;
+            }
+            // Not every server that takes the parameters can stream a list (one before an etcd without progress, above all): from
+            // now on lists come in pages, and if it was something else, that will say so.
+            progress.streams = false;
+        }
+    }
+
+    /// Event after event, until the server ends.
+    async fn take_all(
+        &self,
+        lines: &mut Lines,
+        progress: &mut Progress,
+        listed: &mut Option<BTreeSet<Name>>,
+    ) -> Result<(), Failure> {
         loop {
             let idle = if listed.is_some() { LIST_IDLE } else { WATCH_IDLE };
             let Some(line) = lines.next(idle).await? else { return Ok(()) };
-            self.read(&line, progress, &mut listed)?;
+            self.read(&line, progress, listed)?;
         }
     }
 
@@ -320,4 +338,54 @@ impl<T: Kept> Collection<T> {
 fn varied(pause: Duration) -> Duration {
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
     pause / 2 + pause / 2 * (nanos % 1000) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kube::cache::KeptDefinition;
+
+    fn object(name: &str, version: &str, config: &Value) -> Value {
+        json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+            "metadata": {"name": name, "namespace": "default", "resourceVersion": version}, "spec": {"config": config}})
+    }
+
+    #[test]
+    fn a_streamed_list_is_whole_at_its_end_and_watched_from_there() {
+        let dir = std::env::temp_dir().join(format!("plexus-watch-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let all = Collection::<KeptDefinition>::new(String::new(), &dir);
+        let mut progress = Progress { version: None, streams: true };
+        let mut listed = Some(BTreeSet::new());
+        let mut read = |kind: &str, object: &Value| {
+            let line = json!({"type": kind, "object": object}).to_string();
+            let done = all.read(line.as_bytes(), &mut progress, &mut listed);
+            let names: Vec<String> = all.table().iter().map(|((_, name), _)| name.clone()).collect();
+            done.map(|()| (names.join(" "), progress.version.clone(), all.standing().is_synced))
+        };
+        let version = |version: &str| Some(version.to_owned());
+        let bookmark = |version: &str, end: &str| json!({"metadata": {"resourceVersion": version, "creationTimestamp": null, "annotations": {END_OF_LIST: end}}});
+        read("ADDED", &object("old", "1", &json!("{}"))).unwrap();
+        read("ADDED", &object("a", "2", &json!("{}"))).unwrap();
+        // One that a request would be told of.
+        assert_eq!(read("ADDED", &object("odd", "3", &json!(5))).unwrap(), ("a old".to_owned(), None, false));
+        read("DELETED", &object("old", "4", &json!("{}"))).unwrap();
+        assert_eq!(read("BOOKMARK", &bookmark("5", "false")).unwrap(), ("a".to_owned(), None, false));
+        assert_eq!(read("BOOKMARK", &bookmark("6", "true")).unwrap(), ("a".to_owned(), version("6"), true));
+        assert_eq!(read("ADDED", &object("b", "7", &json!("{}"))).unwrap(), ("a b".to_owned(), version("7"), true));
+        assert_eq!(read("MODIFIED", &object("b", "8", &json!(5))).unwrap(), ("a".to_owned(), version("8"), true));
+        assert_eq!(read("BOOKMARK", &bookmark("../9", "x")).unwrap().1, version("8"), "what is no version is none");
+        assert_eq!(read("PERHAPS", &json!({})).unwrap().1, version("8"));
+        let gone = read("ERROR", &json!({"kind": "Status", "code": 410, "message": "too old"}));
+        assert!(matches!(gone, Err(Failure::Expired(_))), "{gone:?}");
+        assert!(matches!(read("ERROR", &json!({"code": 500})), Err(Failure::Passing(_))));
+        assert!(matches!(read("ADDED", &json!([])), Err(Failure::Lasting(_))));
+        let kept = Collection::<KeptDefinition>::new(String::new(), &dir);
+        std::fs::remove_dir_all(&dir).unwrap();
+        let names: Vec<&str> = ["a"].to_vec();
+        assert_eq!(kept.table().iter().map(|((_, name), _)| name.as_str()).collect::<Vec<_>>(), names);
+        assert!(kept.standing().confirmed.is_some() && !kept.standing().is_synced);
+    }
 }

@@ -52,9 +52,15 @@ struct Node {
 
 #[track_caller]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    until_or(|| what.to_owned(), &mut is_so);
+}
+
+#[track_caller]
+fn until_or(what: impl Fn() -> String, is_so: &mut dyn FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !is_so() {
-        assert!(Instant::now() < end, "it never came: {what}\n{}", fs::read_to_string(LOG).unwrap_or_default());
+        let log = || fs::read_to_string(LOG).unwrap_or_default();
+        assert!(Instant::now() < end, "it never came: {}\n{}", what(), log());
         std::thread::yield_now();
     }
 }
@@ -64,7 +70,7 @@ impl Node {
         let bed = Testbed::new();
         let cluster = Cluster::of(&bed);
         let conf = json!({"cniVersion": "1.0.0", "name": "node", "type": "plexus-cni", "delegates": [{"type": "bridge"}],
-            "kubeconfig": cluster.kubeconfig(&bed, &Login::usual()), "stateDir": STATE, "logFile": LOG,
+            "kubeconfig": cluster.kubeconfig(&bed, &Login::usual()), "stateDir": STATE, "logFile": LOG, "logLevel": "error",
             "apiCallTimeoutMs": 3000, "apiDeadlineMs": 6000, "appearWaitMs": 300});
         let config = Config::parse(conf.as_object().unwrap()).unwrap();
         log::begin(&config.log);
@@ -83,7 +89,8 @@ impl Node {
 
     fn synced(&self) -> Known {
         let known = self.start();
-        until("both lists", || known.is_synced());
+        let seen = || format!("both lists: {:?} {:?} {:?}", known.state(), known.counts(), self.cluster.seen());
+        until_or(seen, &mut || known.is_synced());
         known
     }
 
