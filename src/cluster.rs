@@ -138,9 +138,13 @@ impl Cluster for Supposed<'_> {
 /// Whether the API server is asked for pods and definitions: a kubeconfig is configured, or this process runs in a pod of the
 /// cluster, and no directory of manifests is in its place.
 pub fn has_api(config: &Config) -> bool {
+    config.manifests.is_none() && (config.kubeconfig.is_some() || is_in_cluster())
+}
+
+/// Whether this process runs in a pod of the cluster.
+pub fn is_in_cluster() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let in_cluster = is_set("KUBERNETES_SERVICE_HOST") && is_set("KUBERNETES_SERVICE_PORT");
-    config.manifests.is_none() && (config.kubeconfig.is_some() || in_cluster)
+    is_set("KUBERNETES_SERVICE_HOST") && is_set("KUBERNETES_SERVICE_PORT")
 }
 
 /// What the configuration's directory of manifests says; nothing where it names none.

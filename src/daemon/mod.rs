@@ -17,10 +17,11 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
+use crate::kube::Cancel;
 use line::{Line, Place, Verb, Width};
 use listen::Door;
 pub use listen::OpenError;
-use work::{Call, Refusal, Running, Workers};
+use work::{Call, Refusal, Workers};
 
 /// Events that wait for the loop: each connection has at most two.
 const EVENTS_MAX: usize = 4096;
@@ -53,6 +54,8 @@ enum Event {
 pub struct Options {
     /// Its socket.
     pub socket: PathBuf,
+    /// How it reaches the API server, where requests' configurations are not to say it.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Serves until it is told to end.
@@ -66,7 +69,8 @@ pub fn run(options: &Options) -> Result<(), OpenError> {
 
 async fn serve(options: &Options) -> Result<(), OpenError> {
     let (events, heard) = mpsc::channel(EVENTS_MAX);
-    let shared = Arc::new(seat::Shared::new().map_err(OpenError::system("start the deleters"))?);
+    let shared =
+        Arc::new(seat::Shared::new(options.kubeconfig.clone()).map_err(OpenError::system("start the deleters"))?);
     let workers = Workers::start(ADDS_MAX + DELS_MAX, &shared, &events).map_err(OpenError::system("start a worker"))?;
     watch_signals(&events).map_err(OpenError::system("listen for signals"))?;
     // Last: whoever finds the socket is served.
@@ -81,13 +85,14 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         stopping: None,
     };
     daemon.turn(heard).await;
+    shared.drain();
     Ok(())
 }
 
 /// What the loop keeps.
 struct Daemon {
     line: Line<Box<Call>>,
-    running: Vec<(String, Running)>,
+    running: Vec<(String, Cancel)>,
     workers: Workers,
     door: Option<Door>,
     /// When it ends, whoever is still at work.
@@ -125,7 +130,7 @@ impl Daemon {
             Ok(admitted) => {
                 admitted.cancelled.into_iter().for_each(|call| call.refuse(Refusal::Cancelled));
                 if admitted.cancels_running {
-                    self.running.iter().filter(|(name, _)| *name == sandbox).for_each(|(_, running)| running.cancel());
+                    self.running.iter().filter(|(name, _)| *name == sandbox).for_each(|(_, cancel)| cancel.cancel());
                 }
             }
             Err(call) => call.refuse(Refusal::TooMany),
@@ -134,8 +139,8 @@ impl Daemon {
 
     fn start_next(&mut self) {
         while let Some(Place { sandbox, call, .. }) = self.line.next(Instant::now()) {
-            let running = self.workers.give(sandbox.clone(), call);
-            self.running.push((sandbox, running));
+            let cancel = self.workers.give(sandbox.clone(), call);
+            self.running.push((sandbox, cancel));
         }
     }
 

@@ -1,9 +1,12 @@
 //! The daemon as a place where a request is served: what it has that a process of one request has not.
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use backends::NetNs;
 
@@ -13,19 +16,76 @@ use crate::cni::error::CniError;
 use crate::cni::request::Request;
 use crate::config::Config;
 use crate::deleter::Deletes;
-use crate::kube::Live;
+use crate::kube::{Cancel, Known, Live};
+use crate::log::warn;
 use crate::place::{self, OfFiles, Opening, Place};
+use crate::sources::SourceError;
+
+/// How long what is still to be told may take when the daemon ends; what is left is on disk.
+const TELL_TIME: Duration = Duration::from_secs(5);
 
 /// What all requests share.
-#[derive(Debug)]
 pub(super) struct Shared {
     deleters: Deleters,
     lane: Mutex<()>,
+    /// In the place of what requests' configurations say.
+    kubeconfig: Option<PathBuf>,
+    /// Watched from the first request on that names a pod.
+    known: Mutex<Option<Watched>>,
+}
+
+/// A cluster that is watched, and what it was found by.
+struct Watched {
+    kubeconfig: Option<PathBuf>,
+    state_dir: PathBuf,
+    known: Known,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Shared").field("kubeconfig", &self.kubeconfig).finish_non_exhaustive()
+    }
 }
 
 impl Shared {
-    pub(super) fn new() -> io::Result<Shared> {
-        Ok(Shared { deleters: Deleters::start()?, lane: Mutex::new(()) })
+    pub(super) fn new(kubeconfig: Option<PathBuf>) -> io::Result<Shared> {
+        Ok(Shared { deleters: Deleters::start()?, lane: Mutex::new(()), kubeconfig, known: Mutex::new(None) })
+    }
+
+    /// The cluster of a configuration. The first one is watched; another is asked, each time.
+    fn cluster(&self, config: &Config, cancel: &Cancel) -> Result<Box<dyn Cluster>, SourceError> {
+        let kubeconfig = match &self.kubeconfig {
+            Some(own) => Some(own.clone()),
+            // Whoever runs in a pod of the cluster sees that pod's files, and not those of the node.
+            None if cluster::is_in_cluster() => None,
+            None => config.kubeconfig.clone(),
+        };
+        let config = Config { kubeconfig, ..config.clone() };
+        let mut watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = match watched.take() {
+            Some(first) => first,
+            None => Watched {
+                kubeconfig: config.kubeconfig.clone(),
+                state_dir: config.state_dir.clone(),
+                known: Known::start(&config, None)?,
+            },
+        };
+        let first = watched.insert(first);
+        if first.kubeconfig == config.kubeconfig && first.state_dir == config.state_dir {
+            return Ok(Box::new(first.known.cluster(cancel.clone(), config.status_before_answer)));
+        }
+        drop(watched);
+        Live::new(&config).map(|live| Box::new(live) as Box<dyn Cluster>)
+    }
+
+    /// Waits until everything is told that requests have told, or it takes too long.
+    pub(super) fn drain(&self) {
+        let watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watched) = &*watched
+            && !watched.known.drain(TELL_TIME)
+        {
+            warn("not every status is written: the next daemon, or the next request, writes them");
+        }
     }
 }
 
@@ -35,12 +95,13 @@ pub(super) struct Seat<'a> {
     shared: &'a Shared,
     /// CNI_NETNS, as the caller opened it.
     netns: Arc<OwnedFd>,
+    cancel: Cancel,
     given_back: AtomicBool,
 }
 
 impl<'a> Seat<'a> {
-    pub(super) fn new(shared: &'a Shared, netns: OwnedFd) -> Seat<'a> {
-        Seat { shared, netns: Arc::new(netns), given_back: AtomicBool::new(false) }
+    pub(super) fn new(shared: &'a Shared, netns: OwnedFd, cancel: Cancel) -> Seat<'a> {
+        Seat { shared, netns: Arc::new(netns), cancel, given_back: AtomicBool::new(false) }
     }
 
     /// Whether the caller has to serve it.
@@ -54,7 +115,7 @@ impl Place for Seat<'_> {
         if !cluster::is_needed(config, request) {
             return OfFiles.reach(config, request);
         }
-        Live::new(config).map(|live| Box::new(live) as Box<dyn Cluster>).map_err(cluster::refuse)
+        self.shared.cluster(config, &self.cancel).map(|found| found as Box<dyn Cluster + 'a>).map_err(cluster::refuse)
     }
 
     fn is_daemon(&self) -> bool {

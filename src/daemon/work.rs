@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -19,6 +18,7 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Invocation, Request};
 use crate::cni::version::Version;
 use crate::engine;
+use crate::kube::Cancel;
 use crate::log::warn;
 use crate::wire::{Answer, Frame};
 
@@ -80,22 +80,10 @@ fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
     stream.write_all(&answer.to_bytes())
 }
 
-/// A request that is being served.
-#[derive(Clone, Debug)]
-pub(super) struct Running {
-    cancelled: Arc<AtomicBool>,
-}
-
-impl Running {
-    /// It is to end as soon as it can.
-    pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-}
-
 struct Work {
     sandbox: String,
     call: Box<Call>,
+    cancel: Cancel,
 }
 
 /// See the module.
@@ -116,23 +104,23 @@ impl Workers {
         Ok(Workers { queue })
     }
 
-    /// Has a request served. There is a worker for each that the line lets through.
-    pub(super) fn give(&self, sandbox: String, call: Box<Call>) -> Running {
-        let running = Running { cancelled: Arc::default() };
+    /// Has a request served; what is returned ends it early. There is a worker for each that the line lets through.
+    pub(super) fn give(&self, sandbox: String, call: Box<Call>) -> Cancel {
+        let cancel = Cancel::default();
         if let Err(mpsc::TrySendError::Full(work) | mpsc::TrySendError::Disconnected(work)) =
-            self.queue.try_send(Work { sandbox, call })
+            self.queue.try_send(Work { sandbox, call, cancel: cancel.clone() })
         {
             work.call.refuse(Refusal::TooMany);
         }
-        running
+        cancel
     }
 }
 
 fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) {
     loop {
         let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Work { sandbox, call }) = next else { return };
-        serve(*call, shared);
+        let Ok(Work { sandbox, call, cancel }) = next else { return };
+        serve(*call, shared, cancel);
         if events.blocking_send(Event::Ended(sandbox)).is_err() {
             return;
         }
@@ -140,7 +128,7 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) 
 }
 
 /// One request. What it attached and could tell nobody of is detached again.
-fn serve(call: Call, shared: &Shared) {
+fn serve(call: Call, shared: &Shared, cancel: Cancel) {
     let Call { frame, netns, stream, .. } = call;
     let error = |error: CniError, version| Answer::Error(error.to_json(version));
     let request = match Request::from_env(frame.pairs.into_iter(), &*frame.stdin) {
@@ -148,7 +136,7 @@ fn serve(call: Call, shared: &Shared) {
         Ok(_) => return drop(answer(&stream, &Answer::Yours)),
         Err(refused) => return drop(answer(&stream, &error(refused, Version::CURRENT))),
     };
-    let seat = Seat::new(shared, netns);
+    let seat = Seat::new(shared, netns, cancel);
     let served = panic::catch_unwind(AssertUnwindSafe(|| engine::serve(NAME, &request, &seat)));
     let said = match served {
         Ok(_) if seat.has_given_back() => Answer::Yours,

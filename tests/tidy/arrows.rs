@@ -127,7 +127,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "refer",
         ],
     ),
-    ("daemon", &["cni", "config", "log", "cluster", "deleter", "kube", "place", "wire", "engine"]),
+    ("daemon", &["cni", "config", "sources", "log", "cluster", "deleter", "kube", "place", "wire", "engine"]),
 ];
 
 /// What the runtime executes sees only the boundary.
