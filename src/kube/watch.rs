@@ -381,7 +381,7 @@ mod tests {
         let gone = read("ERROR", &json!({"kind": "Status", "code": 410, "message": "too old"}));
         assert!(matches!(gone, Err(Failure::Expired(_))), "{gone:?}");
         assert!(matches!(read("ERROR", &json!({"code": 500})), Err(Failure::Passing(_))));
-        assert!(matches!(read("ADDED", &json!([])), Err(Failure::Lasting(_))));
+        assert!(matches!(read("ADDED", &json!("x")), Err(Failure::Lasting(_))));
         let kept = Collection::<KeptDefinition>::new(String::new(), &dir);
         std::fs::remove_dir_all(&dir).unwrap();
         let names: Vec<&str> = ["a"].to_vec();
