@@ -48,6 +48,7 @@ const RULES: &[(&str, Rule)] = &[
     ("scripts are executable and strict", documents::scripts),
     ("links and the code map lead somewhere", documents::links),
     ("the configuration's reference is up to date", documents::configuration),
+    ("the metrics' reference is up to date", documents::metrics),
 ];
 
 fn main() -> ExitCode {

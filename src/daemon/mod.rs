@@ -4,8 +4,10 @@
 //! It does not know how a pod is attached: that is the engine's.
 
 mod deleters;
+pub mod http;
 mod line;
 mod listen;
+pub mod metrics;
 mod seat;
 mod work;
 

@@ -19,6 +19,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("journal", &[]),
     ("log", &["config"]),
     ("sight", &[]),
+    ("phase", &[]),
+    ("trace", &[]),
     ("asked", &["cni"]),
     ("native", &["asked", "cni"]),
     ("devices", &["cni", "sources", "journal", "native"]),
@@ -127,7 +129,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "refer",
         ],
     ),
-    ("daemon", &["cni", "config", "sources", "log", "cluster", "deleter", "kube", "place", "wire", "engine"]),
+    ("daemon", &["cni", "config", "sources", "log", "phase", "trace", "cluster", "deleter", "kube", "place", "wire", "engine"]),
 ];
 
 /// What the runtime executes sees only the boundary.
@@ -149,6 +151,7 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("tokio", "src/kube/ src/daemon/", "everything else waits in plain threads"),
     ("k8s_openapi", "src/kube/", "only there the API is spoken"),
     ("hyper_util", "src/kube/ src/daemon/", "only there HTTP is spoken"),
+    ("prometheus_client", "src/daemon/metrics", "only there is counted"),
     ("hyper_rustls", "src/kube/", "only there the API is spoken"),
     ("tonic", "src/kube/", "only there the kubelet is asked"),
     ("setns", "backends/src/netns.rs", "a namespace is entered only by a thread that then ends"),

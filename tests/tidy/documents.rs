@@ -90,23 +90,32 @@ pub(crate) fn scripts(repository: &Repository) -> Vec<String> {
     wrong
 }
 
-/// Where the reference of all configuration keys is.
+/// Where the references are that are made of tables.
 const CONFIGURATION: &str = "docs/configuration.md";
-/// Set: the page is written and not compared.
+const METRICS: &str = "docs/metrics.md";
+/// Set: the pages are written and not compared.
 const WRITE: &str = "PLEXUS_WRITE_DOCS";
 
 /// The reference is what the tables of keys say.
 pub(crate) fn configuration(repository: &Repository) -> Vec<String> {
-    let page = plexus::config::page::configuration();
+    reference(repository, CONFIGURATION, &plexus::config::page::configuration())
+}
+
+/// The reference is what the table of metrics says.
+pub(crate) fn metrics(repository: &Repository) -> Vec<String> {
+    reference(repository, METRICS, &plexus::daemon::metrics::table::page())
+}
+
+fn reference(repository: &Repository, place: &str, page: &str) -> Vec<String> {
     if std::env::var_os(WRITE).is_some() {
-        let path = repository.root.join(CONFIGURATION);
+        let path = repository.root.join(place);
         let written = std::fs::create_dir_all(path.with_file_name("")).and_then(|()| std::fs::write(&path, page));
-        return written.err().map(|error| format!("{CONFIGURATION}: {error}")).into_iter().collect();
+        return written.err().map(|error| format!("{place}: {error}")).into_iter().collect();
     }
-    if repository.entry(CONFIGURATION).is_some_and(|entry| entry.text == page) {
+    if repository.entry(place).is_some_and(|entry| entry.text == page) {
         return Vec::new();
     }
-    vec![format!("{CONFIGURATION} is not what the tables say: {WRITE}=1 cargo test --test tidy -- configuration")]
+    vec![format!("{place} is not what the tables say: {WRITE}=1 cargo test --test tidy -- reference")]
 }
 
 /// Links in Markdown, targets in Mermaid, and the places of the code map.

@@ -1,0 +1,43 @@
+//! The phases of a request, so that who does the work and who measures it say the same words. It does not know clocks.
+
+/// What a request spends its time on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// It waits for its turn.
+    Queue,
+    /// Its pod and the definitions that the pod names are fetched.
+    Pod,
+    /// Everything is resolved and validated.
+    Plan,
+    /// Its record is written, committed or removed.
+    Journal,
+    /// Addresses are taken from their pools, or given back.
+    Lease,
+    /// Links are made or removed.
+    Link,
+    /// Addresses, routes and sysctls are set.
+    Address,
+    /// The pod's status is written.
+    Status,
+}
+
+impl Phase {
+    /// All phases, in the order of an ADD.
+    pub const ALL: [Self; 8] =
+        [Self::Queue, Self::Pod, Self::Plan, Self::Journal, Self::Lease, Self::Link, Self::Address, Self::Status];
+
+    /// Its word in metrics and logs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Pod => "pod",
+            Self::Plan => "plan",
+            Self::Journal => "journal",
+            Self::Lease => "lease",
+            Self::Link => "link",
+            Self::Address => "address",
+            Self::Status => "status",
+        }
+    }
+}
