@@ -30,6 +30,8 @@ pub mod install;
 pub mod job;
 pub mod journal;
 #[cfg(feature = "api")]
+pub mod keep;
+#[cfg(feature = "api")]
 pub mod kube;
 pub mod log;
 pub mod marks;

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::cluster;
 use crate::cni::gojson;
-use crate::cni::list::List;
+use crate::cni::list::{List, PluginConf};
+use crate::cni::version::Version;
 use crate::confdir::{self, Fate};
 use crate::config::daemon::{DAEMON_KEYS, DaemonConfig};
 use crate::config::{Config, META_TYPES};
@@ -18,7 +19,7 @@ use crate::sources;
 /// The type that a runtime executes.
 const TYPE: &str = "plexus-cni";
 /// What a network is called that the default network's file alone was the reason for.
-const NAME: &str = "plexus";
+pub const NAME: &str = "plexus";
 /// Where Multus' containers see the node's root.
 const HOST_ROOT: &str = "/host";
 /// Keys that are paths on the node.
@@ -116,7 +117,7 @@ pub(super) fn of_multus(
             keys.push(meaning_of(key));
         }
     }
-    finish(whole, is_list, keys).map_err(refused)
+    finish(&whole, is_list, keys).map_err(refused)
 }
 
 /// Of the default network's file alone.
@@ -124,27 +125,86 @@ pub(super) fn of_multus(
 /// # Errors
 /// As [`of_multus`].
 pub(super) fn of_primary(file: &Path, list: &List, kubeconfig: Option<&Path>) -> Result<Composed, String> {
-    let version = list.cni_version.as_str();
-    let mut capabilities = Map::new();
-    let all = list.plugins.iter().flat_map(|plugin| &plugin.capabilities);
-    capabilities.extend(all.filter(|(_, has)| **has).map(|(name, _)| (name.clone(), true.into())));
-    let mut plugin = json!({"type": TYPE, "clusterNetwork": file, "capabilities": capabilities});
-    if let (Some(path), Some(plugin)) = (kubeconfig, plugin.as_object_mut()) {
+    let mut plugin = Map::from_iter([
+        ("clusterNetwork".to_owned(), json!(file)),
+        ("capabilities".to_owned(), capabilities(std::iter::once(list))),
+    ]);
+    if let Some(path) = kubeconfig {
         plugin.insert("kubeconfig".to_owned(), json!(path));
     }
-    let whole = json!({"cniVersion": version, "name": NAME, "plugins": [plugin]});
-    let whole = whole.as_object().cloned().unwrap_or_default();
-    finish(whole, true, Vec::new()).map_err(|why| format!("{}: {why}", file.display()))
+    around(NAME, list.cni_version, plugin, &[]).map_err(|why| format!("{}: {why}", file.display()))
+}
+
+/// What a runtime must send, for networks to get it: the capabilities that any plugin of them has.
+pub fn capabilities<'a>(lists: impl Iterator<Item = &'a List>) -> Value {
+    let all = lists.flat_map(|list| &list.plugins).flat_map(|plugin| &plugin.capabilities);
+    Value::Object(all.filter(|(_, has)| **has).map(|(name, _)| (name.clone(), true.into())).collect())
+}
+
+/// A network of one plugin with these keys beside its type, and of what others chained after it.
+///
+/// # Errors
+/// A sentence: what would come of it would not work.
+pub fn around(
+    name: &str,
+    version: Version,
+    plugin: Map<String, Value>,
+    after: &[PluginConf],
+) -> Result<Composed, String> {
+    finish(&whole(name, version, plugin, after), true, Vec::new())
+}
+
+/// The same where the networks that it names cannot be read from here.
+///
+/// # Errors
+/// As [`around`], as far as the file itself goes.
+pub fn unread(
+    name: &str,
+    version: Version,
+    plugin: Map<String, Value>,
+    after: &[PluginConf],
+) -> Result<Composed, String> {
+    made(&whole(name, version, plugin, after), true, Vec::new(), &own_config)
+}
+
+fn whole(name: &str, version: Version, mut plugin: Map<String, Value>, after: &[PluginConf]) -> Map<String, Value> {
+    put(&mut plugin, "type", TYPE.into());
+    let after = after.iter().map(|plugin| Value::Object(plugin.object.clone()));
+    let plugins: Vec<Value> = std::iter::once(Value::Object(plugin)).chain(after).collect();
+    let whole = [("cniVersion", version.as_str().into()), ("name", name.into()), ("plugins", Value::Array(plugins))];
+    whole.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// A file of type `multus` or `plexus-cni` with `keys` over its own, and `usual` ones where it has none: plexus' afterwards.
+///
+/// # Errors
+/// A sentence: it is none of a meta-plugin, or what would come of it would not work.
+pub fn over_file(
+    mut whole: Map<String, Value>,
+    keys: &Map<String, Value>,
+    usual: &Map<String, Value>,
+) -> Result<Composed, String> {
+    let is_list = whole.get("plugins").is_some();
+    let own = if is_list { meta_plugin(&mut whole) } else { Some(&mut whole).filter(|plugin| is_of_meta(plugin)) };
+    let own = own.ok_or("no plugin of it is plexus or Multus")?;
+    for (key, value) in keys {
+        put(own, key, value.clone());
+    }
+    for (key, value) in usual {
+        if gojson::field(own, key).is_none() {
+            put(own, key, value.clone());
+        }
+    }
+    put(own, "type", TYPE.into());
+    finish(&whole, is_list, Vec::new())
 }
 
 /// What a call would make of a configuration that is there.
 ///
 /// # Errors
 /// Why it would not work.
-pub(super) fn check(list: &List) -> Result<Config, String> {
-    let of_meta = |plugin: &&crate::cni::list::PluginConf| META_TYPES.contains(&plugin.plugin_type.as_str());
-    let plugin = list.plugins.iter().find(of_meta).ok_or("no plugin of it is plexus")?;
-    let config = Config::parse(&plugin.object).map_err(|e| e.msg)?;
+pub fn check(list: &List) -> Result<Config, String> {
+    let config = own_config(list)?;
     // Definitions are the API server's to know, and it need not answer now.
     if !config.names_definitions() || config.manifests.is_some() {
         let mut local = cluster::manifests(&config).map_err(|e| e.msg)?;
@@ -153,8 +213,23 @@ pub(super) fn check(list: &List) -> Result<Config, String> {
     Ok(config)
 }
 
-fn finish(whole: Map<String, Value>, is_list: bool, mut keys: Vec<Meaning>) -> Result<Composed, String> {
-    let mut bytes = serde_json::to_vec_pretty(&whole).map_err(|e| e.to_string())?;
+fn own_config(list: &List) -> Result<Config, String> {
+    let of_meta = |plugin: &&PluginConf| META_TYPES.contains(&plugin.plugin_type.as_str());
+    let plugin = list.plugins.iter().find(of_meta).ok_or("no plugin of it is plexus")?;
+    Config::parse(&plugin.object).map_err(|e| e.msg)
+}
+
+fn finish(whole: &Map<String, Value>, is_list: bool, keys: Vec<Meaning>) -> Result<Composed, String> {
+    made(whole, is_list, keys, &check)
+}
+
+fn made(
+    whole: &Map<String, Value>,
+    is_list: bool,
+    mut keys: Vec<Meaning>,
+    check: &dyn Fn(&List) -> Result<Config, String>,
+) -> Result<Composed, String> {
+    let mut bytes = serde_json::to_vec_pretty(whole).map_err(|e| e.to_string())?;
     bytes.push(b'\n');
     let list = if is_list { List::parse(&bytes) } else { List::from_conf(&bytes) }.map_err(|e| e.msg)?;
     crate::cni::names::validate_network_name(&list.name).map_err(|e| e.msg)?;
@@ -173,10 +248,11 @@ fn object(file: &Path) -> Result<Map<String, Value>, String> {
 
 fn meta_plugin(whole: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
     let plugins = whole.get_mut("plugins")?.as_array_mut()?;
-    let is_meta = |plugin: &Map<String, Value>| {
-        gojson::field(plugin, "type").and_then(Value::as_str).is_some_and(|name| META_TYPES.contains(&name))
-    };
-    plugins.iter_mut().filter_map(Value::as_object_mut).find(|plugin| is_meta(plugin))
+    plugins.iter_mut().filter_map(Value::as_object_mut).find(|plugin| is_of_meta(plugin))
+}
+
+fn is_of_meta(plugin: &Map<String, Value>) -> bool {
+    gojson::field(plugin, "type").and_then(Value::as_str).is_some_and(|name| META_TYPES.contains(&name))
 }
 
 /// The daemon's file holds over the network's own, for every request.
@@ -243,17 +319,18 @@ fn on_node(written: &Path, conf_dir: &Path) -> Result<PathBuf, String> {
 }
 
 /// Whether a file loads and is of no meta-plugin.
-pub(super) fn is_primary(fate: &Fate) -> bool {
+pub fn is_primary(fate: &Fate) -> bool {
     !is_meta(fate) && matches!(fate, Fate::Chosen(_) | Fate::Ignored(_))
 }
 
 /// Whether a file loads and is of a meta-plugin.
-pub(super) fn is_meta(fate: &Fate) -> bool {
+pub fn is_meta(fate: &Fate) -> bool {
     let (Fate::Chosen(list) | Fate::Ignored(list)) = fate else { return false };
     list.plugins.iter().any(|plugin| META_TYPES.contains(&plugin.plugin_type.as_str()))
 }
 
-fn strip(path: &str) -> Option<&str> {
+/// A path of the node, where Multus' containers see it under their own root for it.
+pub fn strip(path: &str) -> Option<&str> {
     path.strip_prefix(HOST_ROOT).filter(|rest| rest.starts_with('/'))
 }
 

@@ -3,7 +3,7 @@
 //! configuration nor the new one. It does not know how a plan is shown.
 
 mod act;
-mod compose;
+pub mod compose;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -26,7 +26,9 @@ use crate::takeover::back::{self, Handed};
 
 /// plexus' file, without its ending. Of a folder a runtime takes the first that loads, and Multus' is `00-multus`: while Multus still
 /// runs, it may write that again.
-const OURS: &str = "00-0-plexus";
+pub const OURS: &str = "00-0-plexus";
+/// The same where another file sorts before the one before: what the daemon turns to.
+pub const OURS_EARLIER: [&str; 2] = ["00--plexus", "0--plexus"];
 /// How a file is called that no runtime reads, and that is put back by going back.
 const SAVED: &str = ".before-plexus";
 /// The same while the journal is handed over.
@@ -158,7 +160,11 @@ pub fn carry_out(wish: &Wish, places: &Places) -> Result<Report, String> {
     plan(wish, places).map(|plan| plan.run())
 }
 
-fn hold(conf_dir: &Path) -> Result<Flock<File>, String> {
+/// The one lock of whoever changes the node's configurations, until it is dropped. It is not waited for.
+///
+/// # Errors
+/// A sentence: another one is at work, or the folder cannot be opened.
+pub fn hold(conf_dir: &Path) -> Result<Flock<File>, String> {
     let refused = |why: String| format!("{}: {why}", conf_dir.display());
     let folder = File::open(conf_dir).map_err(|e| refused(e.to_string()))?;
     Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
@@ -465,11 +471,13 @@ fn done(act: &Act, state: State, why: String) -> Done {
     Done { what: act.what(), path, state, why }
 }
 
-fn is_ours(path: &Path) -> bool {
+/// Whether it is plexus' own file, by its name.
+pub fn is_ours(path: &Path) -> bool {
     // A person's copy of it (`.bak`, `.conf~`) is a person's.
     let is_read =
         path.extension().is_some_and(|ending| ["conf", "conflist", "json"].iter().any(|known| ending == *known));
-    is_read && path.file_stem().is_some_and(|stem| stem == OURS)
+    let is_named = |stem: &OsStr| stem == OURS || OURS_EARLIER.iter().any(|name| stem == *name);
+    is_read && path.file_stem().is_some_and(is_named)
 }
 
 fn is_broken_multus(file: &confdir::File) -> bool {
@@ -487,7 +495,7 @@ fn list_of(fate: &Fate) -> Option<&crate::cni::List> {
 /// plexus' file, once it is not read any more and before the journal has forgotten.
 fn is_leaving(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with(OURS) && name.ends_with(LEAVING)
+    name.strip_suffix(LEAVING).is_some_and(|name| is_ours(Path::new(name)))
 }
 
 fn with(path: &Path, suffix: &str) -> PathBuf {

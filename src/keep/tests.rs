@@ -1,0 +1,581 @@
+//! The rules of the decision by value, and a keeper on a real folder beside a hostile plugin, with a reader that looks as a runtime
+//! does. Time is what the tests say.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::*;
+use crate::confdir;
+
+/// A folder that goes with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Dir {
+        let path = std::env::temp_dir().join(format!("plexus-keep-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Dir(path)
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn delete(&self, name: &str) {
+        fs::remove_file(self.0.join(name)).unwrap();
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.0.join(from), self.0.join(to)).unwrap();
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// What the runtime would run: the file's name and the network that plexus would attach by default.
+    fn runtime(&self) -> Option<(String, String)> {
+        chosen(&self.0)
+    }
+
+    fn keeper(&self, daemon: &Value) -> Keeper {
+        Keeper::new(self.keep(daemon)).unwrap()
+    }
+
+    fn keep(&self, daemon: &Value) -> Keep {
+        let mut daemon = daemon.clone();
+        daemon["cniConfigDir"] = json!(self.0);
+        Keep::of(&DaemonConfig::parse(daemon.to_string().as_bytes()).unwrap(), None).unwrap()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn chosen(dir: &Path) -> Option<(String, String)> {
+    let files = confdir::read(dir).unwrap();
+    files.into_iter().find_map(|file| {
+        let Fate::Chosen(list) = file.fate else { return None };
+        let name = file.path.file_name().unwrap().to_str().unwrap().to_owned();
+        let network = match compose::check(&list) {
+            Ok(_) => decide::read_back(&list, dir).map_or("?".to_owned(), |source| source.network),
+            Err(_) => "not plexus".to_owned(),
+        };
+        Some((name, network))
+    })
+}
+
+fn network(name: &str) -> String {
+    json!({"cniVersion": "1.0.0", "name": name, "plugins": [
+        {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}},
+        {"type": "portmap", "capabilities": {"portMappings": true, "other": false}}]})
+    .to_string()
+}
+
+const OURS: &str = "00-0-plexus.conflist";
+
+fn ours(name: &str) -> Option<(String, String)> {
+    Some((OURS.to_owned(), name.to_owned()))
+}
+
+fn read(dir: &Dir, name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(dir.0.join(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn it_is_made_of_the_default_network_once_plexus_is_ready_and_not_before() {
+    let dir = Dir::new("ready");
+    dir.put("10-calico.conflist", &network("calico"));
+    dir.put("05-loopback.conf", r#"{"cniVersion":"1.0.0","name":"lo","type":"loopback"}"#);
+    let mut keeper = dir.keeper(&json!({"namespaceIsolation": true, "socketDir": "/host/run/plexus",
+        "readinessindicatorfile": "/run/x"}));
+    let told = keeper.look(false);
+    assert!(told.len() == 1 && told[0].contains("not ready"), "{told:?}");
+    assert_eq!((keeper.look(false).len(), dir.names().len()), (0, 2), "each thing is said once");
+    let told = keeper.look(true);
+    assert!(told[0].contains(r#"network "calico""#), "{told:?}");
+    assert_eq!(dir.runtime(), ours("calico"));
+    let whole = read(&dir, OURS);
+    let plugin = &whole["plugins"][0];
+    assert_eq!((&whole["name"], &whole["cniVersion"]), (&json!("plexus"), &json!("1.0.0")));
+    assert_eq!(plugin["capabilities"], json!({"portMappings": true}));
+    assert_eq!(plugin["delegates"][0], serde_json::from_str::<Value>(&network("calico")).unwrap());
+    assert_eq!((&plugin["daemonSocketDir"], &plugin["namespaceIsolation"]), (&json!("/run/plexus"), &json!(true)));
+    assert_eq!(plugin.get("readinessindicatorfile"), None, "the daemon has waited for it");
+    let before = fs::metadata(dir.0.join(OURS)).unwrap();
+    assert_eq!(before.permissions().mode() & 0o777, 0o600);
+    assert!(keeper.look(true).is_empty() && keeper.look(false).is_empty());
+    assert_eq!(fs::metadata(dir.0.join(OURS)).unwrap().modified().unwrap(), before.modified().unwrap());
+    keeper.stop();
+    assert_eq!(dir.runtime(), ours("calico"), "the daemon ends and the configuration stays");
+}
+
+#[test]
+fn it_is_removed_at_the_end_only_where_somebody_wants_that() {
+    let dir = Dir::new("cleanup");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = Keeper::new(Keep { cleanup: true, ..dir.keep(&json!({})) }).unwrap();
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"));
+    assert_eq!(keeper.stop().len(), 1);
+    assert_eq!(dir.names(), ["10-a.conflist"]);
+}
+
+#[test]
+fn half_a_default_network_changes_nothing_however_long_it_stays_so() {
+    let dir = Dir::new("half");
+    let mut keeper = dir.keeper(&json!({}));
+    let start = Instant::now();
+    dir.put("10-a.conflist", "{\"name\":");
+    dir.put("87-podman.conflist", &network("podman"));
+    keeper.look_at(true, start);
+    assert_eq!(dir.runtime(), Some(("87-podman.conflist".to_owned(), "not plexus".to_owned())), "it waits for 10-a");
+    dir.put("10-a.conflist", &network("a"));
+    keeper.look_at(true, start);
+    assert_eq!(dir.runtime(), ours("a"));
+    for text in ["", "{", "[]", r#"{"cniVersion":"1.0.0","name":"a","plugins":[]}"#] {
+        dir.put("10-a.conflist", text);
+        keeper.look_at(true, start);
+        let told = keeper.look_at(true, start + GONE_GRACE * 3);
+        assert_eq!(dir.runtime(), ours("a"), "{text}: {told:?}");
+        dir.delete(OURS);
+        keeper.look_at(true, start + GONE_GRACE * 4);
+        assert_eq!(dir.runtime(), ours("a"), "put back, although {text:?}");
+    }
+    dir.put("10-a.conflist", &network("b"));
+    keeper.look_at(true, start);
+    assert_eq!(dir.runtime(), ours("b"), "replaced");
+}
+
+#[test]
+fn a_file_that_is_never_finished_is_passed_over_at_last() {
+    let dir = Dir::new("junk");
+    dir.put("01-junk.conf", "junk");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    let start = Instant::now();
+    keeper.look_at(true, start);
+    assert_eq!(dir.names().len(), 2);
+    let told = keeper.look_at(true, start + SETTLED);
+    assert!(told.iter().any(|line| line.contains("passed over")), "{told:?}");
+    assert_eq!(dir.runtime(), ours("a"));
+    dir.put("02-new.conflist", "{");
+    keeper.look_at(true, start + SETTLED);
+    assert_eq!(dir.runtime(), ours("a"));
+    dir.put("02-new.conflist", &network("new"));
+    keeper.look_at(true, start + SETTLED);
+    assert_eq!(dir.runtime(), ours("new"), "what sorts first is what the runtime would take");
+}
+
+#[test]
+fn a_network_that_is_gone_stays_until_another_is_there_for_good() {
+    let dir = Dir::new("gone");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    let start = Instant::now();
+    keeper.look_at(true, start);
+    dir.delete("10-a.conflist");
+    let told = keeper.look_at(true, start);
+    assert!(told[0].contains("no network is in") && told[0].contains("stays as it is"), "{told:?}");
+    keeper.look_at(true, start + GONE_GRACE * 9);
+    assert_eq!(dir.runtime(), ours("a"));
+    dir.put("10-a.conflist", &network("a"));
+    keeper.look_at(true, start);
+    dir.put("87-podman.conflist", &network("podman"));
+    dir.delete("10-a.conflist");
+    keeper.look_at(true, start);
+    keeper.look_at(true, start + GONE_GRACE / 2);
+    assert_eq!(dir.runtime(), ours("a"), "an upgrade may be under way");
+    keeper.look_at(true, start + GONE_GRACE);
+    assert_eq!(dir.runtime(), ours("podman"));
+}
+
+#[test]
+fn a_network_that_is_renamed_is_followed() {
+    let dir = Dir::new("renamed");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    keeper.look(true);
+    dir.put("50-z.conflist", &network("z"));
+    dir.rename("10-a.conflist", "90-a.conflist");
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"), "it is its name that counts");
+    keeper.look_at(true, Instant::now() + GONE_GRACE * 2);
+    dir.rename("90-a.conflist", "10-a.conflist");
+    keeper.look(true);
+    // Cilium comes: whatever is there is put aside, plexus' own, too.
+    dir.rename("10-a.conflist", "10-a.conflist.cilium_bak");
+    dir.rename("50-z.conflist", "50-z.conflist.cilium_bak");
+    dir.rename(OURS, &format!("{OURS}.cilium_bak"));
+    dir.put("05-cilium.conflist", &network("cilium"));
+    let told = keeper.look(true);
+    assert_eq!(dir.runtime(), ours("cilium"), "{told:?}");
+    dir.rename(OURS, &format!("{OURS}.cilium_bak"));
+    let told = keeper.look(true);
+    assert!(told.iter().any(|line| line.contains("Cilium")), "{told:?}");
+    assert_eq!(dir.runtime(), ours("cilium"));
+    dir.rename("05-cilium.conflist", "05-cilium.conflist.old");
+    dir.put("20-next.conflist", &network("next"));
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("next"), "put aside on purpose: at once");
+}
+
+#[test]
+fn the_named_default_network_is_found_wherever_it_went() {
+    let dir = Dir::new("named");
+    dir.put("05-other.conflist", &network("other"));
+    let mut keeper = dir.keeper(&json!({"multusMasterCNI": "10-a.conf"}));
+    keeper.look(true);
+    assert_eq!(dir.names(), ["05-other.conflist"], "no other is taken for it");
+    dir.put("10-a.conf", r#"{"cniVersion":"0.3.1","name":"a","type":"bridge"}"#);
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"));
+    dir.delete("10-a.conf");
+    dir.put("10-a.conflist", &network("list"));
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("list"), "the same name, the other form");
+    dir.rename("10-a.conflist", "70-b.conflist");
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("list"));
+    dir.delete("70-b.conflist");
+    let told = keeper.look_at(true, Instant::now() + GONE_GRACE * 2);
+    assert_eq!(dir.runtime(), ours("list"), "{told:?}");
+    let dir = Dir::new("aside");
+    dir.put("10-a.conflist.cilium_bak", &network("a"));
+    let told = dir.keeper(&json!({"multusMasterCNI": "10-a.conflist"})).look(true);
+    assert_eq!(dir.runtime(), ours("a"), "{told:?}");
+}
+
+#[test]
+fn what_others_do_to_it_is_undone_and_what_they_chain_to_it_stays() {
+    let dir = Dir::new("undone");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    keeper.look(true);
+    let good = fs::read(dir.0.join(OURS)).unwrap();
+    for text in [
+        "",
+        "{",
+        &network("hostile"),
+        r#"{"cniVersion":"1.0.0","name":"plexus","plugins":[{"type":"plexus-cni",
+        "clusterNetwork":"/nowhere/x.conf"}]}"#,
+    ] {
+        dir.put(OURS, text);
+        keeper.look(true);
+        assert_eq!(fs::read(dir.0.join(OURS)).unwrap(), good, "{text}");
+    }
+    dir.put("00-0-plexus.conf", r#"{"cniVersion":"1.0.0","name":"x","type":"plexus-cni"}"#);
+    keeper.look(true);
+    assert_eq!(dir.names(), [OURS, "10-a.conflist"], "one form is enough");
+    let mut chained = read(&dir, OURS);
+    chained["plugins"].as_array_mut().unwrap().push(json!({"type": "istio-cni", "log_level": "info"}));
+    dir.put(OURS, &chained.to_string());
+    assert!(keeper.look(true).is_empty());
+    assert_eq!(read(&dir, OURS), chained);
+    dir.put("10-a.conflist", &network("b"));
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("b"));
+    assert_eq!(read(&dir, OURS)["plugins"][1]["type"], "istio-cni");
+    chained["plugins"][1]["type"] = json!("multus");
+    dir.put(OURS, &chained.to_string());
+    keeper.look(true);
+    assert_eq!(read(&dir, OURS)["plugins"].as_array().unwrap().len(), 1, "two of them would do all twice");
+}
+
+#[test]
+fn a_file_that_sorts_before_it_is_named_and_passed() {
+    let dir = Dir::new("before");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({"multusMasterCNI": "10-a.conflist"}));
+    keeper.look(true);
+    dir.put("00-0-early.conf", r#"{"cniVersion":"1.0.0","name":"early","type":"bridge"}"#);
+    let told = keeper.look(true);
+    assert!(told.iter().any(|line| line.contains("00-0-early.conf sorts before")), "{told:?}");
+    assert_eq!(dir.runtime(), Some(("00--plexus.conflist".to_owned(), "a".to_owned())));
+    assert_eq!(dir.names().len(), 3, "{:?}", dir.names());
+    dir.delete("00-0-early.conf");
+    assert!(keeper.look(true).is_empty(), "nothing moves back: the runtime would reload for nothing");
+    dir.put("00--a.conf", "{");
+    keeper.look(true);
+    assert_eq!(dir.runtime(), Some(("0--plexus.conflist".to_owned(), "a".to_owned())));
+    dir.put("!first.conf", "{");
+    let told = keeper.look(true);
+    assert!(told.iter().any(|line| line.contains("may read it and not plexus")), "{told:?}");
+    let mut again = dir.keeper(&json!({"multusMasterCNI": "10-a.conflist"}));
+    dir.delete("!first.conf");
+    again.look(true);
+    assert_eq!(dir.runtime(), Some(("0--plexus.conflist".to_owned(), "a".to_owned())), "the next daemon finds it");
+}
+
+#[test]
+fn the_next_daemon_takes_up_what_is_there() {
+    let dir = Dir::new("next");
+    dir.put("10-a.conflist", &network("a"));
+    dir.put(
+        OURS,
+        r#"{"cniVersion":"0.4.0","name":"multus-cni-network","plugins":[{"type":"plexus-cni",
+        "clusterNetwork":"/etc/cni/net.d/10-a.conflist"}]}"#,
+    );
+    let mut keeper = dir.keeper(&json!({}));
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"));
+    assert_eq!(read(&dir, OURS)["name"], "multus-cni-network", "pods were attached under that name");
+    drop(keeper);
+    dir.rename("10-a.conflist", "gone");
+    dir.put("87-podman.conflist", &network("podman"));
+    let start = Instant::now();
+    let mut keeper = dir.keeper(&json!({}));
+    keeper.look_at(true, start);
+    assert_eq!(dir.runtime(), ours("a"));
+    dir.put("10-a.conflist", "{");
+    keeper.look_at(true, start + GONE_GRACE * 2);
+    assert_eq!(dir.runtime(), ours("a"), "it may be the one that is being written");
+    dir.delete(OURS);
+    keeper.look_at(true, start + GONE_GRACE * 2);
+    assert_eq!(dir.runtime(), ours("a"), "put back as it was found");
+}
+
+#[test]
+fn versions_and_names_are_what_the_daemon_says() {
+    let dir = Dir::new("keys");
+    let old = network("a").replace("1.0.0", "0.3.1");
+    dir.put("10-a.conflist", &old);
+    let mut keeper = dir.keeper(&json!({"cniVersion": "1.1.0", "overrideNetworkName": true}));
+    keeper.look(true);
+    let whole = read(&dir, OURS);
+    let delegate = |whole: &Value| whole["plugins"][0]["delegates"][0]["cniVersion"].clone();
+    assert_eq!((&whole["cniVersion"], &whole["name"]), (&json!("1.1.0"), &json!("a")));
+    assert_eq!(delegate(&whole), json!("0.3.1"));
+    dir.keeper(&json!({"cniVersion": "1.1.0", "forceCNIVersion": true})).look(true);
+    assert_eq!(delegate(&read(&dir, OURS)), json!("1.1.0"));
+    assert_eq!(fs::read_to_string(dir.0.join("10-a.conflist")).unwrap(), old, "another's file is never changed");
+    dir.keeper(&json!({"defaultNetworks": ["storage"]})).look(true);
+    let plugin = read(&dir, OURS)["plugins"][0].clone();
+    assert_eq!(plugin["clusterNetwork"], json!(dir.0.join("10-a.conflist")), "further networks go with a path only");
+    dir.keeper(&json!({"delegates": [{"cniVersion":"1.0.0","name":"own","type":"ptp"}]})).look(true);
+    assert_eq!(dir.runtime(), ours("own"));
+    let daemon = DaemonConfig::parse(br#"{"cniVersion": "9"}"#).unwrap();
+    assert!(Keep::of(&daemon, None).unwrap_err().contains("cniVersion"));
+}
+
+#[test]
+fn plugins_of_the_networks_folder_are_taken_in() {
+    let dir = Dir::new("folder");
+    dir.put("10-a.conflist", &network("a"));
+    fs::create_dir(dir.0.join("a")).unwrap();
+    dir.put("a/10-more.conf", r#"{"type":"tuning"}"#);
+    dir.keeper(&json!({})).look(true);
+    assert_eq!(read(&dir, OURS)["plugins"][0]["delegates"][0]["plugins"][2]["type"], "tuning");
+}
+
+#[test]
+fn d13_a_file_that_a_person_wrote_is_watched_as_the_network_is() {
+    let dir = Dir::new("given");
+    let file = std::env::temp_dir().join(format!("plexus-keep-given-{}.conf", std::process::id()));
+    let text = |level: &str| {
+        json!({"cniVersion": "1.0.0", "name": "mine", "type": "multus-shim", "logLevel": level, "kubeconfig": "/k",
+            "delegates": [{"cniVersion": "1.0.0", "name": "d", "type": "bridge"}]})
+        .to_string()
+    };
+    let account = Some(Account { folder: dir.0.join("account"), server: "https://s".to_owned() });
+    let daemon = json!({"multusConfigFile": file, "cniConfigDir": dir.0}).to_string();
+    let keep = Keep::of(&DaemonConfig::parse(daemon.as_bytes()).unwrap(), account).unwrap();
+    let mut keeper = Keeper::new(keep).unwrap();
+    keeper.look(true);
+    assert_eq!(dir.runtime(), None, "it is not there yet");
+    fs::write(&file, text("error")).unwrap();
+    keeper.look(true);
+    let whole = read(&dir, "00-0-plexus.conf");
+    assert_eq!(
+        (&whole["type"], &whole["name"], &whole["kubeconfig"]),
+        (&json!("plexus-cni"), &json!("mine"), &json!("/k"))
+    );
+    for broken in ["{", &network("no meta-plugin")] {
+        fs::write(&file, broken).unwrap();
+        keeper.look(true);
+        assert_eq!(read(&dir, "00-0-plexus.conf"), whole);
+    }
+    fs::write(&file, text("debug")).unwrap();
+    keeper.look(true);
+    assert_eq!(read(&dir, "00-0-plexus.conf")["logLevel"], "debug");
+    fs::remove_file(&file).unwrap();
+    dir.delete("00-0-plexus.conf");
+    keeper.look(true);
+    assert_eq!(read(&dir, "00-0-plexus.conf")["logLevel"], "debug");
+}
+
+#[test]
+fn the_nodes_kubeconfig_has_the_token_of_now() {
+    let dir = Dir::new("account");
+    dir.put("10-a.conflist", &network("a"));
+    let account = dir.0.join("account");
+    fs::create_dir(&account).unwrap();
+    let write = |token: &str| fs::write(account.join("token"), token).unwrap();
+    fs::write(account.join("ca.crt"), "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n").unwrap();
+    write("one\n");
+    let server = Account::of_pod(&|name| Some(if name.ends_with("PORT") { "6443" } else { "fd00::1" }.to_owned()));
+    let server = server.unwrap().server;
+    assert_eq!(server, "https://[fd00::1]:6443");
+    let keep = Keep { account: Some(Account { folder: account.clone(), server }), ..dir.keep(&json!({})) };
+    let path = keep.kubeconfig();
+    let mut keeper = Keeper::new(keep).unwrap();
+    keeper.look(true);
+    assert_eq!(read(&dir, OURS)["plugins"][0]["kubeconfig"], json!(path));
+    let token =
+        || serde_json::from_slice::<Value>(&fs::read(&path).unwrap()).unwrap()["users"][0]["user"]["token"].clone();
+    assert_eq!((token(), fs::metadata(&path).unwrap().permissions().mode() & 0o777), (json!("one"), 0o600));
+    assert!(keeper.look(true).is_empty());
+    write("two");
+    keeper.look(true);
+    assert_eq!(token(), "two");
+    for half in ["", "two words"] {
+        write(half);
+        assert!(keeper.look(true)[0].contains("stays as it is: "));
+        assert_eq!(token(), "two");
+    }
+    write("two");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    keeper.look(true);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    keeper.look(true);
+    assert_eq!(token(), "two");
+}
+
+#[test]
+fn the_folder_may_be_made_anew() {
+    let dir = Dir::new("anew");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    keeper.look(true);
+    let is_told = |keeper: &Keeper| {
+        let descriptor = keeper.watch_descriptor().unwrap();
+        let mut polled = [nix::poll::PollFd::new(descriptor, nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut polled, nix::poll::PollTimeout::ZERO).unwrap() == 1
+    };
+    keeper.look(true);
+    assert!(!is_told(&keeper), "its own changes are not told for ever");
+    fs::remove_dir_all(&dir.0).unwrap();
+    assert!(is_told(&keeper));
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"));
+    keeper.look(true);
+    assert!(!is_told(&keeper));
+    dir.delete(OURS);
+    assert!(is_told(&keeper), "the new folder is watched");
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"));
+}
+
+#[test]
+fn whoever_installs_is_not_disturbed() {
+    let dir = Dir::new("held");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    let held = crate::install::hold(&dir.0).unwrap();
+    assert!(keeper.look(true)[0].contains("another installation"));
+    assert_eq!(dir.names(), ["10-a.conflist"]);
+    drop(held);
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"));
+}
+
+/// Numbers that look like chance and are the same every time (Knuth's multiplier).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+}
+
+/// One thing that another plugin does to the folder, by chance.
+fn hostile(dir: &Path, dice: &mut Dice, is_own_spared: bool) {
+    let networks = ["05-cilium.conflist", "10-a.conflist", "10-calico.conflist", "87-podman.conflist"];
+    let own = ["00-0-plexus.conflist", "00--plexus.conflist", "0--plexus.conflist"];
+    let name = if is_own_spared || dice.roll(3) > 0 { networks[dice.roll(4)] } else { own[dice.roll(3)] };
+    let path = dir.join(name);
+    let text = network(name.get(3..).unwrap().trim_end_matches(".conflist"));
+    let half = &text[..dice.roll(text.len())];
+    let _ = match dice.roll(7) {
+        0 | 1 => fs::write(&path, &text),
+        2 => fs::write(&path, half),
+        3 => fs::remove_file(&path),
+        4 => fs::rename(&path, dir.join(format!("{name}.cilium_bak"))),
+        5 => fs::rename(dir.join(format!("{name}.cilium_bak")), &path),
+        _ => fs::rename(&path, dir.join(networks[dice.roll(4)])),
+    };
+}
+
+#[test]
+fn d14_d15_after_each_look_the_runtime_sees_plexus_whatever_others_did() {
+    let dir = Dir::new("steps");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    let mut now = Instant::now();
+    keeper.look_at(true, now);
+    let mut dice = Dice(7);
+    for step in 0..3000 {
+        for _ in 0..=dice.roll(3) {
+            hostile(&dir.0, &mut dice, false);
+        }
+        now += SETTLED * u32::try_from(dice.roll(9)).unwrap() / 4;
+        let told = keeper.look_at(dice.roll(2) == 0, now);
+        let (name, network) = dir.runtime().unwrap();
+        assert!(
+            name.contains("plexus") && network != "not plexus" && network != "?",
+            "{step}: {name} {network} {told:?}"
+        );
+        assert!(keeper.look_at(true, now).is_empty(), "{step}: nothing is left to do");
+    }
+}
+
+#[test]
+fn d14_at_no_instant_the_runtime_sees_a_node_without_plexus() {
+    let dir = Dir::new("instants");
+    dir.put("10-a.conflist", &network("a"));
+    let mut keeper = dir.keeper(&json!({}));
+    keeper.look(true);
+    let over = AtomicBool::new(false);
+    let (looks, reads) = thread::scope(|scope| {
+        let plugin = scope.spawn(|| {
+            let mut dice = Dice(11);
+            for _ in 0..4000 {
+                hostile(&dir.0, &mut dice, true);
+            }
+            over.store(true, Ordering::Release);
+        });
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !over.load(Ordering::Acquire) {
+                let seen = chosen(&dir.0);
+                assert!(
+                    seen.as_ref().is_some_and(|(name, network)| name == OURS && network != "not plexus"),
+                    "{seen:?}"
+                );
+                reads += 1;
+            }
+            reads
+        });
+        let mut looks = 0;
+        while !plugin.is_finished() {
+            keeper.look_at(true, Instant::now() + GONE_GRACE * looks);
+            looks += 1;
+        }
+        (looks, reader.join().unwrap())
+    });
+    assert!(looks > 0 && reads > 0, "{looks} looks, {reads} reads");
+}
