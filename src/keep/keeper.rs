@@ -127,8 +127,10 @@ impl Keeper {
         let mut says = decision.says;
         match decision.action {
             Action::Nothing => {
+                // The same network under another name: what is decided for that name is to be seen by the same look.
+                let is_over = self.last == decision.file;
                 self.last = decision.file;
-                return Ok((true, says));
+                return Ok((is_over, says));
             }
             Action::Wait { why } => {
                 says.push(why);
