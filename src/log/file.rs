@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,18 @@ pub(super) fn append(path: &Path, conf: &LogConf, line: &[u8]) -> io::Result<()>
     }
 }
 
+/// The file is where the answer goes: a line in it would be one in the answer.
+#[derive(Debug, thiserror::Error)]
+#[error("it is standard output, where the answer goes")]
+pub(super) struct OfAnswer;
+
+/// Whether this is what standard output leads to (`/dev/stdout`, a redirection).
+fn is_output(file: &File) -> io::Result<bool> {
+    let Ok(output) = io::stdout().as_fd().try_clone_to_owned() else { return Ok(false) };
+    let (here, there) = (file.metadata()?, File::from(output).metadata()?);
+    Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
+}
+
 /// Opens it to append, and makes it with its folders where it is missing.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -66,6 +78,9 @@ fn open(path: &Path) -> io::Result<File> {
     let kind = file.metadata()?.file_type();
     if kind.is_block_device() {
         return Err(ErrorKind::InvalidInput.into());
+    }
+    if is_output(&file)? {
+        return Err(io::Error::other(OfAnswer));
     }
     Ok(file)
 }

@@ -9,7 +9,7 @@ mod once;
 
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::time::SystemTime;
 
 use crate::config::{Level, LogConf};
@@ -21,6 +21,9 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// One process, one log: that of the first configuration it serves.
 static LOG: OnceLock<LogConf> = OnceLock::new();
+
+/// Said once by a process: the log would be in the answer.
+static MISDIRECTED: Once = Once::new();
 
 /// From now on the configuration says what is written down. A second one of the same process changes nothing.
 pub fn begin(conf: &LogConf) {
@@ -69,7 +72,16 @@ fn say(level: Level, line: impl FnOnce() -> String) {
 /// Whether the file has the line now.
 fn note(conf: &LogConf, level: Level, line: &str) -> bool {
     let Some(path) = conf.file.as_deref().filter(|_| level <= conf.level) else { return false };
-    file::append(path, conf, &formed(level, line)).is_ok()
+    let done = file::append(path, conf, &formed(level, line));
+    let is_answer = |e: &io::Error| e.get_ref().is_some_and(|e| e.is::<file::OfAnswer>());
+    if done.as_ref().is_err_and(is_answer) {
+        MISDIRECTED.call_once(|| {
+            let path = path.display();
+            let _ =
+                writeln!(io::stderr(), "plexus: warning: nothing is written to the logFile {path}: {}", file::OfAnswer);
+        });
+    }
+    done.is_ok()
 }
 
 /// `time [level] line` (Multus): always one line, whatever is in it.

@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("config::d29_an_error_keeps_its_cause_and_says_it_once", &[], d29),
         Case::new("config::a_line_for_each_attachment_and_no_configuration_in_it", &[], lines),
         Case::new("config::no_log_file_keeps_a_call_from_ending_well", &[], odd_log_files),
+        Case::new("config::a_log_on_standard_output_is_not_in_the_answer", &[], log_on_output),
         Case::new("config::many_calls_write_one_log", &[], many),
         Case::new("config::an_unknown_key_is_said_once_a_boot", &[], unknown_keys),
         Case::new("config::every_key_of_multus_at_once", &[], every_key),
@@ -288,6 +289,34 @@ fn odd_log_files() {
     assert_eq!(answer.stderr, "");
     let lines = logged();
     assert!(untimed(&lines).contains(&"[error] warning: unknown key another is ignored"), "{lines:#?}");
+}
+
+fn log_on_output() {
+    let mut node = node();
+    set(&mut node, json!({"logLevel": "debug", "logToStderr": false}));
+    let cases = ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"];
+    for (index, file) in cases.into_iter().enumerate() {
+        set(&mut node, json!({"logFile": file}));
+        let pod = format!("p{index}");
+        node.pod(&pod, &[]);
+        for command in ["ADD", "DEL"] {
+            let answer = node.call(command, &pod).run();
+            answer.ok();
+            if command == "ADD" {
+                let result: Value =
+                    serde_json::from_str(&answer.stdout).unwrap_or_else(|e| panic!("{e}: {}", answer.stdout));
+                assert!(result["interfaces"].is_array(), "{file}: {result}");
+            } else {
+                assert_eq!(answer.stdout, "", "{file}: {command}");
+            }
+            assert_eq!(
+                answer.stderr.matches("nothing is written to the logFile").count(),
+                1,
+                "{file}: {}",
+                answer.stderr
+            );
+        }
+    }
 }
 
 fn many() {
