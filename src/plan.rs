@@ -284,12 +284,11 @@ const PLAIN_IPAM: [&str; 3] = ["host-local", "static", ""];
 
 /// A definition must not make the node execute what its policy does not list.
 fn check_allowed(step: &Step, policy: &Policy) -> Result<(), CniError> {
-    // An executed plugin executes the IPAM plugin that its configuration names, in whatever case Go reads the keys.
-    let by_plugin = || gojson::field(&step.conf, "ipam")?.as_object();
     let executed: Vec<(&str, &str)> = match &step.how {
         How::Executed(reason) => {
-            let ipam = by_plugin().and_then(|ipam| gojson::field(ipam, "type")).and_then(Value::as_str);
-            let others = ipam.into_iter().filter(|ipam| !PLAIN_IPAM.contains(ipam)).map(|ipam| (ipam, ""));
+            // What plexus would build for whoever names it is nobody's secret way to anything.
+            let is_built = |plugin: &str| native::builds(plugin) && policy.native.allows(plugin);
+            let others = within(&step.conf).into_iter().filter(|plugin| !is_built(plugin)).map(|plugin| (plugin, ""));
             [(step.plugin.as_str(), reason.as_str())].into_iter().chain(others).collect()
         }
         How::Native(native) => match &native.ipam {
@@ -303,6 +302,24 @@ fn check_allowed(step: &Step, policy: &Policy) -> Result<(), CniError> {
     let reason = if reason.is_empty() { String::new() } else { format!(" (it would be: {reason})") };
     let msg = format!("plugin {plugin:?} may not be executed on this node{reason}: allowedDelegates does not list it");
     Err(CniError::new(Code::InvalidConfig, msg))
+}
+
+/// What an executed plugin executes, by its configuration, in whatever case Go reads the keys: the IPAM plugin, and whatever it
+/// delegates to (flannel: `delegate`; meta-plugins: `delegates`, `plugins`), and these in their turn.
+fn within(conf: &Map<String, Value>) -> Vec<&str> {
+    let (mut open, mut found) = (vec![conf], Vec::new());
+    let plugin = |conf| gojson::field(conf, "type").and_then(Value::as_str);
+    while let Some(conf) = open.pop() {
+        let ipam = gojson::field(conf, "ipam").and_then(Value::as_object).and_then(plugin);
+        found.extend(ipam.filter(|ipam| !PLAIN_IPAM.contains(ipam)));
+        for below in ["delegate", "delegates", "plugins"].iter().filter_map(|key| gojson::field(conf, key)) {
+            let all = below.as_array().map_or(std::slice::from_ref(below), Vec::as_slice);
+            let next = open.len();
+            open.extend(all.iter().filter_map(Value::as_object));
+            found.extend(open.iter().skip(next).filter_map(|conf| plugin(conf)));
+        }
+    }
+    found
 }
 
 fn decide(

@@ -162,6 +162,27 @@ fn allowed() {
         node.pod(&name, &[(NETWORKS, &name)]);
         node.call("ADD", &name).run().fails(7, "\"keepstoo\" may not be executed");
     }
+    // Nor by one that executes others, as flannel does, however deep.
+    for (index, below) in [
+        r#""delegate": {"type": "keepstoo"}"#,
+        r#""Delegate": {"TYPE": "keepstoo"}"#,
+        r#""delegate": {"type": "bridge", "ipam": {"type": "keepstoo"}}"#,
+        r#""delegate": {"type": "keeps", "delegate": {"type": "keepstoo"}}"#,
+        r#""delegates": [{"type": "bridge"}, {"type": "keepstoo"}]"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("below{index}");
+        definition(&node.bed, "default", &name, &format!(r#"{{"cniVersion": "1.0.0", "type": "keeps", {below}}}"#));
+        node.pod(&name, &[(NETWORKS, &name)]);
+        node.call("ADD", &name).run().fails(7, "\"keepstoo\" may not be executed");
+    }
+    let own =
+        r#"{"cniVersion": "1.0.0", "type": "keeps", "delegate": {"type": "bridge", "ipam": {"type": "host-local"}}}"#;
+    definition(&node.bed, "default", "own", own);
+    node.add("e", "own");
+    node.call("DEL", "e").run().ok();
     // What the node's own configuration names is not restricted.
     node.conf["delegates"] = json!([{"cniVersion": "1.0.0", "name": "first", "type": "keepstoo"}]);
     node.add("d", "green");
