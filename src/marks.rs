@@ -132,27 +132,50 @@ fn is_folded(a: &Step, b: &Step) -> bool {
     matches!((a, b), (Step::Key(a), Step::Key(b)) if a.eq_ignore_ascii_case(b))
 }
 
+/// In bytes: how much of a text is counted for one place in it. A file may be one line.
+const BLOCK_BYTES: usize = 256;
+
 /// Where the lines of a text begin.
 #[derive(Clone, Debug)]
 pub struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
+    /// Characters before each block.
+    before: Vec<usize>,
+}
+
+fn characters(bytes: &[u8]) -> usize {
+    let is_first_byte = |byte: &&u8| **byte & 0xC0 != 0x80;
+    bytes.iter().filter(is_first_byte).count()
 }
 
 impl<'a> Lines<'a> {
     /// Reads the text once.
     pub fn of(text: &'a str) -> Lines<'a> {
         let after = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
-        Lines { text, starts: std::iter::once(0).chain(after).collect() }
+        let blocks = text.as_bytes().chunks(BLOCK_BYTES).scan(0, |sum, block| {
+            *sum += characters(block);
+            Some(*sum)
+        });
+        Lines {
+            text,
+            starts: std::iter::once(0).chain(after).collect(),
+            before: std::iter::once(0).chain(blocks).collect(),
+        }
     }
 
     /// Line and column of a byte, both from 1; columns are characters.
     pub fn place(&self, offset: usize) -> (usize, usize) {
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
-        let before = self.text.as_bytes().get(start..offset.min(self.text.len())).unwrap_or_default();
-        let is_first_byte = |byte: &&u8| **byte & 0xC0 != 0x80;
-        (line, before.iter().filter(is_first_byte).count() + 1)
+        (line, self.characters_to(offset.min(self.text.len())) - self.characters_to(start) + 1)
+    }
+
+    /// How many characters begin before a byte; less than a block is counted for it.
+    fn characters_to(&self, offset: usize) -> usize {
+        let block = offset / BLOCK_BYTES;
+        let rest = self.text.as_bytes().get(block * BLOCK_BYTES..offset).unwrap_or_default();
+        self.before.get(block).copied().unwrap_or_default() + characters(rest)
     }
 }
 
@@ -167,6 +190,18 @@ mod tests {
         }
         assert_eq!(Path::of("a").join(3).join("b").last_key(), Some("b"));
         assert_eq!(Path::of("a[3]").last_key(), Some("a"));
+    }
+
+    #[test]
+    fn a_line_of_many_blocks_is_counted_like_a_short_one() {
+        let text = format!("a\n{}", "\u{e4}b\u{20ac}".repeat(BLOCK_BYTES));
+        let lines = Lines::of(&text);
+        for (index, (offset, _)) in text.char_indices().skip(2).enumerate() {
+            assert_eq!(lines.place(offset), (2, index + 1), "{offset}");
+        }
+        assert_eq!(lines.place(text.len()), (2, 3 * BLOCK_BYTES + 1));
+        // A place costs what it costs in a short line: no more than two blocks are looked at.
+        assert_eq!(lines.before.len(), text.len().div_ceil(BLOCK_BYTES) + 1);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub use pools::{Shared, shared_pools};
 /// Findings beyond these are counted and not told.
 const FINDINGS_MAX: usize = 1000;
 
+/// Keys of one kind that are told of one object, and plugins of one list that are looked at for misspelt keys.
+const KEYS_MAX: usize = 16;
+
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {

@@ -7,6 +7,8 @@
 mod indent;
 mod places;
 
+use std::collections::BTreeMap;
+
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
 
@@ -29,7 +31,7 @@ struct Builder {
     documents: Vec<Value>,
     open: Vec<Open>,
     /// By anchor: the value, and how many nodes it has.
-    anchors: Vec<(usize, Value, usize)>,
+    anchors: BTreeMap<usize, (Value, usize)>,
     nodes: usize,
 }
 
@@ -98,8 +100,8 @@ impl Builder {
                 None => Err("a collection ends that did not begin".to_owned()),
             },
             Event::Alias(anchor) => {
-                let known = self.anchors.iter().rfind(|(known, ..)| *known == anchor).cloned();
-                let (_, value, nodes) = known.ok_or("an alias to what is still being read")?;
+                let known = self.anchors.get(&anchor).cloned();
+                let (value, nodes) = known.ok_or("an alias to what is still being read")?;
                 self.count(nodes)?;
                 self.value(value, 0)
             }
@@ -129,7 +131,7 @@ impl Builder {
         self.count(1)?;
         if anchor != 0 {
             let nodes = size(&value);
-            self.anchors.push((anchor, value.clone(), nodes));
+            self.anchors.insert(anchor, (value.clone(), nodes));
         }
         match self.open.last_mut() {
             None => {

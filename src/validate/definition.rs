@@ -12,7 +12,7 @@ use super::blame::{self, Mistake};
 use super::ground::{self, Ground};
 use super::objects::{Definition, Object};
 use super::written::Written;
-use super::{Finding, Level, Settings, words};
+use super::{Finding, KEYS_MAX, Level, Settings, words};
 use crate::cni::error::CniError;
 use crate::cni::gojson;
 use crate::cni::list::{List, PluginConf};
@@ -21,8 +21,6 @@ use crate::native::{self, Around, Ipam, Verdict};
 use crate::plan::{Attachment, How, Step};
 use crate::sources;
 
-/// Keys of one kind that are told of one object, and plugins that are looked at for misspelt keys.
-const KEYS_MAX: usize = 16;
 /// Below them no Ethernet link goes, and above none of the kinds here (ETH_MIN_MTU, ETH_MAX_MTU).
 const MTU_MIN: i64 = 68;
 const MTU_MAX: i64 = 65_535;
@@ -79,7 +77,7 @@ pub(super) fn check(
             return None;
         }
     };
-    for path in written.repeated() {
+    for path in written.repeated().into_iter().take(KEYS_MAX) {
         reader.tell(&path, Level::Warning, "the key is there twice: the last one counts", "one of the two");
     }
     let annotations = &definition.annotations;

@@ -1,6 +1,7 @@
 //! An ADD of a pod by what is in the files, as far as `gather` and `plan`: nothing of a node is looked at. It does not know where
 //! anything stands.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,9 @@ use crate::journal::{Key, PodName};
 use crate::plan::{self, Attachment, Call, Node};
 use crate::sources::{Definition, Pod, SourceError};
 
+/// Names that no file has, for which all others are gone through to find one that may be meant.
+const SEARCHES_MAX: usize = 64;
+
 /// The default network, of which nothing is known here.
 const DEFAULT: &str = "default";
 
@@ -29,6 +33,10 @@ pub(super) struct Ground {
     /// How much may be asked for the sake of finding what is to blame.
     pub(super) budget: Budget,
     definitions: BTreeMap<Name, Definition>,
+    /// By their names alone: the first of each.
+    by_name: BTreeMap<String, Name>,
+    /// How often a name may still be looked for that is nearly another.
+    searches: Cell<usize>,
     /// What they say is not asked of them: they have findings of their own.
     distrusted: BTreeSet<Name>,
 }
@@ -106,7 +114,12 @@ impl Ground {
     pub(super) fn new(config: &Config, definitions: BTreeMap<Name, Definition>) -> Ground {
         let (primary, auxiliary_chain) = (in_place_of(&config.primary), String::new());
         let config = Config { primary, auxiliary_chain, ..config.clone() };
-        Ground { config, budget: Budget::default(), definitions, distrusted: BTreeSet::new() }
+        let mut by_name = BTreeMap::new();
+        for name in definitions.keys() {
+            by_name.entry(name.1.clone()).or_insert_with(|| name.clone());
+        }
+        let (budget, searches) = (Budget::default(), Cell::new(SEARCHES_MAX));
+        Ground { config, budget, definitions, by_name, searches, distrusted: BTreeSet::new() }
     }
 
     /// What a definition asks of its pods is not known from now on.
@@ -121,10 +134,9 @@ impl Ground {
 
     /// One of the same name in another namespace, or nearly of that name.
     pub(super) fn namesake(&self, name: &str) -> Option<&Name> {
-        let same = self.definitions.keys().find(|(_, known)| known == name);
-        same.or_else(|| {
-            let near = words::nearest(name, self.definitions.keys().map(|(_, known)| known.as_str()))?;
-            self.definitions.keys().find(|(_, known)| known == near)
+        self.by_name.get(name).or_else(|| {
+            self.searches.set(self.searches.get().checked_sub(1)?);
+            self.by_name.get(words::nearest(name, self.by_name.keys().map(String::as_str))?)
         })
     }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::blame::at;
 use super::written::{File, Written};
-use super::{Finding, Level, words};
+use super::{Finding, KEYS_MAX, Level, words};
 use crate::devices::RESOURCE_NAME;
 use crate::marks::{Mark, Path};
 use crate::select::{DEFAULT_NETWORK, NETWORKS};
@@ -61,6 +61,8 @@ pub(super) struct Pod<'a> {
 #[derive(Default)]
 pub(super) struct Found<'a> {
     pub(super) definitions: Vec<Definition<'a>>,
+    /// By namespace and name: the first of them.
+    first: BTreeMap<(String, String), usize>,
     pub(super) pods: Vec<Pod<'a>>,
 }
 
@@ -195,12 +197,11 @@ fn misplaced(object: &Object, own: &Path, metadata: &Path, findings: &mut Vec<Fi
 
 /// Annotations that are nearly one that is read.
 fn misspelt(object: &Object, metadata: &Path, annotations: &BTreeMap<String, String>, findings: &mut Vec<Finding>) {
-    for key in annotations.keys().filter(|key| !KNOWN.contains(&key.as_str())) {
-        if let Some(near) = words::nearest(key, KNOWN) {
-            let path = metadata.join("annotations").join(key.as_str());
-            let finding = object.finding(&path, Level::Warning, format!("nobody reads the annotation {key}"));
-            findings.push(Finding { instead: near.to_owned(), ..finding });
-        }
+    let others = annotations.keys().filter(|key| !KNOWN.contains(&key.as_str()));
+    for (key, near) in others.filter_map(|key| Some((key, words::nearest(key, KNOWN)?))).take(KEYS_MAX) {
+        let path = metadata.join("annotations").join(key.as_str());
+        let finding = object.finding(&path, Level::Warning, format!("nobody reads the annotation {key}"));
+        findings.push(Finding { instead: near.to_owned(), ..finding });
     }
 }
 
@@ -216,14 +217,16 @@ fn definition<'a>(object: Object<'a>, name: (String, String), found: &mut Found<
         findings.push(Finding { instead: "config: | and below it, indented, the JSON".to_owned(), ..finding });
     }
     let spec = at(object.value, &Path::of("spec")).and_then(Value::as_object);
-    for key in spec.into_iter().flat_map(|spec| spec.keys()).filter(|key| key.as_str() != "config") {
+    for key in spec.into_iter().flat_map(|spec| spec.keys()).filter(|key| key.as_str() != "config").take(KEYS_MAX) {
         let what = format!("a definition's spec has no {key:?}");
         let finding = object.finding(&Path::of("spec").join(key.as_str()), Level::Warning, what);
         findings.push(Finding { instead: "config".to_owned(), ..finding });
     }
     let config = object.written(&path);
     let text = |config: &Option<Written>| config.as_ref().map_or("", |config| config.text).to_owned();
-    if let Some(other) = found.definitions.iter().find(|other| other.name == name)
+    let next = found.definitions.len();
+    let first = *found.first.entry(name.clone()).or_insert(next);
+    if let Some(other) = found.definitions.get(first)
         && (text(&other.config) != text(&config) || other.annotations != annotations)
     {
         let first = other.object.finding(&Path::of("metadata.name"), Level::Error, "");

@@ -1,5 +1,7 @@
 //! Where everything in YAML documents stands: a second walk over the same events, for those who tell people about mistakes.
 
+use std::collections::BTreeMap;
+
 use granit_parser::{Event, ScalarStyle, Span};
 
 use super::indent::Indented;
@@ -29,7 +31,8 @@ struct Open {
 struct Builder {
     documents: Vec<Mark>,
     open: Vec<Open>,
-    anchors: Vec<(usize, Mark, usize)>,
+    /// By anchor: the tree, and how many nodes it has.
+    anchors: BTreeMap<usize, (Mark, usize)>,
     nodes: usize,
 }
 
@@ -79,8 +82,8 @@ impl Builder {
                 self.value(Mark { spot: Spot { start, end, style: Style::Plain }, below }, None, anchor, false)
             }
             Event::Alias(anchor) => {
-                let known = self.anchors.iter().rfind(|(known, ..)| *known == anchor).cloned();
-                let (_, mark, nodes) = known.ok_or("an alias to what is still being read")?;
+                let known = self.anchors.get(&anchor).cloned();
+                let (mark, nodes) = known.ok_or("an alias to what is still being read")?;
                 self.count(nodes)?;
                 self.value(mark, None, 0, false)
             }
@@ -109,7 +112,8 @@ impl Builder {
     fn value(&mut self, mark: Mark, text: Option<&str>, anchor: usize, is_null: bool) -> Result<(), String> {
         self.count(1)?;
         if anchor != 0 {
-            self.anchors.push((anchor, mark.clone(), size(&mark)));
+            let nodes = size(&mark);
+            self.anchors.insert(anchor, (mark.clone(), nodes));
         }
         match self.open.last_mut() {
             None if is_null => {}
