@@ -16,6 +16,7 @@ use crate::need::Need;
 
 mod faults;
 mod outcome;
+mod rights;
 
 /// The annotation.
 pub(crate) const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
@@ -50,6 +51,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     cases.extend(faults::cases());
     cases.extend(outcome::cases());
+    cases.extend(rights::cases());
     cases
 }
 
