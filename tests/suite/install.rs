@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::what_would_not_work_is_refused", &[], would_not_work),
         Case::new("install::twice_is_once", &[], twice),
         Case::new("install::d07_killed_at_any_instant_there_is_a_configuration", &[], killed),
+        Case::new("install::uninstall_killed_and_repeated_leaves_nothing", &[], uninstall_killed),
         Case::new("install::pods_of_multus_are_deleted_after_it", both, there),
         Case::new("install::pods_of_plexus_are_deleted_by_multus", rules, back),
         Case::new("install::there_and_back_again", both, there_and_back),
@@ -356,6 +357,35 @@ fn killed() {
     assert_eq!(names(), ["00-multus.conf", "10-cluster.conflist", "200-loopback.conf"]);
     let left: Vec<PathBuf> = files_below(Path::new(BIN_DIR)).into_iter().map(|(path, _)| path).collect();
     assert_eq!(left, [PathBuf::from("multus"), PathBuf::from("plexus"), PathBuf::from("plexus-cni")]);
+}
+
+fn uninstall_killed() {
+    let bed = multus_node(&thin(Path::new("/opt/cni/bin")));
+    fs::remove_file(format!("{BIN_DIR}/multus")).ok();
+    bed.file("opt/bin/multus", "the old program");
+    bed.file("small/plexus", "#!/bin/sh");
+    bed.file("small/plexus-cni", &"x".repeat(1 << 20));
+    let before = configurations();
+    let mut interrupted = 0;
+    for number in 0..KILLS {
+        ok(&["install", "--from-multus", "--programs", "/run/scratch/small"]);
+        assert_ne!(configurations(), before);
+        let words = ["uninstall", "--conf-dir", CONF_DIR, "--bin-dir", BIN_DIR];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+        let mut child = command.args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Some instants later in each round, told by looks at the directory and not by a clock.
+        for _ in 0..number * 15 {
+            files_below(Path::new(CONF_DIR));
+        }
+        child.kill().unwrap();
+        interrupted += u32::from(!child.wait().unwrap().success());
+        ok(&["uninstall"]);
+        assert_eq!(configurations(), before, "round {number}");
+        let left: Vec<PathBuf> = files_below(Path::new(BIN_DIR)).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(left, [PathBuf::from("multus")], "round {number}");
+        assert!(states(&ok(&["uninstall"])).iter().all(|state| *state == "already"), "round {number}");
+    }
+    assert!(interrupted > 0, "none was killed at work");
 }
 
 /// Node with pods of both sides.
