@@ -187,7 +187,7 @@ fn place(seen: &Seen, conf: &Keep, ending: &str, says: &mut Vec<String>) -> Path
     let names = || std::iter::once(OURS).chain(OURS_EARLIER);
     let path = |name: &str| conf.dir.join(format!("{name}.{ending}"));
     let has = |name: &str| ours(seen).any(|file| file.path.file_stem().is_some_and(|stem| stem == name));
-    let present = names().filter(|name| has(name)).last().unwrap_or(OURS);
+    let present = names().rfind(|name| has(name)).unwrap_or(OURS);
     let before = |path: &Path| {
         seen.files.iter().find(|file| file.fate != Fate::NotRead && !install::is_ours(&file.path) && *file.path < *path)
     };
