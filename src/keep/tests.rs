@@ -1,10 +1,10 @@
-//! The rules of the decision by value, and a keeper on a real folder beside a hostile plugin, with a reader that looks as a runtime
-//! does. Time is what the tests say.
+//! The rules of the decision by value, and a keeper on a real folder, with a reader that looks as a runtime does. Time is what the
+//! tests say.
+
+mod hostile;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use serde_json::json;
@@ -120,6 +120,39 @@ fn it_is_made_of_the_default_network_once_plexus_is_ready_and_not_before() {
     assert_eq!(fs::metadata(dir.0.join(OURS)).unwrap().modified().unwrap(), before.modified().unwrap());
     keeper.stop();
     assert_eq!(dir.runtime(), ours("calico"), "the daemon ends and the configuration stays");
+}
+
+#[test]
+fn the_decision_is_of_what_was_seen_and_of_nothing_else() {
+    let list = |name: &str| Fate::Ignored(Box::new(List::parse(network(name).as_bytes()).unwrap()));
+    let found = |name: &str, fate: Fate, unchanged| Found { path: Path::new("/n").join(name), fate, unchanged };
+    let broken = || Fate::Broken("half".to_owned());
+    let keep = Keep::of(&DaemonConfig::parse(br#"{"cniConfigDir": "/n"}"#).unwrap(), None).unwrap();
+    let seen = |networks: Vec<Found>, last: Option<&Last>, gone| {
+        let files = networks.clone();
+        Seen { files, networks, last: last.cloned(), gone, name: "plexus".to_owned(), ..Seen::default() }
+    };
+    let zero = Duration::ZERO;
+    let whole = seen(vec![found("10-a.conflist", list("a"), zero)], None, zero);
+    let early = decide(&whole, &keep, false);
+    assert!(matches!(early.action, Action::Wait { .. }) && early.file.is_none());
+    let first = decide(&whole, &keep, true);
+    let last = first.file.unwrap();
+    assert_eq!(first.action, Action::Write { path: Path::new("/n").join(OURS), bytes: last.bytes.clone() });
+    let network = |seen: &Seen| decide(seen, &keep, true).file.and_then(|file| Some(file.source?.network));
+    let named = |name: &str| Some(name.to_owned());
+    let half = |age| vec![found("05-b.conflist", broken(), age), found("50-c.conflist", list("c"), zero)];
+    assert_eq!(network(&seen(half(zero), None, zero)), None, "nothing of its own is there: it waits for the first");
+    assert_eq!(network(&seen(half(SETTLED), None, zero)), named("c"));
+    assert_eq!(network(&seen(half(SETTLED), Some(&last), zero)), named("a"));
+    assert_eq!(network(&seen(half(SETTLED), Some(&last), GONE_GRACE)), named("c"));
+    assert_eq!(network(&seen(vec![], Some(&last), GONE_GRACE * 99)), named("a"), "what was there is put back");
+    let own = |fate| vec![found(OURS, fate, zero), found("10-a.conflist", list("a"), zero)];
+    let made = Fate::Chosen(Box::new(List::parse(&last.bytes).unwrap()));
+    assert_eq!(decide(&seen(own(made), Some(&last), zero), &keep, true).action, Action::Nothing);
+    for other in [broken(), list("other"), Fate::NotRead] {
+        assert_eq!(decide(&seen(own(other), Some(&last), zero), &keep, true).action, first.action);
+    }
 }
 
 #[test]
@@ -491,93 +524,4 @@ fn whoever_installs_is_not_disturbed() {
     drop(held);
     keeper.look(true);
     assert_eq!(dir.runtime(), ours("a"));
-}
-
-/// Numbers that look like chance and are the same every time (Knuth's multiplier).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % sides
-    }
-}
-
-/// One thing that another plugin does to the folder, by chance.
-fn hostile(dir: &Path, dice: &mut Dice, is_own_spared: bool) {
-    let networks = ["05-cilium.conflist", "10-a.conflist", "10-calico.conflist", "87-podman.conflist"];
-    let own = ["00-0-plexus.conflist", "00--plexus.conflist", "0--plexus.conflist"];
-    let name = if is_own_spared || dice.roll(3) > 0 { networks[dice.roll(4)] } else { own[dice.roll(3)] };
-    let path = dir.join(name);
-    let text = network(name.get(3..).unwrap().trim_end_matches(".conflist"));
-    let half = &text[..dice.roll(text.len())];
-    let _ = match dice.roll(7) {
-        0 | 1 => fs::write(&path, &text),
-        2 => fs::write(&path, half),
-        3 => fs::remove_file(&path),
-        4 => fs::rename(&path, dir.join(format!("{name}.cilium_bak"))),
-        5 => fs::rename(dir.join(format!("{name}.cilium_bak")), &path),
-        _ => fs::rename(&path, dir.join(networks[dice.roll(4)])),
-    };
-}
-
-#[test]
-fn d14_d15_after_each_look_the_runtime_sees_plexus_whatever_others_did() {
-    let dir = Dir::new("steps");
-    dir.put("10-a.conflist", &network("a"));
-    let mut keeper = dir.keeper(&json!({}));
-    let mut now = Instant::now();
-    keeper.look_at(true, now);
-    let mut dice = Dice(7);
-    for step in 0..1000 {
-        for _ in 0..=dice.roll(3) {
-            hostile(&dir.0, &mut dice, false);
-        }
-        now += SETTLED * u32::try_from(dice.roll(9)).unwrap() / 4;
-        let told = keeper.look_at(dice.roll(2) == 0, now);
-        let (name, network) = dir.runtime().unwrap();
-        assert!(
-            name.contains("plexus") && network != "not plexus" && network != "?",
-            "{step}: {name} {network} {told:?}"
-        );
-        let again = keeper.look_at(true, now);
-        assert!(again.is_empty(), "{step}: nothing is left to do: {again:?} after {told:?}");
-    }
-}
-
-#[test]
-fn d14_at_no_instant_the_runtime_sees_a_node_without_plexus() {
-    let dir = Dir::new("instants");
-    dir.put("10-a.conflist", &network("a"));
-    let mut keeper = dir.keeper(&json!({}));
-    keeper.look(true);
-    let over = AtomicBool::new(false);
-    let (looks, reads) = thread::scope(|scope| {
-        let plugin = scope.spawn(|| {
-            let mut dice = Dice(11);
-            for _ in 0..2000 {
-                hostile(&dir.0, &mut dice, true);
-            }
-            over.store(true, Ordering::Release);
-        });
-        let reader = scope.spawn(|| {
-            let mut reads = 0;
-            while !over.load(Ordering::Acquire) {
-                let seen = chosen(&dir.0);
-                assert!(
-                    seen.as_ref().is_some_and(|(name, network)| name == OURS && network != "not plexus"),
-                    "{seen:?}"
-                );
-                reads += 1;
-            }
-            reads
-        });
-        let mut looks = 0;
-        while !plugin.is_finished() {
-            keeper.look_at(true, Instant::now() + GONE_GRACE * looks);
-            looks += 1;
-        }
-        (looks, reader.join().unwrap())
-    });
-    assert!(looks > 0 && reads > 0, "{looks} looks, {reads} reads");
 }
