@@ -7,8 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    admission, api, capability, chains, check, config, crash, defects, devices, examples, gc, install, interop, known,
-    kube, meta, multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools,
+    admission, api, capability, chains, check, config, crash, daemon, defects, devices, examples, gc, install, interop,
+    known, kube, meta, multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools,
     validate, world,
 };
 
@@ -32,6 +32,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(interop::cases());
     cases.extend(nft::cases());
     cases.extend(crash::cases());
+    cases.extend(daemon::cases());
     cases.extend(pool::cases());
     cases.extend(plugins::cases());
     cases.extend(meta::cases());

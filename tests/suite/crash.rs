@@ -17,10 +17,10 @@ use crate::nft;
 use crate::testbed::Testbed;
 
 /// How many cycles instead of [`CYCLES`]; 500 is the long run.
-const CYCLES_VARIABLE: &str = "PLEXUS_CRASH_CYCLES";
+pub(crate) const CYCLES_VARIABLE: &str = "PLEXUS_CRASH_CYCLES";
 const CYCLES: u64 = 60;
 /// The seed of an earlier run, to repeat its instants (not the kernel's timing).
-const SEED_VARIABLE: &str = "PLEXUS_CRASH_SEED";
+pub(crate) const SEED_VARIABLE: &str = "PLEXUS_CRASH_SEED";
 
 pub(crate) fn cases() -> Vec<Case> {
     let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
@@ -98,7 +98,7 @@ const GONE_LIMIT: Duration = Duration::from_secs(30);
 
 const KINDS: [Cycle; 4] = [Cycle::Add, Cycle::AddAndNamespace, Cycle::Del, Cycle::DelAndNamespace];
 
-fn variable(name: &str) -> Option<u64> {
+pub(crate) fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
@@ -196,11 +196,11 @@ pub(crate) fn kill_after(mut child: Child, delay: Duration) {
 }
 
 /// xorshift64 (Marsaglia): instants need no better randomness, but a seed.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// A number from 0 up to 1.
-    fn share(&mut self) -> f64 {
+    pub(crate) fn share(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -23,6 +23,7 @@ mod check;
 mod compare;
 mod config;
 mod crash;
+mod daemon;
 mod defects;
 mod devices;
 mod examples;

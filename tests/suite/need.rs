@@ -1,6 +1,7 @@
 //! What a case needs of the machine, found out by trying. It does not know the cases.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -40,9 +41,11 @@ pub(crate) enum Need {
     Iptables,
     /// kube-apiserver, built by `tests/k8s/build`, and etcd.
     ApiServer,
+    /// Another user than the one who runs the suite: only root has them (see `world::AS_ROOT`).
+    Users,
 }
 
-const ALL: [Need; 14] = [
+const ALL: [Need; 15] = [
     Need::Namespaces,
     Need::Peers,
     Need::Multus,
@@ -57,6 +60,7 @@ const ALL: [Need; 14] = [
     Need::Nft,
     Need::Iptables,
     Need::ApiServer,
+    Need::Users,
 ];
 
 /// How long a probe may take.
@@ -124,6 +128,12 @@ impl Need {
             Self::Vrf => link("link add r0 type vrf table 10"),
             Self::Tap => link("tuntap add mode tap name t0"),
             Self::VlanFiltering => link("link add b0 type bridge vlan_filtering 1"),
+            Self::Users => {
+                let other = Command::new("true").uid(1).status();
+                other
+                    .map(drop)
+                    .map_err(|error| format!("no other users ({error}): run as root with {}=1", world::AS_ROOT))
+            }
             Self::Nft => tool("nft", "add table inet t"),
             Self::Iptables => tool("iptables-nft", "-t nat -N T"),
             Self::Ping => {

@@ -1,0 +1,46 @@
+//! Many pods one after the other: the daemon is at the end what it was after the first of them.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use serde_json::Value;
+
+use super::frame::{Said, ask, of_pod};
+use super::{Daemon, left, node, records};
+use crate::case::Case;
+use crate::crash::variable;
+use crate::need::Need;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![Case::new("daemon::many_pods_leave_it_as_it_was", &[Need::Macvlan], many)]
+}
+
+/// How many instead of [`CYCLES`]; 2,000 and more are the long run.
+const CYCLES_VARIABLE: &str = "PLEXUS_DAEMON_CYCLES";
+const CYCLES: u64 = 200;
+/// What its memory may differ by, in kB: its allocator keeps a little for each thread that was at work once.
+const MEMORY_MAX_KB: u64 = 4096;
+
+fn many() {
+    let node = node("fail");
+    let daemon = Daemon::start();
+    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "blue,six")]);
+    let netns = File::open(node.bed.netns("a")).unwrap();
+    let [add, del] = ["ADD", "DEL"].map(|command| of_pod(&node, command, "a"));
+    let cycles = variable(CYCLES_VARIABLE).unwrap_or(CYCLES);
+    let (mut memory, mut descriptors) = (0, 0);
+    for number in 0..cycles {
+        let said = ask(&add, &[netns.as_fd()]);
+        assert!(matches!(&said, Said::Result(result) if result["ips"].is_array()), "ADD {number}: {said:?}");
+        assert_eq!(ask(&del, &[netns.as_fd()]), Said::Result(Value::Null), "DEL {number}");
+        if number == cycles / 10 {
+            (memory, descriptors) = (daemon.memory(), daemon.descriptors());
+        }
+    }
+    assert_eq!((left(&node), records()), (vec![], 0));
+    daemon.awaits_descriptors(descriptors);
+    let at_end = daemon.memory();
+    println!("{cycles} pods: {memory} kB after a tenth, {at_end} kB at the end");
+    assert!(at_end.abs_diff(memory) <= MEMORY_MAX_KB, "{memory} kB after a tenth, {at_end} kB at the end");
+    daemon.stop();
+}
