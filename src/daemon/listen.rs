@@ -18,8 +18,8 @@ use nix::unistd::geteuid;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -29,7 +29,7 @@ use crate::log::warn;
 use crate::wire::{Frame, HEAD_BYTES};
 
 /// Connections that have not sent their request yet.
-const CONNECTIONS_MAX: usize = 256;
+const CONNECTIONS_MAX: u32 = 256;
 /// How long one may take for it: it is written by a program that has it whole.
 const FRAME_TIME: Duration = Duration::from_secs(10);
 /// How long an answer may take to write: who does not read has gone.
@@ -85,7 +85,7 @@ impl Door {
             .and_then(|metadata| fs::rename(&new, path).map(|()| (metadata.dev(), metadata.ino())));
         let id = prepared.map_err(OpenError::at("listen on", path))?;
         let listener = Arc::new(UnixListener::from_std(listener).map_err(OpenError::at("listen on", path))?);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
         let accepting = tokio::spawn(accept(Arc::clone(&listener), events.clone(), Arc::clone(&places)));
         Ok(Door { path: path.to_owned(), id, listener, accepting, events, places })
     }
@@ -103,9 +103,14 @@ impl Door {
         tokio::spawn(async move {
             self.accepting.abort();
             let _ = self.accepting.await; // it was told to end
-            while let Ok(Ok((stream, _))) = timeout(Duration::from_millis(1), self.listener.accept()).await {
-                hear(stream, self.events.clone(), &self.places);
+            while let Ok(place) = Arc::clone(&self.places).acquire_owned().await
+                && let Ok(Ok((stream, _))) = timeout(Duration::from_millis(1), self.listener.accept()).await
+            {
+                hear(stream, self.events.clone(), place);
             }
+            // A connection gives its place back after its request is with the loop, or will never be.
+            let _all = self.places.acquire_many(CONNECTIONS_MAX).await;
+            let _ = self.events.send(Event::Silent).await; // the loop ends after this, or has
         });
     }
 }
@@ -122,13 +127,7 @@ async fn accept(listener: Arc<UnixListener>, events: Sender<Event>, places: Arc<
         // Where there is no place, who connects waits in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let events = events.clone();
-                tokio::spawn(async move {
-                    receive(stream, events).await;
-                    drop(place);
-                });
-            }
+            Ok((stream, _)) => hear(stream, events.clone(), place),
             Err(error) => {
                 warn(&format!("accepting a connection: {error}"));
                 tokio::time::sleep(Duration::from_millis(100)).await; // no descriptor is free, most likely
@@ -137,11 +136,11 @@ async fn accept(listener: Arc<UnixListener>, events: Sender<Event>, places: Arc<
     }
 }
 
-fn hear(stream: UnixStream, events: Sender<Event>, places: &Arc<Semaphore>) {
-    let places = Arc::clone(places);
+/// `place`: kept until the request has come.
+fn hear(stream: UnixStream, events: Sender<Event>, place: OwnedSemaphorePermit) {
     tokio::spawn(async move {
-        let _place = places.acquire_owned().await;
         receive(stream, events).await;
+        drop(place);
     });
 }
 
@@ -150,7 +149,6 @@ async fn receive(stream: UnixStream, events: Sender<Event>) {
     let received = timeout(FRAME_TIME, read(&stream)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
     let call = received.and_then(|(frame, netns)| Ok(Call { frame, netns, stream: blocking(stream)?, arrived }));
     match call {
-        // The loop ends after the last sender of requests.
         Ok(call) => drop(events.send(Event::Arrived(Box::new(call))).await),
         Err(error) => warn(&format!("a connection without a request: {error}")),
     }

@@ -47,6 +47,8 @@ enum Event {
     Ended(String),
     /// Somebody wants the daemon to end.
     Stop(&'static str),
+    /// Nobody who connected before the daemon was to end has still to send a request.
+    Silent,
     /// Time goes by.
     Tick,
 }
@@ -85,6 +87,7 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         workers,
         door: Some(door),
         stopping: None,
+        silent: false,
     };
     daemon.turn(heard).await;
     shared.drain();
@@ -99,6 +102,8 @@ struct Daemon {
     door: Option<Door>,
     /// When it ends, whoever is still at work.
     stopping: Option<Instant>,
+    /// No request will come any more.
+    silent: bool,
 }
 
 impl Daemon {
@@ -111,6 +116,7 @@ impl Daemon {
                     self.line.ended(&sandbox);
                 }
                 Event::Stop(why) => self.stop(why),
+                Event::Silent => self.silent = true,
                 Event::Tick => {
                     for late in self.line.expired(Instant::now()) {
                         late.refuse(Refusal::Deadline);
@@ -118,7 +124,8 @@ impl Daemon {
                 }
             }
             self.start_next();
-            if self.stopping.is_some_and(|until| self.line.is_empty() || Instant::now() >= until) && heard.is_empty() {
+            let is_idle = self.silent && self.line.is_empty();
+            if self.stopping.is_some_and(|until| is_idle || Instant::now() >= until) && heard.is_empty() {
                 return;
             }
         }
