@@ -70,9 +70,11 @@ impl Call {
         String::from_utf8_lossy(self.variable("CNI_CONTAINERID").unwrap_or_default()).into_owned()
     }
 
+    /// A DEL ends whatever the daemon does: its caller carries it out.
     pub(super) fn refuse(self, refusal: Refusal) {
-        let error = CniError::new(Code::TryAgainLater, refusal.text());
-        let _ = answer(&self.stream, &Answer::Error(error.to_json(Version::CURRENT))); // who has gone needs none
+        let error = || CniError::new(Code::TryAgainLater, refusal.text()).to_json(Version::CURRENT);
+        let said = if self.is_del() { Answer::Yours } else { Answer::Error(error()) };
+        let _ = answer(&self.stream, &said); // who has gone needs none
     }
 }
 
