@@ -190,14 +190,9 @@ fn refer(name: &str, config: &Config, job: &Job) -> Option<Served> {
     if let (true, Err(error)) = (is_add, readiness::await_file(config)) {
         return Some(Err(error));
     }
-    match refer::ask(socket, config.fallback, job.request) {
+    match refer::ask(socket, config.fallback, job.request, &|| undo_unheard(name, job.request.clone(), job.place)) {
         Asked::Served(served) => Some(served),
-        Asked::Here { begun } => {
-            if begun && is_add {
-                undo_unheard(name, job.request.clone(), job.place);
-            }
-            None
-        }
+        Asked::Here => None,
     }
 }
 

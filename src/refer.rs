@@ -3,6 +3,7 @@
 //!
 //! It does not know how a pod is attached.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -31,11 +32,8 @@ const RETRY_MS: u16 = 50;
 pub enum Asked {
     /// The daemon has served it.
     Served(Served),
-    /// It is to be served here. `begun`: the daemon may have begun with it.
-    Here {
-        /// Something may be left of it.
-        begun: bool,
-    },
+    /// It is to be served here.
+    Here,
 }
 
 /// Why the daemon did not answer.
@@ -46,11 +44,12 @@ enum Silence {
     Broken(io::Error),
 }
 
-/// Asks the daemon at `socket`.
-pub fn ask(socket: &Path, fallback: Fallback, request: &Request) -> Asked {
+/// Asks the daemon at `socket`. `undo`: called for an ADD that a daemon may have begun before it was gone, so that whoever tries
+/// it again finds the pod as it was.
+pub fn ask(socket: &Path, fallback: Fallback, request: &Request, undo: &dyn Fn()) -> Asked {
     // What is not there, or no namespace, is told in the engine's own words; a DEL of what has gone needs no daemon.
     let Some(netns) = request.netns.as_deref().and_then(|path| NetNs::open(path).ok()) else {
-        return Asked::Here { begun: false };
+        return Asked::Here;
     };
     let is_add = request.command == Command::Add;
     let until = match fallback {
@@ -58,24 +57,29 @@ pub fn ask(socket: &Path, fallback: Fallback, request: &Request) -> Asked {
         _ => Instant::now(),
     };
     loop {
-        match once(socket, &netns, request) {
+        let silence = match once(socket, &netns, request) {
             Ok(Answer::Result(bytes)) => return Asked::Served(Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))),
             Ok(Answer::Error(bytes)) => return Asked::Served(Err(error_of(&bytes))),
-            Ok(Answer::Yours) => return Asked::Here { begun: false },
+            Ok(Answer::Yours) => return Asked::Here,
             Err(Silence::Broken(e)) if is_time_out(&e) && is_add => {
                 let msg = format!("the daemon at {} does not answer: {e}", socket.display());
                 return Asked::Served(Err(CniError::new(Code::TryAgainLater, msg)));
             }
-            Err(Silence::Broken(_)) if !is_add || fallback == Fallback::Oneshot => return Asked::Here { begun: true },
-            Err(Silence::Unheard(_)) if !is_add || fallback == Fallback::Oneshot => {
-                return Asked::Here { begun: false };
-            }
-            Err(_) if Instant::now() < until => pause(),
-            Err(Silence::Unheard(e) | Silence::Broken(e)) => {
-                let msg = format!("the daemon at {} is away: {e}; see \"fallback\"", socket.display());
-                return Asked::Served(Err(CniError::new(Code::TryAgainLater, msg)));
-            }
+            Err(silence) => silence,
+        };
+        if matches!(silence, Silence::Broken(_)) && is_add {
+            undo();
         }
+        if !is_add || fallback == Fallback::Oneshot {
+            return Asked::Here;
+        }
+        if Instant::now() < until {
+            pause();
+            continue;
+        }
+        let (Silence::Unheard(e) | Silence::Broken(e)) = silence;
+        let msg = format!("the daemon at {} is away: {e}; see \"fallback\"", socket.display());
+        return Asked::Served(Err(CniError::new(Code::TryAgainLater, msg)));
     }
 }
 
@@ -98,10 +102,14 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// What the request was read from.
+/// What the request was read from; its command is that of `request`, which may undo what the environment says.
 fn frame(request: &Request) -> Frame {
-    let pairs = std::env::vars_os().filter(|(name, _)| VARIABLES.iter().any(|known| name == known)).collect();
-    Frame { pairs, stdin: request.stdin.clone() }
+    let known = std::env::vars_os().filter(|(name, _)| VARIABLES.iter().any(|known| name == known));
+    let command = |(name, value): (OsString, OsString)| {
+        let value = if name == "CNI_COMMAND" { request.command.as_str().into() } else { value };
+        (name, value)
+    };
+    Frame { pairs: known.map(command).collect(), stdin: request.stdin.clone() }
 }
 
 /// What the daemon refused it with.
