@@ -40,7 +40,7 @@ fn many() {
     assert_eq!((left(&node), records()), (vec![], 0));
     daemon.awaits_descriptors(descriptors);
     let at_end = daemon.memory();
-    println!("{cycles} pods: {memory} kB after a tenth, {at_end} kB at the end");
+    eprintln!("{cycles} pods: {memory} kB after a tenth, {at_end} kB at the end");
     assert!(at_end.abs_diff(memory) <= MEMORY_MAX_KB, "{memory} kB after a tenth, {at_end} kB at the end");
     daemon.stop();
 }
