@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 
+use super::cache::{Kept, KeptDefinition};
 use super::call::{Calls, Failure};
 use super::dra::{self, PodClaims};
 use super::kubelet;
@@ -25,7 +26,7 @@ const PAGES_MAX: usize = 20;
 /// A pod by its name, waited for as long as `wait`.
 pub(super) async fn pod(calls: &Calls, name: &PodName, wait: Duration) -> Result<(Pod, PodClaims), Failure> {
     let path = objects::pod_path(&name.namespace, &name.name)?;
-    let object = appearing::<PodObject>(calls, &path, &name.name, wait).await?;
+    let object = appearing::<PodObject>(calls, &path, (&name.namespace, &name.name), wait).await?;
     Ok(object.into_pod(&name.namespace, &name.name))
 }
 
@@ -41,7 +42,7 @@ pub(super) fn no_pod(name: &PodName, failure: Failure) -> SourceError {
 /// A definition, waited for as long as `wait`.
 pub(super) async fn definition(calls: &Calls, name: &Name, wait: Duration) -> Result<Definition, Failure> {
     let path = objects::definition_path(name)?;
-    appearing::<NetworkAttachmentDefinition>(calls, &path, &name.1, wait).await.map(Definition::from)
+    appearing::<NetworkAttachmentDefinition>(calls, &path, (&name.0, &name.1), wait).await.map(Definition::from)
 }
 
 /// Why there is no definition, in the words of a request.
@@ -59,7 +60,7 @@ pub(super) async fn several(calls: &Calls, names: BTreeSet<Name>) -> BTreeMap<Na
     let paths = names.into_iter().filter_map(|name| Some((objects::definition_path(&name).ok()?, name)));
     let paths: Vec<(String, Name)> = paths.collect();
     let ask = async |(path, name): (String, Name)| {
-        let found = calls.get::<NetworkAttachmentDefinition>(&path).await.ok().filter(|one| one.is(&name.1));
+        let found = calls.get::<NetworkAttachmentDefinition>(&path).await.ok().filter(|one| one.is(&name.0, &name.1));
         Some((name, found?.into()))
     };
     join_all(paths.into_iter().map(ask)).await.into_iter().flatten().collect()
@@ -74,7 +75,10 @@ pub(super) async fn definitions(calls: &Calls) -> Result<Vec<(Name, Definition)>
     let mut next: Option<String> = None;
     for _ in 0..PAGES_MAX {
         let path = objects::definitions_path(next.as_deref());
-        let page = calls.get::<Page<NetworkAttachmentDefinition>>(&path).await?;
+        let page = calls.list::<Page<NetworkAttachmentDefinition>>(&path).await?;
+        if !page.is(KeptDefinition::LIST) {
+            return Err(calls.foreign());
+        }
         next = page.next().map(str::to_owned);
         all.extend(page.items.into_iter().map(|item| {
             let ObjectMeta { namespace, name, .. } = &item.metadata;
@@ -114,7 +118,7 @@ pub(super) async fn devices(
 }
 
 /// An object that may be about to come, and that is the one of this name.
-async fn appearing<T>(calls: &Calls, path: &str, name: &str, wait: Duration) -> Result<T, Failure>
+async fn appearing<T>(calls: &Calls, path: &str, (namespace, name): (&str, &str), wait: Duration) -> Result<T, Failure>
 where
     T: DeserializeOwned + Identity,
 {
@@ -126,10 +130,7 @@ where
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            Ok(object) if !object.is(name) => {
-                let why = "the answer is not the object that was asked for: is something else at the server's address?";
-                return Err(Failure::Lasting(why.to_owned()));
-            }
+            Ok(object) if !object.is(namespace, name) => return Err(calls.foreign()),
             other => return other,
         }
     }

@@ -32,6 +32,8 @@ pub(super) trait Kept: Clone + PartialEq + DeserializeOwned + Serialize + Send +
     type Object: DeserializeOwned + Send;
     /// Its plural, for people, and its directory.
     const KIND: &'static str;
+    /// What the API calls a list of them.
+    const LIST: &'static str;
 
     /// How an object is called.
     fn meta(object: &Self::Object) -> &Meta;
@@ -67,6 +69,7 @@ impl KeptPod {
 impl Kept for KeptPod {
     type Object = PodObject;
     const KIND: &'static str = "pods";
+    const LIST: &'static str = "PodList";
 
     fn meta(object: &PodObject) -> &Meta {
         &object.metadata
@@ -100,6 +103,7 @@ impl From<KeptDefinition> for Definition {
 impl Kept for KeptDefinition {
     type Object = DefinitionObject;
     const KIND: &'static str = "definitions";
+    const LIST: &'static str = "NetworkAttachmentDefinitionList";
 
     fn meta(object: &DefinitionObject) -> &Meta {
         &object.metadata

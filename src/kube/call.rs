@@ -4,12 +4,15 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::client::Body;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use super::certificate::Term;
+use super::connect::Connected;
 use super::lines::Lines;
 use crate::sources::SourceError;
 
@@ -17,8 +20,10 @@ use crate::sources::SourceError;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// More than any list that is read here: the server's own objects end at 1.5 MiB (etcd).
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// More than any object: etcd's own bound is 1.5 MiB, and JSON can say it in twice as much.
+const OBJECT_BYTES_MAX: usize = 4 << 20;
+/// More than any list that is read here.
+const LIST_BYTES_MAX: usize = 64 << 20;
 
 /// What is read of a `Status`.
 #[derive(Default, Deserialize)]
@@ -36,12 +41,14 @@ pub(super) enum Failure {
     Conflict(String),
     /// Our role does not allow it.
     Forbidden(String),
-    /// Our credentials are not accepted: others may have been written since they were read.
+    /// Our credentials are not accepted, or we do not accept the server's: others may have been written since they were read.
     Login(String),
     /// What was read is too old to go on from.
     Expired(String),
     /// The server will say the same again, until somebody changes something.
     Lasting(String),
+    /// Who answers is not the API server, or not of this cluster.
+    Foreign(String),
     /// The server, or the way to it, was not able to answer.
     Passing(String),
 }
@@ -67,9 +74,23 @@ impl std::fmt::Display for Failure {
             | Failure::Login(why)
             | Failure::Expired(why)
             | Failure::Lasting(why)
+            | Failure::Foreign(why)
             | Failure::Passing(why) => f.write_str(why),
         }
     }
+}
+
+const JSON: &str = "application/json";
+
+/// What is asked in one attempt or several.
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    /// The type of what is sent.
+    content: &'static str,
+    body: &'a [u8],
+    /// How long the answer may be, in bytes.
+    most: usize,
 }
 
 /// How the server is called.
@@ -78,6 +99,8 @@ pub(super) struct Calls {
     client: Client,
     /// Its address, for people.
     server: String,
+    /// Until when how we log in is valid.
+    term: Option<Term>,
     /// How long one attempt may take.
     per_call: Duration,
     /// When every attempt has ended.
@@ -85,8 +108,9 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(client: Client, server: String, per_call: Duration, until: Instant) -> Calls {
-        Calls { client, server, per_call, until }
+    pub(super) fn new(connected: Connected, per_call: Duration, until: Instant) -> Calls {
+        let Connected { client, server, term } = connected;
+        Calls { client, server, term, per_call, until }
     }
 
     /// How long an attempt that begins now may take.
@@ -96,36 +120,50 @@ impl Calls {
 
     /// An object.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.again(Method::GET, path, "application/json", &[]).await
+        self.again(&Asked { method: Method::GET, path, content: JSON, body: &[], most: OBJECT_BYTES_MAX }).await
+    }
+
+    /// A list, or a page of it.
+    pub(super) async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.again(&Asked { method: Method::GET, path, content: JSON, body: &[], most: LIST_BYTES_MAX }).await
+    }
+
+    /// What was answered is not what was asked for.
+    pub(super) fn foreign(&self) -> Failure {
+        self.no_object("")
+    }
+
+    fn no_object(&self, why: &str) -> Failure {
+        let server = &self.server;
+        Failure::Foreign(format!(
+            "the answer is not the object that was asked for{why}: is something else than the API server at {server}?"
+        ))
     }
 
     /// Changes an object by what is in `body` (RFC 7386): what it does not name stays as it is.
     /// What is read of the answer is up to the caller.
     pub(super) async fn merge<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, Failure> {
-        self.again(Method::PATCH, path, "application/merge-patch+json", body).await
+        let content = "application/merge-patch+json";
+        self.again(&Asked { method: Method::PATCH, path, content, body, most: OBJECT_BYTES_MAX }).await
     }
 
     /// Replaces an object by what was read of it and changed; a conflict where it has changed since.
     pub(super) async fn replace(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
-        self.again::<IgnoredAny>(Method::PUT, path, "application/json", body).await.map(|_| ())
+        let asked = Asked { method: Method::PUT, path, content: JSON, body, most: OBJECT_BYTES_MAX };
+        self.again::<IgnoredAny>(&asked).await.map(|_| ())
     }
 
     /// Makes an object, in one attempt: who does not get the answer does not know whether it was made.
     pub(super) async fn create(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
-        self.once::<IgnoredAny>(&Method::POST, path, "application/json", body).await.map(|_| ())
+        let asked = Asked { method: Method::POST, path, content: JSON, body, most: OBJECT_BYTES_MAX };
+        self.once::<IgnoredAny>(&asked).await.map(|_| ())
     }
 
     /// Until it is answered, or the time is over.
-    async fn again<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        content: &'static str,
-        body: &[u8],
-    ) -> Result<T, Failure> {
+    async fn again<T: DeserializeOwned>(&self, asked: &Asked<'_>) -> Result<T, Failure> {
         let mut pause = PAUSE_MIN;
         loop {
-            match self.once(&method, path, content, body).await {
+            match self.once(asked).await {
                 Err(failure) if failure.is_passing() && Instant::now() + pause < self.until => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -135,27 +173,21 @@ impl Calls {
         }
     }
 
-    async fn once<T: DeserializeOwned>(
-        &self,
-        method: &Method,
-        path: &str,
-        content: &'static str,
-        body: &[u8],
-    ) -> Result<T, Failure> {
-        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content);
+    async fn once<T: DeserializeOwned>(&self, asked: &Asked<'_>) -> Result<T, Failure> {
+        let Asked { method, path, content, body, most } = asked;
+        let request = Request::builder().method(method).uri(*path).header(header::CONTENT_TYPE, *content);
         let request = request.body(body.to_vec()).map_err(|e| Failure::Lasting(e.to_string()))?;
         let time = self.time_of_one();
-        match tokio::time::timeout(time, self.answer(request)).await {
+        match tokio::time::timeout(time, self.answer(request, *most)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.late(time)),
         }
     }
 
-    async fn answer<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<T, Failure> {
+    async fn answer<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize) -> Result<T, Failure> {
         let body = self.body(request).await?;
-        let body = self.whole(body).await?;
-        let odd = |e| Failure::Lasting(format!("{} answered what was not asked for: {e}", self.server));
-        serde_json::from_slice(body.as_ref()).map_err(odd)
+        let body = self.whole(body, most).await?;
+        serde_json::from_slice(body.as_ref()).map_err(|e| self.no_object(&format!(" ({e})")))
     }
 
     /// The body of an answer that is no refusal.
@@ -165,14 +197,20 @@ impl Calls {
         if status.is_success() {
             return Ok(response.into_body());
         }
-        let body = self.whole(response.into_body()).await?;
+        let body = self.whole(response.into_body(), OBJECT_BYTES_MAX).await?;
         let told: Refusal = serde_json::from_slice(body.as_ref()).unwrap_or_default();
-        Err(of_status(status.as_u16(), &told.message))
+        Err(match of_status(status.as_u16(), &told.message) {
+            Failure::Login(why) => Failure::Login(self.doubted(why)),
+            other => other,
+        })
     }
 
-    async fn whole(&self, body: Body) -> Result<impl AsRef<[u8]> + use<>, Failure> {
-        let whole = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        Ok(whole.map_err(|e| Failure::Passing(format!("{}: reading its answer: {e}", self.server)))?.to_bytes())
+    async fn whole(&self, body: Body, most: usize) -> Result<impl AsRef<[u8]> + use<>, Failure> {
+        match Limited::new(body, most).collect().await {
+            Ok(whole) => Ok(whole.to_bytes()),
+            Err(e) if e.is::<LengthLimitError>() => Err(self.no_object(&format!(" (beyond {most} bytes)"))),
+            Err(e) => Err(Failure::Passing(format!("{}: reading its answer: {e}", self.server))),
+        }
     }
 
     /// An answer that has no end: a watch. One attempt, and the deadline is that of its beginning.
@@ -193,9 +231,16 @@ impl Calls {
 
     fn failure(&self, error: &kube::Error) -> Failure {
         let why = chain(error);
-        let lasts = matches!(error, kube::Error::Auth(_)) || why.contains("certificate");
+        // rustls writes both `certificate` and, of what the other side says, `CertificateExpired`.
+        let lasts = matches!(error, kube::Error::Auth(_)) || why.to_ascii_lowercase().contains("certificate");
         let why = format!("{}: {why}", self.server);
-        if lasts { Failure::Lasting(why) } else { Failure::Passing(why) }
+        if lasts { Failure::Login(self.doubted(why)) } else { Failure::Passing(why) }
+    }
+
+    /// With what may be wrong with how we log in.
+    fn doubted(&self, why: String) -> String {
+        let expired = self.term.as_ref().and_then(|term| term.expired(Timestamp::now()));
+        expired.iter().fold(why, |why, expired| format!("{why}; {expired}"))
     }
 
     /// The same calls with another end.
@@ -213,6 +258,8 @@ pub(super) fn of_status(code: u16, message: &str) -> Failure {
         403 => Failure::Forbidden(format!("the API server forbids it (403): {message}")),
         410 => Failure::Expired(format!("the API server answered 410: {message}")),
         408 | 429 | 500..=599 => Failure::Passing(format!("the API server answered {code}: {message}")),
+        // It redirects nobody.
+        300..=399 => Failure::Foreign(format!("{code} is answered, which an API server does not do: see its address")),
         _ => Failure::Lasting(format!("the API server answered {code}: {message}")),
     }
 }
@@ -244,6 +291,7 @@ mod tests {
         for code in [429, 500, 503, 504] {
             assert!(matches!(of_status(code, "x"), Failure::Passing(_)), "{code}");
         }
+        assert!(matches!(of_status(302, "x"), Failure::Foreign(_)));
         for code in [400, 422] {
             assert!(matches!(of_status(code, "x"), Failure::Lasting(_)), "{code}");
         }

@@ -7,11 +7,15 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config as KubeConfig};
 use tower::{BoxError, ServiceBuilder};
 
+use super::certificate::{self, Term};
 use crate::sources::SourceError;
+
+/// A token, a key, a certificate with its issuers, all authorities of the world.
+const LOGIN_BYTES_MAX: u64 = 4 << 20;
 
 fn refuse(act: &str, why: impl ToString) -> SourceError {
     // Whoever renews the file may be about to.
@@ -25,11 +29,21 @@ const PING_LIMIT: Duration = Duration::from_secs(10);
 /// Idle connections that are kept, where the server does not speak HTTP/2.
 const IDLE_MAX: usize = 4;
 
-/// A client and the server's address, within a time: files that are named may be no files, and a program may hang.
+/// Somebody to ask.
+#[derive(Clone)]
+pub(super) struct Connected {
+    pub(super) client: Client,
+    /// The server's address.
+    pub(super) server: String,
+    /// Until when how it is logged in is valid, as far as that can be seen from here.
+    pub(super) term: Option<Term>,
+}
+
+/// By a kubeconfig, or by what a pod has of its cluster, within a time: files that are named may be no files, and a program may hang.
 ///
 /// # Errors
 /// What is named cannot be read, or not in time, or says nothing that can be connected to.
-pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Duration) -> Result<(Client, String), SourceError> {
+pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Duration) -> Result<Connected, SourceError> {
     let handle = tokio::runtime::Handle::current();
     let connecting = tokio::task::spawn_blocking(move || handle.block_on(client(kubeconfig.as_deref())));
     match tokio::time::timeout(limit, connecting).await {
@@ -41,15 +55,44 @@ pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Duration) -> Resu
     }
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), SourceError> {
+async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
     let found = match kubeconfig {
         Some(path) => of_file(path).await?,
         None => KubeConfig::incluster_env()
             .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
     };
     let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let term = term(&found.auth_info);
     let client = stack(found).map_err(|e| refuse(&format!("preparing to connect to {server}"), e))?;
-    Ok((client, server))
+    Ok(Connected { client, server, term })
+}
+
+/// A clock may be wrong: who has an expired certificate is not refused here, but told of it when the server refuses.
+fn term(login: &AuthInfo) -> Option<Term> {
+    let (pem, which) = match (&login.client_certificate_data, &login.client_certificate) {
+        (Some(data), _) => (certificate::text_of(data)?, "the kubeconfig"),
+        (None, Some(path)) => (String::from_utf8(crate::sources::read(Path::new(path)).ok()?).ok()?, path.as_str()),
+        (None, None) => return None,
+    };
+    Term::of(&pem, which)
+}
+
+/// Files that a kubeconfig names are read by others, who wait for whatever they are (a FIFO), and read all of it (a device).
+fn check_files(kubeconfig: &Kubeconfig) -> Result<(), String> {
+    let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let logins = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
+    let of_login =
+        |login: &'_ AuthInfo| [login.client_certificate.clone(), login.client_key.clone(), login.token_file.clone()];
+    let authorities = clusters.map(|cluster| cluster.certificate_authority.clone());
+    let paths = authorities.chain(logins.flat_map(of_login)).flatten().filter(|path| !path.is_empty());
+    for path in paths {
+        // Where it is missing, whoever needs it says so.
+        let Ok(meta) = std::fs::metadata(&path) else { continue };
+        if !meta.is_file() || meta.len() > LOGIN_BYTES_MAX {
+            return Err(format!("{path} is no file of at most {LOGIN_BYTES_MAX} bytes"));
+        }
+    }
+    Ok(())
 }
 
 async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
@@ -58,6 +101,7 @@ async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
     let text = String::from_utf8(text).map_err(|e| refuse(&act, e))?;
     let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, e))?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
+    check_files(&kubeconfig).map_err(|why| refuse(&act, why))?;
     let has_proxy =
         kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()).any(|c| c.proxy_url.is_some());
     let found = KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;

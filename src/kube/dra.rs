@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::call::{Calls, Failure};
-use super::objects;
+use super::objects::{self, Meta};
 use crate::devices::Devices;
 use crate::sources::SourceError;
 
@@ -97,6 +97,8 @@ impl PodClaims {
 #[derive(Debug, Default, Deserialize)]
 struct Claim {
     #[serde(default)]
+    metadata: Meta,
+    #[serde(default)]
     status: ClaimStatus,
 }
 
@@ -135,6 +137,8 @@ struct Allocated {
 /// ResourceSlices.
 #[derive(Debug, Default, Deserialize)]
 struct Slices {
+    #[serde(default)]
+    kind: String,
     #[serde(default)]
     items: Vec<Slice>,
 }
@@ -191,13 +195,22 @@ pub(super) async fn add(
     for name in names {
         let told = |e: Failure| e.told(format!("asking the API server for resource claim {namespace}/{name}"));
         let path = objects::claim_path(namespace, name).map_err(told)?;
-        claims.insert(name.to_owned(), calls.get::<Claim>(&path).await.map_err(told)?);
+        let claim = calls.get::<Claim>(&path).await.map_err(told)?;
+        if claim.metadata.name != name || claim.metadata.namespace != namespace {
+            return Err(told(calls.foreign()));
+        }
+        claims.insert(name.to_owned(), claim);
     }
     let mut slices = Vec::new();
     for driver in drivers(&claims) {
         let told = |e: Failure| e.told(format!("asking the API server for the devices of driver {driver}"));
         let path = objects::slices_path(&pod.node, driver).map_err(told)?;
-        slices.extend(calls.get::<Slices>(&path).await.map_err(told)?.items);
+        let found = calls.list::<Slices>(&path).await.map_err(told)?;
+        // Whatever is JSON reads as an empty list.
+        if found.kind != "ResourceSliceList" {
+            return Err(told(calls.foreign()));
+        }
+        slices.extend(found.items);
     }
     let refuse = |why: String| Failure::Lasting(why).told("reading the pod's resource claims".to_owned());
     read(pod, &claims, &slices, devices).map_err(refuse)
@@ -318,7 +331,7 @@ mod tests {
                 };
                 Allocation { devices: Results { results: allocation.devices.results.iter().map(one).collect() } }
             });
-            ((*name).to_owned(), Claim { status: ClaimStatus { allocation: copied } })
+            ((*name).to_owned(), Claim { status: ClaimStatus { allocation: copied }, ..Claim::default() })
         });
         let mut devices = Devices::default();
         read(pod, &claims.collect(), &slices(), &mut devices)?;

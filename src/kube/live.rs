@@ -46,10 +46,10 @@ impl Live {
         let refuse = |why| SourceError::Api { act: "preparing to ask the API server".to_owned(), why, transient: true };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| refuse(e.to_string()))?;
         let runtime = Running(Some(runtime));
-        let (client, server) = runtime.block_on(connect::within(config.kubeconfig.clone(), config.api_deadline))?;
+        let connected = runtime.block_on(connect::within(config.kubeconfig.clone(), config.api_deadline))?;
         Ok(Live {
             runtime,
-            calls: Calls::new(client, server, config.api_call_timeout, until),
+            calls: Calls::new(connected, config.api_call_timeout, until),
             appear_wait: config.appear_wait,
             state_dir: config.state_dir.clone(),
             definitions: BTreeMap::new(),

@@ -7,6 +7,7 @@ mod ask;
 mod cache;
 mod call;
 mod cancel;
+mod certificate;
 mod connect;
 mod dra;
 mod events;

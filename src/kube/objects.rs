@@ -74,6 +74,8 @@ impl From<NetworkAttachmentDefinition> for Definition {
 #[derive(Debug, Deserialize)]
 pub(super) struct Page<T> {
     #[serde(default)]
+    kind: String,
+    #[serde(default)]
     metadata: PageMeta,
     #[serde(default = "Vec::new")]
     pub(super) items: Vec<T>,
@@ -89,6 +91,11 @@ struct PageMeta {
 }
 
 impl<T> Page<T> {
+    /// Whether it is a list of this kind: whatever is JSON reads as an empty one.
+    pub(super) fn is(&self, kind: &str) -> bool {
+        self.kind == kind
+    }
+
     /// From where on the list can be watched.
     pub(super) fn version(&self) -> Option<&str> {
         Some(self.metadata.resource_version.as_str()).filter(|version| is_version(version))
@@ -145,19 +152,21 @@ pub(super) struct PodObject {
 
 /// Which object an answer is: a proxy's page is JSON, too.
 pub(super) trait Identity {
-    /// Whether it is the one of this name, and an object at all.
-    fn is(&self, name: &str) -> bool;
+    /// Whether it is the one of this namespace and name, and an object at all.
+    fn is(&self, namespace: &str, name: &str) -> bool;
 }
 
 impl Identity for PodObject {
-    fn is(&self, name: &str) -> bool {
-        self.metadata.name == name && !self.metadata.uid.is_empty()
+    fn is(&self, namespace: &str, name: &str) -> bool {
+        let Meta { namespace: of, name: called, uid, .. } = &self.metadata;
+        of == namespace && called == name && !uid.is_empty()
     }
 }
 
 impl Identity for NetworkAttachmentDefinition {
-    fn is(&self, name: &str) -> bool {
-        self.metadata.name.as_deref() == Some(name) && self.metadata.uid.is_some()
+    fn is(&self, namespace: &str, name: &str) -> bool {
+        let ObjectMeta { namespace: of, name: called, uid, .. } = &self.metadata;
+        of.as_deref() == Some(namespace) && called.as_deref() == Some(name) && uid.is_some()
     }
 }
 

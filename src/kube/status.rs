@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use serde::de::IgnoredAny;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::call::{Calls, Failure};
 use super::events::{self, Event};
-use super::objects::{About, pod_path, pod_status_path};
+use super::objects::{About, Identity, PodObject, pod_path, pod_status_path};
 use super::unwritten::Unwritten;
 use crate::cluster::News;
 use crate::journal::PodName;
@@ -129,7 +129,8 @@ pub(super) async fn write(calls: &Calls, pod: &About<'_>, status: &str) -> Resul
     let mut tries = 0;
     loop {
         tries += 1;
-        match calls.merge::<IgnoredAny>(&pod_status_path(pod)?, body.as_bytes()).await {
+        match calls.merge::<PodObject>(&pod_status_path(pod)?, body.as_bytes()).await {
+            Ok(object) if !object.is(pod.namespace, pod.name) => return Err(calls.foreign()),
             Err(Failure::Forbidden(_)) => return put(calls, pod, status).await,
             Err(Failure::Conflict(why) | Failure::Lasting(why)) if is_another(&why) => return Err(Failure::Missing),
             Err(Failure::Conflict(_)) if tries < TRIES_MAX => {}
@@ -150,6 +151,10 @@ async fn put(calls: &Calls, pod: &About<'_>, status: &str) -> Result<(), Failure
     let mut tries = 0;
     loop {
         let mut object: Value = calls.get(&pod_path(pod.namespace, pod.name)?).await?;
+        let is_pod = PodObject::deserialize(&object).is_ok_and(|object| object.is(pod.namespace, pod.name));
+        if !is_pod {
+            return Err(calls.foreign());
+        }
         let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
         if !pod.uid.is_empty() && uid != pod.uid {
             return Err(Failure::Missing);

@@ -120,9 +120,13 @@ pub(super) async fn write_others(calls: &Calls, state_dir: &Path) {
 pub(super) async fn write_listed<G>(calls: &Calls, state_dir: &Path, most: usize, claim: impl Fn(&str) -> Option<G>) {
     let Ok(entries) = fs::read_dir(directory(state_dir)) else { return };
     let paths = entries.take(LISTED_MAX).filter_map(|entry| Some(entry.ok()?.path()));
-    let dated = |path: PathBuf| (fs::symlink_metadata(&path).and_then(|m| m.modified()).unwrap_or(UNIX_EPOCH), path);
+    let dated = |path: PathBuf| {
+        // What cannot be a note would be the first again and again.
+        let meta = fs::symlink_metadata(&path).ok().filter(|meta| !meta.is_dir())?;
+        Some((meta.modified().unwrap_or(UNIX_EPOCH), path))
+    };
     let is_begun = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    let (begun, mut notes): (Vec<_>, Vec<_>) = paths.map(dated).partition(|(_, path)| is_begun(path));
+    let (begun, mut notes): (Vec<_>, Vec<_>) = paths.filter_map(dated).partition(|(_, path)| is_begun(path));
     // Of one that was killed while it noted.
     for (_, path) in begun.iter().filter(|(time, _)| time.elapsed().is_ok_and(|age| age > BEGUN_AGE_MAX)) {
         let _ = fs::remove_file(path);
@@ -142,7 +146,7 @@ pub(super) async fn write_listed<G>(calls: &Calls, state_dir: &Path, most: usize
             // What the server will never take is nobody's.
             Ok(()) | Err(Failure::Missing | Failure::Lasting(_)) => noted.forget(),
             Err(Failure::Passing(_) | Failure::Expired(_) | Failure::Login(_)) => return,
-            Err(Failure::Conflict(_) | Failure::Forbidden(_)) => noted.put_off(),
+            Err(Failure::Conflict(_) | Failure::Forbidden(_) | Failure::Foreign(_)) => noted.put_off(),
         }
     }
 }

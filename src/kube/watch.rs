@@ -226,7 +226,10 @@ impl<T: Kept> Collection<T> {
         self.change().forget_gaps();
         for _ in 0..PAGES_MAX {
             let path = format!("{}&limit={PAGE_ITEMS}{next}", self.path);
-            let page: Page<T::Object> = calls.get(&path).await?;
+            let page: Page<T::Object> = calls.list(&path).await?;
+            if !page.is(T::LIST) {
+                return Err(calls.foreign());
+            }
             let more = page.next().map(|next| format!("&continue={next}"));
             let version = page.version().map(str::to_owned);
             for object in page.items {

@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::Client;
-
 use super::call::{Calls, Failure};
-use super::connect;
+use super::connect::{self, Connected};
 
 /// How often what it was made of is read again, at most.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
@@ -19,15 +17,15 @@ pub(super) struct Wire {
     per_call: Duration,
     /// How long reading the kubeconfig, and what it names, may take.
     limit: Duration,
-    client: Mutex<Option<(Client, String)>>,
+    connected: Mutex<Option<Connected>>,
     /// When it was read for the last time. Held while it is being read: one is enough.
     renewed: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Wire {
     pub(super) fn new(kubeconfig: Option<PathBuf>, per_call: Duration, limit: Duration) -> Wire {
-        let (client, renewed) = (Mutex::new(None), tokio::sync::Mutex::new(None));
-        Wire { kubeconfig, per_call, limit, client, renewed }
+        let (connected, renewed) = (Mutex::new(None), tokio::sync::Mutex::new(None));
+        Wire { kubeconfig, per_call, limit, connected, renewed }
     }
 
     /// Calls that have all ended when the time is over.
@@ -37,8 +35,8 @@ impl Wire {
     pub(super) async fn calls(&self, time: Duration) -> Result<Calls, Failure> {
         let until = Instant::now() + time;
         loop {
-            if let Some((client, server)) = self.client() {
-                return Ok(Calls::new(client, server, self.per_call, until));
+            if let Some(connected) = self.connected() {
+                return Ok(Calls::new(connected, self.per_call, until));
             }
             self.read(&mut *self.renewed.lock().await).await?;
         }
@@ -57,11 +55,11 @@ impl Wire {
         let made = connect::within(self.kubeconfig.clone(), self.limit).await;
         *renewed = Some(Instant::now());
         let made = made.map_err(|e| Failure::Passing(e.to_string()))?;
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
         Ok(())
     }
 
-    fn client(&self) -> Option<(Client, String)> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn connected(&self) -> Option<Connected> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -17,6 +17,7 @@ use crate::need::Need;
 mod faults;
 mod outcome;
 mod rights;
+mod strange;
 
 /// The annotation.
 pub(crate) const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
@@ -52,6 +53,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(faults::cases());
     cases.extend(outcome::cases());
     cases.extend(rights::cases());
+    cases.extend(strange::cases());
     cases
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("known::an_expired_watch_begins_anew", server, expired),
         Case::new("known::a_server_that_streams_no_lists", server, pages),
         Case::new("known::credentials_are_read_again", server, rotated),
+        Case::new("known::a_renewed_client_certificate_is_read", server, renewed),
         Case::new("known::a_cancelled_request_ends_at_once", server, cancelled),
         Case::new("known::the_status_is_told_after_the_answer", server, after),
         Case::new("known::statuses_of_a_killed_daemon_are_written", server, notes),
@@ -281,6 +282,10 @@ fn pages() {
     let node = Node::new();
     node.cluster.definition("blue", &json!({"type": "bridge"}));
     node.cluster.fail("GET", "sendInitialEvents", usize::MAX, Fault::Status(422));
+    // Somebody else's list is not taken for an empty one.
+    let none =
+        json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}).to_string();
+    node.cluster.fail("GET", "&limit=", 2, Fault::Answer(200, none));
     let known = node.synced();
     let name = node.pod("a", &json!({}));
     until_known(&known, &name);
@@ -299,6 +304,27 @@ fn rotated() {
     assert!(pod(&known, &name).unwrap_err().to_string().contains("401"));
     node.cluster.kubeconfig(&node.bed, &Login::Token(crate::kube::login::NEXT_TOKEN.to_owned()));
     until("the new token", || pod(&known, &name).is_ok());
+}
+
+/// The kubeconfig stays as it is: what it names is another.
+fn renewed() {
+    let mut node = Node::new();
+    let copy = |name: &str| {
+        for ending in ["crt", "key"] {
+            fs::copy(node.cluster.file(&format!("{name}.{ending}")), format!("/run/scratch/own.{ending}")).unwrap();
+        }
+    };
+    copy("client-expired");
+    let login = Login::Files("/run/scratch/own.crt".into(), "/run/scratch/own.key".into());
+    node.config.kubeconfig = Some(node.cluster.kubeconfig(&node.bed, &login));
+    let known = node.start();
+    let name = node.pod("a", &json!({}));
+    let error = pod(&known, &name).unwrap_err().to_string();
+    assert!(error.contains("401") && error.contains("certificate expired: that of /run/scratch/own.crt"), "{error}");
+    until("why nothing is known", || known.state().definitions.is_some_and(|trouble| trouble.why.contains("expired")));
+    copy("client-next");
+    until("the new certificate", || pod(&known, &name).is_ok());
+    until("what is watched", || known.is_synced());
 }
 
 fn cancelled() {

@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod cluster;
+mod endless;
 mod fault;
 mod front;
 pub(crate) mod login;
@@ -16,6 +17,7 @@ mod upstream;
 mod verify;
 
 pub(crate) use cluster::Cluster;
+pub(crate) use endless::Endless;
 pub(crate) use fault::{Door, Fault};
 pub(crate) use login::Login;
 

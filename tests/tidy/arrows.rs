@@ -130,7 +130,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "refer",
         ],
     ),
-    ("daemon", &["cni", "config", "sources", "log", "phase", "trace", "cluster", "deleter", "kube", "place", "wire", "engine"]),
+    (
+        "daemon",
+        &["cni", "config", "sources", "log", "phase", "trace", "cluster", "deleter", "kube", "place", "wire", "engine"],
+    ),
 ];
 
 /// What the runtime executes sees only the boundary.

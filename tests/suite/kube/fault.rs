@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::endless::Endless;
+
 /// How the front takes connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Door {
@@ -15,6 +17,8 @@ pub(crate) enum Door {
     Silent,
     /// The server's certificate expired yesterday.
     Expired,
+    /// The first request of each connection gets an answer without an end, over HTTP/2 or not.
+    Endless(Endless, bool),
 }
 
 /// What becomes of one request.
@@ -22,6 +26,8 @@ pub(crate) enum Door {
 pub(crate) enum Fault {
     /// The front answers with this status, in the words of an API server. The real server hears nothing.
     Status(u16),
+    /// The front answers with this status and this text, whatever was asked. The real server hears nothing.
+    Answer(u16, String),
     /// The request is passed on this much later.
     Slow(Duration),
     /// Nobody ever answers, and the real server hears nothing.
@@ -38,6 +44,7 @@ impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(code) => write!(f, "Status({code})"),
+            Self::Answer(code, text) => write!(f, "Answer({code}, {text})"),
             Self::Slow(duration) => write!(f, "Slow({duration:?})"),
             Self::Hang => f.write_str("Hang"),
             Self::Cut => f.write_str("Cut"),

@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::pending;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
@@ -32,6 +34,7 @@ use super::verify::Anybody;
 
 /// What clients and the front call HTTP/2 when they agree on it.
 const HTTP_2: &[u8] = b"h2";
+const HTTP_1: &[u8] = b"http/1.1";
 
 /// What the case tells the front, and what it wants to know of it.
 #[derive(Default)]
@@ -90,13 +93,26 @@ async fn keep_doors(
             drop(task.await);
         }
         if door != Door::Refused {
-            let listener = TcpListener::bind(address).await.unwrap();
+            let listener = bound(address).await;
             address = listener.local_addr().unwrap();
             let connection = Arc::new(Connections::new(door, upstream.clone(), Arc::clone(&orders)));
             listening = Some(tokio::spawn(listen(listener, connection)));
         }
         told.send(address).ok();
     }
+}
+
+/// What held the port before may have a last step to take: the tasks of its connections, and the kernel.
+const BIND_TRIES: usize = 1000;
+
+async fn bound(address: SocketAddr) -> TcpListener {
+    for _ in 0..BIND_TRIES {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => tokio::time::sleep(Duration::from_millis(1)).await,
+            listener => return listener.unwrap(),
+        }
+    }
+    panic!("somebody else listens at {address}");
 }
 
 async fn listen(listener: TcpListener, connections: Arc<Connections>) {
@@ -134,7 +150,10 @@ impl Connections {
             .with_client_cert_verifier(Arc::new(Anybody(provider())))
             .with_single_cert(chain, key)
             .unwrap();
-        config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = match door {
+            Door::Endless(_, false) => vec![HTTP_1.to_vec()],
+            _ => vec![HTTP_2.to_vec(), HTTP_1.to_vec()],
+        };
         Self { door, tls: TlsAcceptor::from(Arc::new(config)), upstream, orders }
     }
 
@@ -144,6 +163,9 @@ impl Connections {
         }
         // A client that refuses the certificate says so, and goes.
         let Ok(stream) = self.tls.accept(stream).await else { return };
+        if let Door::Endless(what, is_http_2) = self.door {
+            return what.answer(stream, is_http_2).await;
+        }
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let client = shown.and_then(|certificate| self.upstream.name_of(certificate));
         let beyond = Arc::<Beyond>::default();
@@ -173,6 +195,7 @@ impl Connections {
         let fault = self.meet(&request);
         match &fault {
             Some(Fault::Status(code)) => return Ok(status(*code)),
+            Some(Fault::Answer(code, text)) => return Ok(said(*code, text.clone())),
             Some(Fault::Hang) => pending().await,
             Some(Fault::Slow(duration)) => tokio::time::sleep(*duration).await,
             // In another thread: what is done may ask the server, through this runtime.
@@ -244,7 +267,12 @@ impl Connections {
 fn status(code: u16) -> Response<Body> {
     let text = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": format!("the front says {code}"), "reason": reason(code), "code": code});
-    let body = Full::from(text.to_string()).map_err(|never| match never {}).boxed();
+    said(code, text.to_string())
+}
+
+/// An answer that claims to be an object, whatever it is.
+fn said(code: u16, text: String) -> Response<Body> {
+    let body = Full::from(text).map_err(|never| match never {}).boxed();
     Response::builder().status(code).header(CONTENT_TYPE, "application/json").body(body).unwrap()
 }
 
