@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::pending;
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
@@ -19,6 +18,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrIn, bind, getsockname,
+    setsockopt, shutdown,
+};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -84,17 +88,19 @@ async fn keep_doors(
     upstream: Upstream,
     orders: Arc<Mutex<Orders>>,
 ) {
-    let mut address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let socket = held();
+    let address = SocketAddr::from(getsockname::<SockaddrIn>(socket.as_raw_fd()).map(SocketAddrV4::from).unwrap());
     let mut listening: Option<tokio::task::JoinHandle<()>> = None;
     while let Some((door, told)) = doors.recv().await {
         if let Some(task) = listening.take() {
             task.abort();
-            // With it go its listener and its connections.
+            // With it go its connections.
             drop(task.await);
+            shutdown(socket.as_raw_fd(), Shutdown::Read).unwrap();
         }
         if door != Door::Refused {
-            let listener = bound(address).await;
-            address = listener.local_addr().unwrap();
+            socket::listen(&socket, Backlog::MAXALLOWABLE).unwrap();
+            let listener = TcpListener::from_std(std::net::TcpListener::from(socket.try_clone().unwrap())).unwrap();
             let connection = Arc::new(Connections::new(door, upstream.clone(), Arc::clone(&orders)));
             listening = Some(tokio::spawn(listen(listener, connection)));
         }
@@ -102,17 +108,20 @@ async fn keep_doors(
     }
 }
 
-/// What held the port before may have a last step to take: the tasks of its connections, and the kernel.
-const BIND_TRIES: usize = 1000;
-
-async fn bound(address: SocketAddr) -> TcpListener {
-    for _ in 0..BIND_TRIES {
-        match TcpListener::bind(address).await {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => tokio::time::sleep(Duration::from_millis(1)).await,
-            listener => return listener.unwrap(),
-        }
-    }
-    panic!("somebody else listens at {address}");
+/// A port that stays the front's, whether or not it listens. A listener that is closed is not gone where a program is being executed
+/// at that moment: until it runs it has a copy, and nobody else may listen at its address. One that is shut down listens no more,
+/// whoever has it, keeps its port where that was bound by number, and can listen again (Linux, `inet_shutdown`).
+fn held() -> OwnedFd {
+    let bound = |address: SockaddrIn| {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, SockProtocol::Tcp).unwrap();
+        setsockopt(&socket, ReuseAddr, &true).unwrap();
+        bind(socket.as_raw_fd(), &address).unwrap();
+        socket
+    };
+    // It has a port that nobody has, until the other has it by its number.
+    let first = bound(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into());
+    bound(getsockname(first.as_raw_fd()).unwrap())
 }
 
 async fn listen(listener: TcpListener, connections: Arc<Connections>) {
