@@ -5,14 +5,16 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use backends::NetNs;
 use nix::poll::{PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, socket, sockopt::PeerCredentials,
+};
 use nix::unistd::geteuid;
 use serde_json::{Map, Value};
 
@@ -89,11 +91,14 @@ fn once(socket: &Path, netns: &NetNs, request: &Request) -> Result<Answer, Silen
     sent.and_then(|()| Answer::receive(&mut stream)).map_err(Silence::Broken)
 }
 
-/// A namespace is entrusted to whoever listens there: that must be this user, or root.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(socket)?;
+/// A namespace is entrusted to whoever listens there: that must be this user, or root. Where a daemon hangs and its queue is full,
+/// connecting waits as long as writing may (`unix_stream_connect` in net/unix/af_unix.c).
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let unconnected = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(unconnected);
     stream.set_read_timeout(Some(ANSWER_TIME))?;
     stream.set_write_timeout(Some(ANSWER_TIME))?;
+    socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
     let peer = getsockopt(&stream, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() {
         let why = format!("its daemon is of user {peer}, whom nothing is entrusted to");
