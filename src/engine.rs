@@ -190,7 +190,7 @@ fn refer(name: &str, config: &Config, job: &Job) -> Option<Served> {
     if let (true, Err(error)) = (is_add, readiness::await_file(config)) {
         return Some(Err(error));
     }
-    match refer::ask(socket, config.fallback, job.request, &|| undo_unheard(name, job.request.clone(), job.place)) {
+    match refer::ask(socket, config, job.request, &|| undo_unheard(name, job.request.clone(), job.place)) {
         Asked::Served(served) => Some(served),
         Asked::Here => None,
     }

@@ -20,13 +20,15 @@ use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Request};
-use crate::config::Fallback;
+use crate::config::{Config, Fallback};
 use crate::log::warn;
 use crate::place::Served;
 use crate::wire::{Answer, Frame, VARIABLES};
 
 /// How long an answer may take: longer than the daemon gives a request, shorter than a runtime waits (containerd: 4 minutes).
 const ANSWER_TIME: Duration = Duration::from_secs(180);
+/// The same for a DEL, which is then carried out here: the kernel takes no such time.
+const DEL_TIME: Duration = Duration::from_secs(30);
 /// Between two attempts to find the daemon.
 const RETRY_MS: u16 = 50;
 
@@ -48,16 +50,14 @@ enum Silence {
 
 /// Asks the daemon at `socket`. `undo`: called for an ADD that a daemon may have begun before it was gone, so that whoever tries
 /// it again finds the pod as it was.
-pub fn ask(socket: &Path, fallback: Fallback, request: &Request, undo: &dyn Fn()) -> Asked {
+pub fn ask(socket: &Path, config: &Config, request: &Request, undo: &dyn Fn()) -> Asked {
     // What is not there, or no namespace, is told in the engine's own words; a DEL of what has gone needs no daemon.
     let Some(netns) = request.netns.as_deref().and_then(|path| NetNs::open(path).ok()) else {
         return Asked::Here;
     };
     let is_add = request.command == Command::Add;
-    let until = match fallback {
-        Fallback::Wait(patience) if is_add => Instant::now() + patience,
-        _ => Instant::now(),
-    };
+    let patience = if is_add && config.fallback == Fallback::Wait { config.daemon_wait } else { Duration::ZERO };
+    let until = Instant::now() + patience;
     loop {
         let silence = match once(socket, &netns, request) {
             Ok(Answer::Result(bytes)) => return Asked::Served(Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))),
@@ -72,7 +72,7 @@ pub fn ask(socket: &Path, fallback: Fallback, request: &Request, undo: &dyn Fn()
         if matches!(silence, Silence::Broken(_)) && is_add {
             undo();
         }
-        if !is_add || fallback == Fallback::Oneshot {
+        if !is_add || config.fallback == Fallback::Oneshot {
             return Asked::Here;
         }
         if Instant::now() < until {
@@ -86,18 +86,19 @@ pub fn ask(socket: &Path, fallback: Fallback, request: &Request, undo: &dyn Fn()
 }
 
 fn once(socket: &Path, netns: &NetNs, request: &Request) -> Result<Answer, Silence> {
-    let mut stream = connect(socket).map_err(Silence::Unheard)?;
+    let time = if request.command == Command::Del { DEL_TIME } else { ANSWER_TIME };
+    let mut stream = connect(socket, time).map_err(Silence::Unheard)?;
     let sent = frame(request).send(&mut stream, Some(netns.as_fd()));
     sent.and_then(|()| Answer::receive(&mut stream)).map_err(Silence::Broken)
 }
 
 /// A namespace is entrusted to whoever listens there: that must be this user, or root. Where a daemon hangs and its queue is full,
 /// connecting waits as long as writing may (`unix_stream_connect` in net/unix/af_unix.c).
-fn connect(path: &Path) -> io::Result<UnixStream> {
+fn connect(path: &Path, time: Duration) -> io::Result<UnixStream> {
     let unconnected = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let stream = UnixStream::from(unconnected);
-    stream.set_read_timeout(Some(ANSWER_TIME))?;
-    stream.set_write_timeout(Some(ANSWER_TIME))?;
+    stream.set_read_timeout(Some(time))?;
+    stream.set_write_timeout(Some(time))?;
     socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
     let peer = getsockopt(&stream, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() {

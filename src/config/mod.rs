@@ -91,8 +91,8 @@ impl Policy {
 pub enum Fallback {
     /// It attaches by itself.
     Oneshot,
-    /// It asks again for so long.
-    Wait(Duration),
+    /// It asks again, for a while.
+    Wait,
     /// It fails.
     Fail,
 }
@@ -127,6 +127,8 @@ pub struct Config {
     pub daemon_socket: Option<PathBuf>,
     /// What ADD does without it.
     pub fallback: Fallback,
+    /// How long it asks again.
+    pub daemon_wait: Duration,
     /// The daemon answers after the status is written.
     pub status_before_answer: bool,
     /// How the API server is reached, where the configuration says it.
@@ -204,7 +206,8 @@ impl Config {
             cni_dir: directory("cniDir", raw.cni_dir, CNI_DIR)?,
             state_dir: directory("stateDir", raw.state_dir, STATE_DIR)?,
             daemon_socket: optional("daemonSocketDir", raw.daemon_socket_dir)?.map(|dir| dir.join(SOCKET)),
-            fallback: fallback(raw.fallback, raw.daemon_wait_ms)?,
+            fallback: fallback(raw.fallback)?,
+            daemon_wait: wait("daemonWaitMs", raw.daemon_wait_ms, 0, DAEMON_WAIT_MS)?,
             status_before_answer: raw.status_before_answer.unwrap_or(false),
             kubeconfig: optional("kubeconfig", raw.kubeconfig)?,
             api_call_timeout: wait("apiCallTimeoutMs", raw.api_call_timeout_ms, 1, API_CALL_TIMEOUT_MS)?,
@@ -346,11 +349,10 @@ fn primary(raw: &Raw) -> Result<Primary, CniError> {
     delegates.iter().map(object).collect::<Result<_, _>>().map(Primary::Delegates)
 }
 
-fn fallback(word: Option<String>, wait_ms: Option<u64>) -> Result<Fallback, CniError> {
-    let patience = wait("daemonWaitMs", wait_ms, 0, DAEMON_WAIT_MS)?;
+fn fallback(word: Option<String>) -> Result<Fallback, CniError> {
     match given(word).as_deref() {
         None | Some("oneshot") => Ok(Fallback::Oneshot),
-        Some("wait") => Ok(Fallback::Wait(patience)),
+        Some("wait") => Ok(Fallback::Wait),
         Some("fail") => Ok(Fallback::Fail),
         Some(other) => Err(refuse(format!("fallback: {other:?} is none of \"oneshot\", \"wait\" and \"fail\""))),
     }
