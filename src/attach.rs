@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use backends::chained::{Chained, Original};
 use backends::nft;
-use backends::{Before, Built, Entering, Host, Made, NetNs, Pod, Resolved, Target, host_device};
+use backends::{Before, Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target, host_device};
 use ipam::Owner;
 use serde_json::Value;
 
@@ -22,7 +22,8 @@ use crate::default_route;
 use crate::detach;
 use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
 use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
-use crate::place::{OfFiles, Place};
+use crate::phase::Phase;
+use crate::place::{OfFiles, Place, timed};
 use crate::plan::{Attachment, How, Plan, Step};
 use crate::rules;
 use crate::sight;
@@ -100,16 +101,18 @@ pub fn attach(
     if plan.ends_with_its_namespace() {
         return unrecorded(plan, &mut kernel, resolved);
     }
-    let held = journal.hold(&plan.key, true).map_err(|e| from_journal(&e))?;
+    let held = timed(place, Phase::Journal, || journal.hold(&plan.key, true)).map_err(|e| from_journal(&e))?;
     let Some(mut held) = held else { return Err(CniError::generic("the journal did not make its record")) };
     let inside = (kernel.pod.netns().id(), kernel.pod.cookie());
     // Only who collects asks for it: an ADD that cannot know it is as good.
     let outside = (kernel.host.netns().id(), sight::own_pid_ns().unwrap_or_default());
     let mut intent = plan.intent(boot_id, inside, outside);
+    intent.trace = place.trace().map(|trace| trace.to_string());
     note_devices(&mut intent, &resolved);
     // A program that works for this one when it is killed still holds the request: DEL waits for it.
     kernel.pod.guard_with(held.share().map_err(|e| from_journal(&e))?);
-    let begin = held.intend(&intent).map_err(|e| CniError { code: refusal_of(&e), ..from_journal(&e) })?;
+    let begin = timed(place, Phase::Journal, || held.intend(&intent));
+    let begin = begin.map_err(|e| CniError { code: refusal_of(&e), ..from_journal(&e) })?;
     let mut done = Vec::new();
     let mut claims = Claims::new(&plan.state_dir, held.name());
     let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));
@@ -117,7 +120,8 @@ pub fn attach(
     let failure = match claimed.and_then(|()| run(plan, &mut kernel, resolved, &mut done, &mut note)) {
         Ok((results, outcomes)) => {
             let status = status_of(plan, &results);
-            match held.commit(&Commitment { outcomes, status: Some(status.clone()) }) {
+            let commitment = Commitment { outcomes, status: Some(status.clone()) };
+            match timed(place, Phase::Journal, || held.commit(&commitment)) {
                 Ok(()) => return Ok(Attached { results, status }),
                 Err(e) => from_journal(&e),
             }
@@ -230,12 +234,22 @@ fn run<'a>(
             |step: usize, original: &Original| note(&Progress { attachment: index, step, original: original.clone() });
         let (result, made) =
             one(plan, attachment, resolved, kernel, done, &mut note).map_err(|e| named(plan, attachment, e))?;
-        let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let taken = begin.elapsed();
+        kernel.place.attached(kind_of(attachment), taken);
+        let micros = u64::try_from(taken.as_micros()).unwrap_or(u64::MAX);
         outcomes.push(Outcome { result: result.to_value(Version::V1_1_0)?, made, micros });
         results.push(result);
     }
-    default_route::apply(plan, &mut kernel.pod)?;
+    timed(kernel.place, Phase::Address, || default_route::apply(plan, &mut kernel.pod))?;
     Ok((results, outcomes))
+}
+
+/// The kind that made its link.
+fn kind_of(attachment: &Attachment) -> Option<Kind> {
+    attachment.steps.iter().find_map(|step| match &step.how {
+        How::Native(native) => Some(native.kind),
+        How::Chained(_) | How::Executed(_) => None,
+    })
 }
 
 /// One attachment's chain: each plugin gets the result of the one before.
@@ -269,7 +283,9 @@ fn one<'a>(
                     found = Some(original.clone());
                     note(index, original)
                 };
-                let result = chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)?;
+                let result = timed(kernel.place, Phase::Address, || {
+                    chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)
+                })?;
                 done.push(Done::Chained { attachment, step, result: known, original: found });
                 result
             }
@@ -333,7 +349,7 @@ fn build<'a>(
     if matches!(native.ipam, Ipam::Executed(_)) {
         done.push(Done::Leases { attachment, native, step }); // CNI spec: a delegate whose ADD failed gets a DEL
     }
-    let leased = lease(plan, attachment, step, native, previous.as_ref())
+    let leased = timed(kernel.place, Phase::Lease, || lease(plan, attachment, step, native, previous.as_ref()))
         .map_err(|refusal| native::ipam_refusal(native.kind, refusal))?;
     if !matches!(native.ipam, Ipam::Executed(_)) {
         done.push(Done::Leases { attachment, native, step });
@@ -341,14 +357,16 @@ fn build<'a>(
     if leased.ips.is_empty() && !matches!(native.ipam, Ipam::None | Ipam::Previous) {
         return Err(CniError::generic("IPAM plugin returned missing IP config"));
     }
-    if native.kind != backends::Kind::Loopback {
+    if native.kind != Kind::Loopback {
         leased.print_check(attachment.version)?;
     }
     let target = Target { ifname: &attachment.ifname, group: plan.group, mac: native.mac };
-    let lane = kernel.place.lane();
-    let built = backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, convert::layer3(&leased))
-        .map_err(from_backend)?;
-    drop(lane);
+    let place = kernel.place;
+    let built = timed(place, Phase::Link, || {
+        let _lane = place.lane();
+        backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, convert::layer3(&leased))
+    });
+    let built = built.inspect_err(|e| place.link_failed(e)).map_err(from_backend)?;
     let ifname = &attachment.ifname;
     done.push(match resolved {
         Resolved::HostDevice(resolved) => Done::Device { ifname, resolved: resolved.clone() },
@@ -356,7 +374,9 @@ fn build<'a>(
     });
     if !native.rules.is_empty() {
         done.push(Done::Rules { attachment, rules: native.rules });
-        rules::add(native.rules, &owner(plan, attachment), &built.interfaces, &built.layer3.addresses)?;
+        timed(place, Phase::Address, || {
+            rules::add(native.rules, &owner(plan, attachment), &built.interfaces, &built.layer3.addresses)
+        })?;
     }
     let made = built.made;
     Ok((result_of(plan, native, leased, built, previous), made))
@@ -399,7 +419,7 @@ fn lease(
 
 /// What was built, as the reference plugin of that kind reports it.
 fn result_of(plan: &Plan, native: &Native, leased: CniResult, built: Built, previous: Option<CniResult>) -> CniResult {
-    if native.kind == backends::Kind::Loopback
+    if native.kind == Kind::Loopback
         && let Some(previous) = previous
     {
         return previous; // facts of the reference plugin: a loopback in a chain passes on what it got

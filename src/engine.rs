@@ -25,7 +25,8 @@ use crate::job::Job;
 use crate::journal::{self, Key, PodName};
 use crate::log::{self, warn};
 use crate::native::{self, Verdict};
-use crate::place::{Place, Served};
+use crate::phase::Phase;
+use crate::place::{Place, Served, timed};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::refer::{self, Asked};
 use crate::sources::{Manifests, Pod};
@@ -91,6 +92,7 @@ pub fn serve_as(name: &str, place: &dyn Place) -> ExitCode {
         Ok(Invocation::Call(request)) => request,
         Err(error) => return answer(Err(error), Version::CURRENT),
     };
+    let _traced = log::traced(place.trace());
     let version = request.version;
     if cfg!(panic = "abort") {
         let told = panic::take_hook();
@@ -183,8 +185,11 @@ pub fn serve(name: &str, request: &Request, place: &dyn Place) -> Served {
 fn refer(name: &str, config: &Config, job: &Job) -> Option<Served> {
     let socket = config.daemon_socket.as_deref().filter(|_| job.place.asks_daemon())?;
     let is_add = job.request.command == Command::Add;
-    if !is_add && job.request.command != Command::Del {
-        return None;
+    match job.request.command {
+        Command::Add | Command::Del => {}
+        // Whatever the daemon does not see of the node is looked at here.
+        Command::Status => return refer::ready(socket, config.fallback, job.request).err().map(Err),
+        Command::Check | Command::Gc | Command::Version => return None,
     }
     // It is a file of the node, which the daemon need not see.
     if let (true, Err(error)) = (is_add, readiness::await_file(config)) {
@@ -254,18 +259,20 @@ fn check_shim(job: &Job, config: &Config) -> Result<(), CniError> {
 fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Served {
     account::notes(config);
     let pod = enter_ahead(job);
-    let asked = gather::asked(config, &job.asking(), cluster)?;
+    let asked = timed(job.place, Phase::Pod, || gather::asked(config, &job.asking(), cluster))?;
     for warning in &asked.warnings {
         warn(warning);
     }
-    let plan = job.plan(asked.wanted, asked.pod, &config.search_path(&job.request.path))?;
+    let path = config.search_path(&job.request.path);
+    let plan = timed(job.place, Phase::Plan, || job.plan(asked.wanted, asked.pod, &path))?;
     if plan.executes() {
         job.place.allow_execution()?;
     }
     let attached = attach_all(job, &plan, pod)?;
     account::added(&plan, &attached.results);
     if let Some(pod) = &plan.pod {
-        cluster.tell(pod, &News::Attached { status: &attached.status, arrivals: arrivals(&plan, &attached) });
+        let news = News::Attached { status: &attached.status, arrivals: arrivals(&plan, &attached) };
+        timed(job.place, Phase::Status, || cluster.tell(pod, &news));
     }
     let result = attached.results.into_iter().next().unwrap_or_default();
     result.print(job.request.version).map(Some)
@@ -399,7 +406,7 @@ enum Found {
 /// Removes what the record says.
 fn del_record(job: &Job) -> Result<Found, CniError> {
     let journal = job.journal();
-    let held = match journal.hold(&job.key(), false) {
+    let held = match timed(job.place, Phase::Journal, || journal.hold(&job.key(), false)) {
         Err(e) if e.is_odd() => {
             warn(&format!("{}; it is put away", native::chain(&e)));
             journal.put_away(&job.key()).map_err(|e| from_journal(&e))?;
@@ -418,13 +425,13 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
         let mut departure = detach::of_record(record, told, &job.state_dir)?;
         departure.may_be_own |= job.request.netns_override;
         departure.deletes = job.place.deletes();
-        detach::detach(departure)?;
+        timed(job.place, Phase::Link, || detach::detach(departure))?;
         account::deleted(&record.intent);
     }
     if records.is_empty() {
         warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
     }
-    held.forget().map_err(|e| from_journal(&e))?;
+    timed(job.place, Phase::Journal, || held.forget()).map_err(|e| from_journal(&e))?;
     Ok(if records.is_empty() { Found::Unreadable } else { Found::Record })
 }
 

@@ -154,13 +154,16 @@ pub struct Intent {
     pub key: Key,
     /// The boot it was made in: /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
+    /// What the log said of it is found by this; the caller's, where it gave one (W3C Trace Context).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// CNI_NETNS at ADD.
     pub netns: String,
     /// Its device and inode: whether a path still leads to the same namespace.
     #[serde(default)]
     pub netns_id: (u64, u64),
     /// Its number (SO_NETNS_COOKIE): device and inode return once a namespace is gone. 0 where the kernel numbers none.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub netns_cookie: u64,
     /// The pid namespace of ADD, by its inode: who sees other processes does not see where the pod's are. 0 where nobody noted it.
     #[serde(default)]
@@ -178,11 +181,6 @@ pub struct Intent {
     pub group: Option<u32>,
     /// In the order of ADD.
     pub attachments: Vec<Attachment>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// What one attachment became.

@@ -26,6 +26,7 @@ pub mod durable;
 pub mod engine;
 pub mod gather;
 pub mod handover;
+pub mod heartbeat;
 pub mod install;
 pub mod job;
 pub mod journal;

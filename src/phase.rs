@@ -11,11 +11,12 @@ pub enum Phase {
     Plan,
     /// Its record is written, committed or removed.
     Journal,
-    /// Addresses are taken from their pools, or given back.
+    /// Addresses are taken from their pools.
     Lease,
-    /// Links are made or removed.
+    /// Links are made, with the addresses and routes that they begin with, or removed, with all that is released then. Waiting for
+    /// the lane is a part of it.
     Link,
-    /// Addresses, routes and sysctls are set.
+    /// What is changed about links that are there: steps of a chain, rules of the packet filter, the default route.
     Address,
     /// The pod's status is written.
     Status,

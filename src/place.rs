@@ -4,14 +4,17 @@
 
 use std::fmt::Debug;
 use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
 
-use backends::NetNs;
+use backends::{Kind, NetNs};
 
 use crate::cluster::Cluster;
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Request;
 use crate::config::Config;
 use crate::deleter::{Child, Deletes};
+use crate::phase::Phase;
+use crate::trace::{TRACEPARENT, TraceId};
 
 /// What a call is answered: a result's bytes, if there are any.
 pub type Served = Result<Option<Vec<u8>>, CniError>;
@@ -53,6 +56,20 @@ pub trait Place: Debug {
         None
     }
 
+    /// A phase of the request took so long. One that comes again is added to what it took before.
+    fn phase(&self, _phase: Phase, _taken: Duration) {}
+
+    /// An attachment was made, in so long: by a kind, or by an executed plugin where there is none.
+    fn attached(&self, _kind: Option<Kind>, _taken: Duration) {}
+
+    /// A link could not be made.
+    fn link_failed(&self, _why: &backends::Error) {}
+
+    /// Under what all that is said of the request is found: where one process serves one request, what its caller gave.
+    fn trace(&self) -> Option<TraceId> {
+        std::env::var(TRACEPARENT).ok().and_then(|text| TraceId::parse(&text).ok())
+    }
+
     /// Called before anything is changed by a request that executes a plugin.
     ///
     /// # Errors
@@ -60,6 +77,14 @@ pub trait Place: Debug {
     fn allow_execution(&self) -> Result<(), CniError> {
         Ok(())
     }
+}
+
+/// Does what is, or is a part of, one phase, and says how long it took, however it ends.
+pub fn timed<T>(place: &dyn Place, phase: Phase, act: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let done = act();
+    place.phase(phase, begin.elapsed());
+    done
 }
 
 /// A place that knows manifests only, and asks nobody.

@@ -495,6 +495,7 @@ impl Plan {
         journal::Intent {
             key: self.key.clone(),
             boot_id,
+            trace: None,
             netns: self.netns.display().to_string(),
             netns_id,
             netns_cookie,

@@ -29,6 +29,8 @@ use crate::wire::{Answer, Frame, VARIABLES};
 const ANSWER_TIME: Duration = Duration::from_secs(180);
 /// The same for a DEL, which is then carried out here: the kernel takes no such time.
 const DEL_TIME: Duration = Duration::from_secs(30);
+/// The same of STATUS, which a runtime repeats all the time.
+const STATUS_TIME: Duration = Duration::from_secs(2);
 /// Between two attempts to find the daemon.
 const RETRY_MS: u16 = 50;
 
@@ -82,6 +84,30 @@ pub fn ask(socket: &Path, config: &Config, request: &Request, undo: &dyn Fn()) -
         let (Silence::Unheard(e) | Silence::Broken(e)) = silence;
         let msg = format!("the daemon at {} is away: {e}; see \"fallback\"", socket.display());
         return Asked::Served(Err(CniError::new(Code::TryAgainLater, msg)));
+    }
+}
+
+/// Whether the daemon at `socket` could serve an ADD. Without one nobody waits: where ADD is served here instead, that is only said.
+///
+/// # Errors
+/// Code 50: it is not there; it is not ready, in its own words.
+pub fn ready(socket: &Path, fallback: Fallback, request: &Request) -> Result<(), CniError> {
+    let asked = connect(socket, STATUS_TIME).and_then(|mut stream| {
+        frame(request).send(&mut stream, None)?;
+        Answer::receive(&mut stream)
+    });
+    let place = socket.display();
+    match asked {
+        Ok(Answer::Error(bytes)) => Err(error_of(&bytes)),
+        Ok(Answer::Result(_) | Answer::Yours) => Ok(()),
+        Err(e) if fallback == Fallback::Oneshot => {
+            warn(&format!("the daemon at {place} does not answer: {e}; until it does, plexus-cni attaches by itself"));
+            Ok(())
+        }
+        Err(e) => {
+            let msg = format!("the daemon at {place} does not answer: {e}");
+            Err(CniError::new(Code::NotAvailable, msg))
+        }
     }
 }
 

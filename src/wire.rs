@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use crate::cni::request::STDIN_BYTES_MAX;
+use crate::cni::request::{Command, STDIN_BYTES_MAX};
 
 /// How a request begins; the number is the version.
 const REQUEST: [u8; 4] = *b"plx1";
@@ -81,6 +81,17 @@ impl Frame {
             place.copy_from_slice(&length);
         }
         bytes
+    }
+
+    /// A variable of the environment.
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes())
+    }
+
+    /// What it asks for, where that is known.
+    pub fn command(&self) -> Option<Command> {
+        let name = self.variable("CNI_COMMAND")?;
+        str::from_utf8(name).ok().and_then(Command::parse)
     }
 
     /// How many bytes come after a head.

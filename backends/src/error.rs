@@ -119,6 +119,22 @@ impl Error {
         self.kind
     }
 
+    /// What the kernel said, where it is the cause.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref::<Self>()) {
+                (Some(Refusal { errno, .. }), ..) | (_, Some(Failure::Refused(Refusal { errno, .. })), _) => {
+                    return Some(*errno);
+                }
+                (.., Some(cause)) => return cause.errno(),
+                _ => source = cause.source(),
+            }
+        }
+        None
+    }
+
     /// Why the undo after this error failed too; `None` if it did not.
     #[must_use]
     pub fn undo_failure(&self) -> Option<&Self> {

@@ -58,6 +58,12 @@ pub struct LogConf {
 }
 
 impl LogConf {
+    /// What a program is told that has no configuration: on standard error, and in `file`, which is kept as by default.
+    pub fn of_program(file: Option<PathBuf>, level: Level) -> LogConf {
+        let file = file.map(|file| file.to_string_lossy().into_owned());
+        LogConf { level, ..LogConf::read(file, None, true, None, &mut Vec::new()) }
+    }
+
     /// `None` in `level`: not given.
     pub(super) fn read(
         file: Option<String>,

@@ -8,8 +8,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -19,10 +18,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::metrics::MEDIA_TYPE;
+use crate::heartbeat::HEARTBEAT_AGE_MAX;
 pub use listen::{BindError, BindErrorKind, Bound, Exposure, Listen, ListenError, SOCKET};
 
 /// Connections that are served at once; further ones wait in the kernel's queue.
@@ -37,54 +37,20 @@ pub const HEAD_BYTES_MAX: usize = 8192;
 pub const HEADERS_MAX: usize = 64;
 /// The pause after a connection that could not be accepted, such as without a free descriptor.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How old the loop's heartbeat may be. The loop turns at least four times in this, whether or not anything happens.
-pub const HEARTBEAT_AGE_MAX: Duration = Duration::from_secs(20);
-
-/// What the server says, asked at each request on the runtime's thread: it answers from memory, and at once.
+/// What the server says, asked at each request.
 pub trait Page: Send + Sync + 'static {
-    /// The metrics as OpenMetrics text; `None` where they cannot be written.
+    /// The metrics as OpenMetrics text; `None` where they cannot be written. It may look at files.
     fn metrics(&self) -> Option<String>;
-    /// How long ago the daemon's loop turned last: [`Heartbeat::age`].
+    /// How long ago the daemon's loop turned last. Asked on the loop's own thread, as `ended` is: answered from memory, at once.
     fn heartbeat_age(&self) -> Duration;
-    /// What is not ready, one line each; none when ADD can be served.
+    /// What of the daemon has ended, or hangs, and does not come back by itself.
+    fn ended(&self) -> Option<String>;
+    /// What is not ready, one line each; none when ADD can be served. It may look at files.
     fn unready(&self) -> Vec<String>;
 }
 
-/// When the daemon's loop turned last.
-#[derive(Debug)]
-pub struct Heartbeat {
-    start: Instant,
-    milliseconds: AtomicU64,
-}
-
-impl Default for Heartbeat {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Heartbeat {
-    /// It beats now.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { start: Instant::now(), milliseconds: AtomicU64::new(0) }
-    }
-
-    /// The loop turned.
-    pub fn beat(&self) {
-        self.milliseconds.store(self.since_start(), Ordering::Relaxed);
-    }
-
-    /// How long ago that was, to the millisecond.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        Duration::from_millis(self.since_start().saturating_sub(self.milliseconds.load(Ordering::Relaxed)))
-    }
-
-    fn since_start(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
+/// Whether the daemon lives.
+const HEALTH: &str = "/healthz";
 
 /// How many connections, and how long.
 #[derive(Clone, Copy, Debug)]
@@ -127,8 +93,8 @@ async fn serve_within(bounds: Bounds, bound: Bound, page: Arc<dyn Page>) -> Infa
 /// One connection: one request, or none in time.
 async fn connection<S: AsyncRead + AsyncWrite + Unpin>(bounds: Bounds, stream: S, page: Arc<dyn Page>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = answer(request.method(), request.uri().path(), page.as_ref());
-        async move { Ok::<_, Infallible>(answer) }
+        let page = Arc::clone(&page);
+        async move { Ok::<_, Infallible>(served(&request, page).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -141,12 +107,22 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(bounds: Bounds, stream: S
     let _ = timeout(bounds.connection_time, served).await;
 }
 
+/// Who only reads what the loop has in memory is answered by its thread; who may wait for a disk waits elsewhere.
+async fn served(request: &Request<Incoming>, page: Arc<dyn Page>) -> Response<Full<Bytes>> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if path == HEALTH {
+        return answer(&method, &path, page.as_ref());
+    }
+    let answered = spawn_blocking(move || answer(&method, &path, page.as_ref())).await;
+    answered.unwrap_or_else(|_| lines(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be made"))
+}
+
 /// The answer to one request. hyper leaves the body away where HEAD was asked.
 fn answer(method: &Method, path: &str, page: &dyn Page) -> Response<Full<Bytes>> {
     type Route = fn(&dyn Page) -> Response<Full<Bytes>>;
     let route: Route = match path {
         "/metrics" => metrics,
-        "/healthz" => healthy,
+        HEALTH => healthy,
         "/readyz" => ready,
         _ => return lines(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
     };
@@ -169,10 +145,11 @@ fn metrics(page: &dyn Page) -> Response<Full<Bytes>> {
 
 fn healthy(page: &dyn Page) -> Response<Full<Bytes>> {
     let age = page.heartbeat_age();
-    if age <= HEARTBEAT_AGE_MAX {
-        return lines(StatusCode::OK, "ok");
+    let hangs = (age > HEARTBEAT_AGE_MAX).then(|| format!("the loop turned last {} s ago", age.as_secs()));
+    match hangs.or_else(|| page.ended()) {
+        None => lines(StatusCode::OK, "ok"),
+        Some(why) => lines(StatusCode::SERVICE_UNAVAILABLE, &why),
     }
-    lines(StatusCode::SERVICE_UNAVAILABLE, &format!("the loop turned last {} s ago", age.as_secs()))
 }
 
 fn ready(page: &dyn Page) -> Response<Full<Bytes>> {

@@ -89,6 +89,11 @@ impl<T> Line<T> {
         self.adding + self.deleting
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// Whether nobody waits and nobody is served.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting == 0 && self.serving() == 0

@@ -24,7 +24,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Event;
+use super::metrics::{Metrics, Refusal};
 use super::work::Call;
+use crate::cni::request::Command;
 use crate::log::warn;
 use crate::wire::{Frame, HEAD_BYTES};
 
@@ -59,6 +61,15 @@ impl OpenError {
     }
 }
 
+/// Who is told of what arrives.
+#[derive(Clone)]
+pub(super) struct Ears {
+    /// Hears whole requests.
+    pub(super) events: Sender<Event>,
+    /// Counts what is none.
+    pub(super) metrics: Arc<Metrics>,
+}
+
 /// The socket while it takes requests.
 pub(super) struct Door {
     path: PathBuf,
@@ -66,13 +77,13 @@ pub(super) struct Door {
     id: (u64, u64),
     listener: Arc<UnixListener>,
     accepting: JoinHandle<()>,
-    events: Sender<Event>,
+    ears: Ears,
     places: Arc<Semaphore>,
 }
 
 impl Door {
     /// Takes the place of whoever has the path: it goes on with the calls that it has, and hears no new ones.
-    pub(super) fn open(path: &Path, events: Sender<Event>) -> Result<Door, OpenError> {
+    pub(super) fn open(path: &Path, ears: Ears) -> Result<Door, OpenError> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(OpenError::at("make the folder", dir))?;
         let _one_at_a_time = lock(path).map_err(OpenError::at("lock", path))?;
@@ -86,8 +97,8 @@ impl Door {
         let id = prepared.map_err(OpenError::at("listen on", path))?;
         let listener = Arc::new(UnixListener::from_std(listener).map_err(OpenError::at("listen on", path))?);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
-        let accepting = tokio::spawn(accept(Arc::clone(&listener), events.clone(), Arc::clone(&places)));
-        Ok(Door { path: path.to_owned(), id, listener, accepting, events, places })
+        let accepting = tokio::spawn(accept(Arc::clone(&listener), ears.clone(), Arc::clone(&places)));
+        Ok(Door { path: path.to_owned(), id, listener, accepting, ears, places })
     }
 
     /// Takes no new call, and loses none that was made before. The path is left to whoever has taken it.
@@ -106,11 +117,11 @@ impl Door {
             while let Ok(place) = Arc::clone(&self.places).acquire_owned().await
                 && let Ok(Ok((stream, _))) = timeout(Duration::from_millis(1), self.listener.accept()).await
             {
-                hear(stream, self.events.clone(), place);
+                hear(stream, self.ears.clone(), place);
             }
             // A connection gives its place back after its request is with the loop, or will never be.
             let _all = self.places.acquire_many(CONNECTIONS_MAX).await;
-            let _ = self.events.send(Event::Silent).await; // the loop ends after this, or has
+            let _ = self.ears.events.send(Event::Silent).await; // the loop ends after this, or has
         });
     }
 }
@@ -122,12 +133,12 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
-async fn accept(listener: Arc<UnixListener>, events: Sender<Event>, places: Arc<Semaphore>) {
+async fn accept(listener: Arc<UnixListener>, ears: Ears, places: Arc<Semaphore>) {
     loop {
         // Where there is no place, who connects waits in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => hear(stream, events.clone(), place),
+            Ok((stream, _)) => hear(stream, ears.clone(), place),
             Err(error) => {
                 warn(&format!("accepting a connection: {error}"));
                 tokio::time::sleep(Duration::from_millis(100)).await; // no descriptor is free, most likely
@@ -137,20 +148,23 @@ async fn accept(listener: Arc<UnixListener>, events: Sender<Event>, places: Arc<
 }
 
 /// `place`: kept until the request has come.
-fn hear(stream: UnixStream, events: Sender<Event>, place: OwnedSemaphorePermit) {
+fn hear(stream: UnixStream, ears: Ears, place: OwnedSemaphorePermit) {
     tokio::spawn(async move {
-        receive(stream, events).await;
+        receive(stream, ears).await;
         drop(place);
     });
 }
 
-async fn receive(stream: UnixStream, events: Sender<Event>) {
+async fn receive(stream: UnixStream, ears: Ears) {
     let arrived = Instant::now();
     let received = timeout(FRAME_TIME, read(&stream)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
     let call = received.and_then(|(frame, netns)| Ok(Call { frame, netns, stream: blocking(stream)?, arrived }));
     match call {
-        Ok(call) => drop(events.send(Event::Arrived(Box::new(call))).await),
-        Err(error) => warn(&format!("a connection without a request: {error}")),
+        Ok(call) => drop(ears.events.send(Event::Arrived(Box::new(call))).await),
+        Err(error) => {
+            ears.metrics.refused(Refusal::Frame);
+            warn(&format!("a connection without a request: {error}"));
+        }
     }
 }
 
@@ -163,7 +177,7 @@ fn blocking(stream: UnixStream) -> io::Result<StdStream> {
 }
 
 /// One request, from somebody who may make one.
-async fn read(stream: &UnixStream) -> io::Result<(Frame, OwnedFd)> {
+async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
     let peer = getsockopt(stream, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() {
         return Err(io::Error::new(ErrorKind::PermissionDenied, format!("user {peer} may not ask")));
@@ -183,7 +197,9 @@ async fn read(stream: &UnixStream) -> io::Result<(Frame, OwnedFd)> {
     }
     let body = bytes.get(HEAD_BYTES..).filter(|body| Some(body.len()) == length);
     let frame = Frame::parse(body.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "more than one request"))?)?;
-    let netns = netns.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no network namespace came with it"))?;
+    if netns.is_none() && frame.command() != Some(Command::Status) {
+        return Err(io::Error::new(ErrorKind::InvalidData, "no network namespace came with it"));
+    }
     Ok((frame, netns))
 }
 

@@ -164,14 +164,11 @@ impl Metrics {
         self.kernel_errors.get_or_create(&[("errno", ErrnoName(errno))]).inc();
     }
 
-    /// An object that a request asked for was known.
-    pub fn cache_hit(&self, cache: Cache) {
-        self.hits.get_or_create(&[("cache", cache.word())]).inc();
-    }
-
-    /// An object that a request asked for was not known.
-    pub fn cache_miss(&self, cache: Cache) {
-        self.misses.get_or_create(&[("cache", cache.word())]).inc();
+    /// Of the objects that requests asked for, so many more were known, and so many were not.
+    pub fn cache_asked(&self, cache: Cache, hits: u64, misses: u64) {
+        let labels = [("cache", cache.word())];
+        self.hits.get_or_create(&labels).inc_by(hits);
+        self.misses.get_or_create(&labels).inc_by(misses);
     }
 
     /// How many objects are known.
@@ -179,9 +176,9 @@ impl Metrics {
         self.known.get_or_create(&[("cache", cache.word())]).set(objects);
     }
 
-    /// The API server was called.
-    pub fn api_call(&self, verb: ApiVerb, outcome: ApiOutcome) {
-        self.api.get_or_create(&[("verb", verb.word()), ("outcome", outcome.word())]).inc();
+    /// The API server was called so many times more.
+    pub fn api_calls(&self, verb: ApiVerb, outcome: ApiOutcome, calls: u64) {
+        self.api.get_or_create(&[("verb", verb.word()), ("outcome", outcome.word())]).inc_by(calls);
     }
 
     /// How many statuses the API server has not got yet.
@@ -189,9 +186,9 @@ impl Metrics {
         self.statuses_waiting.set(statuses);
     }
 
-    /// A status could not be written.
-    pub fn status_failed(&self) {
-        self.statuses_failed.inc();
+    /// So many more statuses could not be written.
+    pub fn statuses_failed(&self, statuses: u64) {
+        self.statuses_failed.inc_by(statuses);
     }
 
     /// How full all pools are, in the place of what was known: meant to be asked just before [`Metrics::text`]. Pools of one network

@@ -8,6 +8,7 @@ pub mod http;
 mod line;
 mod listen;
 pub mod metrics;
+mod page;
 mod seat;
 mod work;
 
@@ -19,10 +20,15 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
+use crate::cni::request::Command;
+use crate::config::LogConf;
 use crate::kube::Cancel;
+use http::Listen;
 use line::{Line, Place, Verb, Width};
-use listen::Door;
 pub use listen::OpenError;
+use listen::{Door, Ears};
+use page::{Board, Window};
+use seat::Shared;
 use work::{Call, Refusal, Workers};
 
 /// Events that wait for the loop: each connection has at most two.
@@ -37,6 +43,8 @@ const TICK: Duration = Duration::from_millis(250);
 pub const REQUEST_TIME: Duration = Duration::from_secs(120);
 /// How long requests under way may take once the daemon is to end.
 const DRAIN_TIME: Duration = Duration::from_secs(60);
+/// Threads that look at files for those who ask how the daemon is; they end when nobody asks.
+const LOOKERS_MAX: usize = 4;
 
 /// Everything that happens to the daemon.
 #[derive(Debug)]
@@ -60,6 +68,10 @@ pub struct Options {
     pub socket: PathBuf,
     /// How it reaches the API server, where requests' configurations are not to say it.
     pub kubeconfig: Option<PathBuf>,
+    /// Where its metrics and its health are told, if anywhere.
+    pub metrics: Option<Listen>,
+    /// What is written down, and where: requests' configurations have no say in it.
+    pub log: LogConf,
 }
 
 /// Serves until it is told to end.
@@ -67,18 +79,25 @@ pub struct Options {
 /// # Errors
 /// The socket cannot be made, or another daemon has it that is not to be replaced; threads cannot be started.
 pub fn run(options: &Options) -> Result<(), OpenError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(OpenError::system("start a runtime"))?;
-    runtime.block_on(serve(options))
+    crate::log::begin(&options.log);
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS_MAX).build();
+    let runtime = runtime.map_err(OpenError::system("start a runtime"))?;
+    let served = runtime.block_on(serve(options));
+    // Whatever a disk still keeps from answering is nobody's any more.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(options: &Options) -> Result<(), OpenError> {
     let (events, heard) = mpsc::channel(EVENTS_MAX);
-    let shared =
-        Arc::new(seat::Shared::new(options.kubeconfig.clone()).map_err(OpenError::system("start the deleters"))?);
+    let shared = Shared::new(options.kubeconfig.clone()).map_err(OpenError::system("start the deleters"))?;
+    let shared = Arc::new(shared);
+    let board = Arc::new(Board::new(Arc::clone(&shared)));
     let workers = Workers::start(ADDS_MAX + DELS_MAX, &shared, &events).map_err(OpenError::system("start a worker"))?;
     watch_signals(&events).map_err(OpenError::system("listen for signals"))?;
     // Last: whoever finds the socket is served.
-    let door = Door::open(&options.socket, events.clone())?;
+    let ears = Ears { events: events.clone(), metrics: Arc::clone(&shared.metrics) };
+    let door = Door::open(&options.socket, ears)?;
     tokio::spawn(tick(events));
     crate::log::verbose(|| format!("the daemon listens on {}", options.socket.display()));
     let mut daemon = Daemon {
@@ -88,6 +107,9 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         door: Some(door),
         stopping: None,
         silent: false,
+        window: Window::new(options.metrics.clone()),
+        board,
+        shared: Arc::clone(&shared),
     };
     daemon.turn(heard).await;
     shared.drain();
@@ -104,6 +126,9 @@ struct Daemon {
     stopping: Option<Instant>,
     /// No request will come any more.
     silent: bool,
+    window: Window,
+    board: Arc<Board>,
+    shared: Arc<Shared>,
 }
 
 impl Daemon {
@@ -118,12 +143,17 @@ impl Daemon {
                 Event::Stop(why) => self.stop(why),
                 Event::Silent => self.silent = true,
                 Event::Tick => {
+                    self.board.heartbeat.beat();
+                    if self.stopping.is_none() {
+                        self.window.open(&self.board);
+                    }
                     for late in self.line.expired(Instant::now()) {
-                        late.refuse(Refusal::Deadline);
+                        late.refuse(Refusal::Deadline, &self.shared.metrics);
                     }
                 }
             }
             self.start_next();
+            self.shared.metrics.requests(number(self.line.serving()), number(self.line.waiting()));
             let is_idle = self.silent && self.line.is_empty();
             if self.stopping.is_some_and(|until| is_idle || Instant::now() >= until) && heard.is_empty() {
                 return;
@@ -132,17 +162,26 @@ impl Daemon {
     }
 
     fn admit(&mut self, call: Box<Call>) {
-        let verb = if call.is_del() { Verb::Del } else { Verb::Add };
+        let verb = match call.command() {
+            Some(Command::Status) => {
+                let board = Arc::clone(&self.board);
+                tokio::task::spawn_blocking(move || board.answer(*call));
+                return;
+            }
+            Some(Command::Del) => Verb::Del,
+            _ => Verb::Add,
+        };
+        let metrics = &self.shared.metrics;
         let sandbox = call.sandbox();
         let (arrived, deadline) = (call.arrived, call.arrived + REQUEST_TIME);
         match self.line.admit(Place { sandbox: sandbox.clone(), verb, arrived, deadline, call }) {
             Ok(admitted) => {
-                admitted.cancelled.into_iter().for_each(|call| call.refuse(Refusal::Cancelled));
+                admitted.cancelled.into_iter().for_each(|call| call.refuse(Refusal::Cancelled, metrics));
                 if admitted.cancels_running {
                     self.running.iter().filter(|(name, _)| *name == sandbox).for_each(|(_, cancel)| cancel.cancel());
                 }
             }
-            Err(call) => call.refuse(Refusal::TooMany),
+            Err(call) => call.refuse(Refusal::TooMany, metrics),
         }
     }
 
@@ -158,9 +197,14 @@ impl Daemon {
         if let Some(door) = self.door.take() {
             crate::log::verbose(|| format!("the daemon ends: {why}"));
             door.close();
+            self.window.close();
         }
         self.stopping.get_or_insert_with(|| Instant::now() + DRAIN_TIME);
     }
+}
+
+fn number(of: usize) -> u64 {
+    u64::try_from(of).unwrap_or(u64::MAX)
 }
 
 async fn tick(events: Sender<Event>) {

@@ -1,37 +1,45 @@
 //! The daemon as a place where a request is served: what it has that a process of one request has not.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backends::NetNs;
+use backends::{Kind, NetNs};
 
 use super::deleters::Deleters;
+use super::metrics::Metrics;
 use crate::cluster::{self, Cluster};
 use crate::cni::error::CniError;
 use crate::cni::request::Request;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::deleter::Deletes;
 use crate::kube::{Cancel, Known, Live};
 use crate::log::warn;
+use crate::phase::Phase;
 use crate::place::{self, OfFiles, Opening, Place};
 use crate::sources::SourceError;
+use crate::trace::TraceId;
 
 /// How long what is still to be told may take when the daemon ends; what is left is on disk.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
 /// What all requests share.
 pub(super) struct Shared {
+    /// What is counted of them.
+    pub(super) metrics: Arc<Metrics>,
     deleters: Deleters,
     lane: Mutex<()>,
     /// In the place of what requests' configurations say.
     kubeconfig: Option<PathBuf>,
     /// Watched from the first request on that names a pod.
     known: Mutex<Option<Watched>>,
+    /// Where the last request that attaches has its journal.
+    state_dir: Mutex<PathBuf>,
 }
 
 /// A cluster that is watched, and what it was found by.
@@ -49,7 +57,32 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn new(kubeconfig: Option<PathBuf>) -> io::Result<Shared> {
-        Ok(Shared { deleters: Deleters::start()?, lane: Mutex::new(()), kubeconfig, known: Mutex::new(None) })
+        Ok(Shared {
+            metrics: Arc::new(Metrics::new()),
+            deleters: Deleters::start()?,
+            lane: Mutex::new(()),
+            kubeconfig,
+            known: Mutex::new(None),
+            state_dir: Mutex::new(PathBuf::from(config::STATE_DIR)),
+        })
+    }
+
+    /// The cluster that is watched, once one is.
+    pub(super) fn known(&self) -> Option<Known> {
+        let watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.as_ref().map(|watched| watched.known.clone())
+    }
+
+    /// Where requests that attach have their journal.
+    pub(super) fn state_dir(&self) -> PathBuf {
+        self.state_dir.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_state_dir(&self, used: &Path) {
+        let mut noted = self.state_dir.lock().unwrap_or_else(PoisonError::into_inner);
+        if *noted != used {
+            used.clone_into(&mut noted);
+        }
     }
 
     /// The cluster of a configuration. The first one is watched; another is asked, each time.
@@ -96,12 +129,22 @@ pub(super) struct Seat<'a> {
     /// CNI_NETNS, as the caller opened it.
     netns: Arc<OwnedFd>,
     cancel: Cancel,
+    trace: TraceId,
     given_back: AtomicBool,
+    /// What each phase took so far, in their order.
+    phases: [Cell<Duration>; Phase::ALL.len()],
 }
 
 impl<'a> Seat<'a> {
-    pub(super) fn new(shared: &'a Shared, netns: OwnedFd, cancel: Cancel) -> Seat<'a> {
-        Seat { shared, netns: Arc::new(netns), cancel, given_back: AtomicBool::new(false) }
+    pub(super) fn new(shared: &'a Shared, netns: OwnedFd, cancel: Cancel, trace: TraceId) -> Seat<'a> {
+        let (netns, given_back) = (Arc::new(netns), AtomicBool::new(false));
+        Seat { shared, netns, cancel, trace, given_back, phases: Default::default() }
+    }
+
+    /// What each phase took that there was.
+    pub(super) fn phases(&self) -> impl Iterator<Item = (Phase, Duration)> {
+        let all = Phase::ALL.into_iter().zip(self.phases.iter().map(Cell::get));
+        all.filter(|(_, taken)| !taken.is_zero())
     }
 
     /// Whether the caller has to serve it.
@@ -112,6 +155,7 @@ impl<'a> Seat<'a> {
 
 impl Place for Seat<'_> {
     fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
+        self.shared.note_state_dir(&config.state_dir);
         if !cluster::is_needed(config, request) {
             return OfFiles.reach(config, request);
         }
@@ -134,6 +178,26 @@ impl Place for Seat<'_> {
 
     fn lane(&self) -> Option<MutexGuard<'_, ()>> {
         Some(self.shared.lane.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn phase(&self, phase: Phase, taken: Duration) {
+        if let Some((_, total)) = Phase::ALL.iter().zip(&self.phases).find(|(known, _)| **known == phase) {
+            total.set(total.get() + taken);
+        }
+    }
+
+    fn attached(&self, kind: Option<Kind>, taken: Duration) {
+        self.shared.metrics.attachment(kind, taken);
+    }
+
+    fn link_failed(&self, why: &backends::Error) {
+        if let Some(errno) = why.errno() {
+            self.shared.metrics.kernel_error(errno);
+        }
+    }
+
+    fn trace(&self) -> Option<TraceId> {
+        Some(self.trace)
     }
 
     fn allow_execution(&self) -> Result<(), CniError> {

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -13,13 +12,17 @@ use std::time::Instant;
 use tokio::sync::mpsc::Sender;
 
 use super::Event;
+use super::metrics::{self, Metrics, Outcome};
 use super::seat::{Seat, Shared};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Invocation, Request};
 use crate::cni::version::Version;
 use crate::engine;
 use crate::kube::Cancel;
-use crate::log::warn;
+use crate::log::{self, warn};
+use crate::phase::Phase;
+use crate::place::Place;
+use crate::trace::{TRACEPARENT, TraceId};
 use crate::wire::{Answer, Frame};
 
 /// Under this name the engine serves whatever the configuration says.
@@ -31,7 +34,8 @@ const STACK_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) frame: Frame,
-    pub(super) netns: OwnedFd,
+    /// CNI_NETNS; ADD and DEL do not come without.
+    pub(super) netns: Option<OwnedFd>,
     pub(super) stream: UnixStream,
     pub(super) arrived: Instant,
 }
@@ -48,6 +52,14 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    fn counted(self) -> metrics::Refusal {
+        match self {
+            Refusal::TooMany => metrics::Refusal::TooMany,
+            Refusal::Deadline => metrics::Refusal::Deadline,
+            Refusal::Cancelled => metrics::Refusal::Cancelled,
+        }
+    }
+
     fn text(self) -> &'static str {
         match self {
             Refusal::TooMany => "the daemon has as many requests waiting as it takes: try again later",
@@ -58,22 +70,33 @@ impl Refusal {
 }
 
 impl Call {
-    fn variable(&self, name: &str) -> Option<&[u8]> {
-        self.frame.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes())
-    }
-
-    pub(super) fn is_del(&self) -> bool {
-        self.variable("CNI_COMMAND") == Some(Command::Del.as_str().as_bytes())
+    /// What it asks for, where that is known.
+    pub(super) fn command(&self) -> Option<Command> {
+        self.frame.command()
     }
 
     pub(super) fn sandbox(&self) -> String {
-        String::from_utf8_lossy(self.variable("CNI_CONTAINERID").unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(self.frame.variable("CNI_CONTAINERID").unwrap_or_default()).into_owned()
+    }
+
+    /// Answers STATUS, with what is not ready.
+    pub(super) fn answer_status(self, unready: &[String], metrics: &Metrics) {
+        let (said, outcome) = if unready.is_empty() {
+            (Answer::Result(Vec::new()), Outcome::Done)
+        } else {
+            let msg = format!("the daemon is not ready: {}", unready.join("; "));
+            let error = CniError::new(Code::NotAvailable, msg);
+            (Answer::Error(error.to_json(Version::CURRENT)), Outcome::Failed)
+        };
+        let _ = answer(&self.stream, &said); // who has gone needs none
+        metrics.request(Command::Status, outcome, self.arrived.elapsed());
     }
 
     /// A DEL ends whatever the daemon does: its caller carries it out.
-    pub(super) fn refuse(self, refusal: Refusal) {
+    pub(super) fn refuse(self, refusal: Refusal, metrics: &Metrics) {
+        metrics.refused(refusal.counted());
         let error = || CniError::new(Code::TryAgainLater, refusal.text()).to_json(Version::CURRENT);
-        let said = if self.is_del() { Answer::Yours } else { Answer::Error(error()) };
+        let said = if self.command() == Some(Command::Del) { Answer::Yours } else { Answer::Error(error()) };
         let _ = answer(&self.stream, &said); // who has gone needs none
     }
 }
@@ -91,6 +114,7 @@ struct Work {
 /// See the module.
 pub(super) struct Workers {
     queue: SyncSender<Work>,
+    metrics: Arc<Metrics>,
 }
 
 impl Workers {
@@ -103,7 +127,7 @@ impl Workers {
             let named = thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK_BYTES);
             named.spawn(move || work(&works, &shared, &events))?;
         }
-        Ok(Workers { queue })
+        Ok(Workers { queue, metrics: Arc::clone(&shared.metrics) })
     }
 
     /// Has a request served; what is returned ends it early. There is a worker for each that the line lets through.
@@ -112,7 +136,7 @@ impl Workers {
         if let Err(mpsc::TrySendError::Full(work) | mpsc::TrySendError::Disconnected(work)) =
             self.queue.try_send(Work { sandbox, call, cancel: cancel.clone() })
         {
-            work.call.refuse(Refusal::TooMany);
+            work.call.refuse(Refusal::TooMany, &self.metrics);
         }
         cancel
     }
@@ -131,23 +155,48 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) 
 
 /// One request. What it attached and could tell nobody of is detached again.
 fn serve(call: Call, shared: &Shared, cancel: Cancel) {
-    let Call { frame, netns, stream, .. } = call;
+    let waited = call.arrived.elapsed();
+    let Call { frame, netns, stream, arrived } = call;
+    let trace = TraceId::of(frame.variable(TRACEPARENT).and_then(|text| str::from_utf8(text).ok()));
+    let _traced = log::traced(Some(trace));
+    let command = frame.command();
+    let served = |said: &Answer| {
+        let outcome = match said {
+            Answer::Result(_) => Outcome::Done,
+            Answer::Error(_) => Outcome::Failed,
+            Answer::Yours => Outcome::GivenBack,
+        };
+        let told = answer(&stream, said);
+        // One without a command is as good as no frame.
+        match command {
+            Some(command) => shared.metrics.request(command, outcome, arrived.elapsed()),
+            None => shared.metrics.refused(metrics::Refusal::Frame),
+        }
+        told
+    };
     let error = |error: CniError, version| Answer::Error(error.to_json(version));
     let request = match Request::from_env(frame.pairs.into_iter(), &*frame.stdin) {
         Ok(Invocation::Call(request)) if matches!(request.command, Command::Add | Command::Del) => request,
-        Ok(_) => return drop(answer(&stream, &Answer::Yours)),
-        Err(refused) => return drop(answer(&stream, &error(refused, Version::CURRENT))),
+        Ok(_) => return drop(served(&Answer::Yours)),
+        Err(refused) => return drop(served(&error(refused, Version::CURRENT))),
     };
-    let seat = Seat::new(shared, netns, cancel);
-    let served = panic::catch_unwind(AssertUnwindSafe(|| engine::serve(NAME, &request, &seat)));
-    let said = match served {
+    let Some(netns) = netns else { return drop(served(&Answer::Yours)) };
+    let seat = Seat::new(shared, netns, cancel, trace);
+    seat.phase(Phase::Queue, waited);
+    let done = panic::catch_unwind(AssertUnwindSafe(|| engine::serve(NAME, &request, &seat)));
+    let said = match done {
         Ok(_) if seat.has_given_back() => Answer::Yours,
         Ok(Ok(result)) => Answer::Result(result.unwrap_or_default()),
         Ok(Err(refused)) => error(refused, request.version),
-        Err(_) => error(engine::panicked(), request.version),
+        Err(_) => {
+            shared.metrics.refused(metrics::Refusal::Panic);
+            error(engine::panicked(), request.version)
+        }
     };
     let attached = request.command == Command::Add && matches!(said, Answer::Result(_));
-    if let Err(gone) = answer(&stream, &said) {
+    let told = served(&said);
+    seat.phases().for_each(|(phase, taken)| shared.metrics.phase(request.command, phase, taken));
+    if let Err(gone) = told {
         warn(&format!("{} {}: the caller has gone: {gone}", request.command.as_str(), request.container_id));
         if attached {
             engine::undo_unheard(NAME, *request, &seat);

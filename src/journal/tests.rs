@@ -6,6 +6,7 @@ fn intent(sandbox: &str) -> Intent {
     Intent {
         key: Key { network: "net".into(), sandbox: sandbox.into(), ifname: "eth0".into(), plugin: String::new() },
         boot_id: "boot".into(),
+        trace: None,
         netns: "/run/netns/a".into(),
         netns_id: (4, 4026531840),
         netns_cookie: 4100,

@@ -62,21 +62,27 @@ impl Inquiry {
     fn find<T, U>(
         &self,
         known: Found<T>,
-        what: &str,
+        (what, is_pod): (&str, bool),
         made: impl Fn(T) -> U,
         asked: impl FnOnce(&Inquiry) -> Result<U, Failure>,
     ) -> Result<U, Failure> {
         let counters = &self.known.shared().counters;
+        let count_hit = || {
+            count(&counters.hits);
+            if is_pod {
+                count(&counters.pod_hits);
+            }
+        };
         if self.cancel.is_cancelled() {
             return Err(Failure::Passing("cancelled: its DEL came".to_owned()));
         }
         let last = match known {
             Found::Now(item) => {
-                count(&counters.hits);
+                count_hit();
                 return Ok(made(item));
             }
             Found::Then(item, standing) if standing.is_away() => {
-                count(&counters.hits);
+                count_hit();
                 count(&counters.last_known);
                 say(what, &standing);
                 return Ok(made(item));
@@ -85,6 +91,9 @@ impl Inquiry {
             Found::Nothing => None,
         };
         count(&counters.misses);
+        if is_pod {
+            count(&counters.pod_misses);
+        }
         match (asked(self), last) {
             (Err(failure), Some((item, standing))) if failure.is_passing() && !self.cancel.is_cancelled() => {
                 count(&counters.last_known);
@@ -127,7 +136,7 @@ impl Cluster for Inquiry {
         let known = pods.map_or(Found::Nothing, |pods| look(pods, &key, |pod| pod.is(&name.uid)));
         let found = self.find(
             known,
-            &format!("pod {}/{}", key.0, key.1),
+            (&format!("pod {}/{}", key.0, key.1), true),
             |pod| pod.into_pod(key.clone()),
             |inquiry| {
                 let (name, wait) = (name.clone(), inquiry.known.shared().appear_wait);
@@ -166,7 +175,7 @@ impl Cluster for Inquiry {
         }
         let known = look(&self.known.shared().definitions, &key, |_| true);
         let wait = if awaited { self.known.shared().appear_wait } else { Duration::ZERO };
-        let found = self.find(known, &format!("definition {namespace}/{name}"), Definition::from, |inquiry| {
+        let found = self.find(known, (&format!("definition {namespace}/{name}"), false), Definition::from, |inquiry| {
             let key = key.clone();
             inquiry.known.ask(inquiry.until, &inquiry.cancel, move |calls| {
                 let key = key.clone();
@@ -191,7 +200,7 @@ impl Cluster for Inquiry {
             let ask = |calls| async move { ask::definitions(&calls).await };
             inquiry.known.ask(inquiry.until, &inquiry.cancel, ask)
         };
-        self.find(known, "every definition", |all| all, asked).map_err(ask::no_list)
+        self.find(known, ("every definition", false), |all| all, asked).map_err(ask::no_list)
     }
 
     fn devices(&mut self, pod: &PodName, kubelet: &Path) -> Result<Devices, SourceError> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
@@ -22,6 +23,7 @@ use super::status::Word;
 use super::watch::{Collection, Standing, Trouble};
 use super::wire::Wire;
 use crate::config::Config;
+use crate::heartbeat::Heartbeat;
 use crate::sources::SourceError;
 
 /// Where a pod learns its node's name, by the downward API.
@@ -31,6 +33,9 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// What an answer may take beyond the deadline of the calls that it is made of: events have a time of their own.
 const SLACK: Duration = Duration::from_secs(3);
 
+/// How often the thread says that it turns.
+const BEAT: Duration = Duration::from_secs(4);
+
 /// What was counted since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -38,6 +43,8 @@ pub struct Counts {
     pub hits: u64,
     /// Those that were not.
     pub misses: u64,
+    /// Of both, those that were pods.
+    pub pods: (u64, u64),
     /// Of the hits, those from before the server went away.
     pub last_known: u64,
     /// Asked of the server for a request: a pod, a definition, several at once, devices.
@@ -57,6 +64,8 @@ pub struct Counts {
 pub(super) struct Counters {
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
+    pub(super) pod_hits: AtomicU64,
+    pub(super) pod_misses: AtomicU64,
     pub(super) last_known: AtomicU64,
     gets: AtomicU64,
     failures: AtomicU64,
@@ -88,6 +97,7 @@ pub struct Known {
 struct Running {
     shared: Arc<Shared>,
     handle: Handle,
+    thread: JoinHandle<()>,
     /// Dropped: the thread ends.
     _alive: oneshot::Sender<()>,
 }
@@ -103,6 +113,7 @@ pub(super) struct Shared {
     pub(super) deadline: Duration,
     outbox: Arc<Outbox>,
     wire: Arc<Wire>,
+    heartbeat: Heartbeat,
 }
 
 impl Known {
@@ -126,6 +137,7 @@ impl Known {
             deadline: config.api_deadline,
             outbox: Arc::new(Outbox::new(state_dir.clone(), config.api_deadline)),
             wire: Arc::new(Wire::new(config.kubeconfig.clone(), config.api_call_timeout, config.api_deadline)),
+            heartbeat: Heartbeat::new(),
             state_dir,
         });
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
@@ -143,8 +155,8 @@ impl Known {
             // Without waiting for what hangs in it (name servers, above all).
             runtime.shutdown_background();
         });
-        thread.map_err(|e| refuse(e.to_string()))?;
-        Ok(Known { running: Arc::new(Running { shared, handle, _alive: alive }) })
+        let thread = thread.map_err(|e| refuse(e.to_string()))?;
+        Ok(Known { running: Arc::new(Running { shared, handle, thread, _alive: alive }) })
     }
 
     /// The cluster for one request, which waits in the calling thread until it has an answer, its time is over, or `cancel` says that
@@ -170,6 +182,19 @@ impl Known {
         }
     }
 
+    /// How long ago the thread turned last; none where it has ended, which it does by a panic alone.
+    pub fn heartbeat_age(&self) -> Option<Duration> {
+        let Running { shared, thread, .. } = &*self.running;
+        (!thread.is_finished()).then(|| shared.heartbeat.age())
+    }
+
+    /// How many pods and how many definitions are known, and how many statuses wait to be written.
+    pub fn held(&self) -> (usize, usize, usize) {
+        let Shared { pods, definitions, outbox, .. } = &*self.running.shared;
+        let pods = pods.as_ref().map_or(0, |pods| pods.table().iter().count());
+        (pods, definitions.table().iter().count(), outbox.len())
+    }
+
     /// What was counted since the start.
     pub fn counts(&self) -> Counts {
         let Shared { counters, outbox, .. } = &*self.running.shared;
@@ -177,6 +202,7 @@ impl Known {
         Counts {
             hits: of(&counters.hits),
             misses: of(&counters.misses),
+            pods: (of(&counters.pod_hits), of(&counters.pod_misses)),
             last_known: of(&counters.last_known),
             gets: of(&counters.gets),
             failures: of(&counters.failures),
@@ -263,7 +289,14 @@ impl Shared {
                 None => std::future::pending().await,
             }
         };
+        let beats = async {
+            loop {
+                self.heartbeat.beat();
+                tokio::time::sleep(BEAT).await;
+            }
+        };
         tokio::join!(
+            beats,
             pods,
             self.definitions.follow(&self.wire, restarted),
             self.outbox.run(&self.wire),

@@ -99,6 +99,12 @@ impl Outbox {
         self.more.notify_one();
     }
 
+    /// Of how many pods something waits or is being told.
+    pub(super) fn len(&self) -> usize {
+        let waiting = self.waiting();
+        waiting.order.len() + waiting.busy.len()
+    }
+
     /// The one that has waited longest of those whose pod is not being told of.
     fn take(&self) -> Option<(Queued, Claim<'_>)> {
         let mut waiting = self.waiting();

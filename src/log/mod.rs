@@ -8,18 +8,25 @@ mod file;
 mod once;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::sync::{Once, OnceLock};
 use std::time::SystemTime;
 
 use crate::config::{Level, LogConf};
+use crate::trace::TraceId;
 
 pub use once::is_first;
 
 /// The longest line in bytes: a result with hundreds of routes.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// One process, one log: that of the first configuration it serves.
+thread_local! {
+    /// What this thread is at work on.
+    static TRACE: Cell<Option<TraceId>> = const { Cell::new(None) };
+}
+
+/// One process, one log: that of the first configuration it serves, or what the daemon was told when it was started.
 static LOG: OnceLock<LogConf> = OnceLock::new();
 
 /// Said once by a process: the log would be in the answer.
@@ -28,6 +35,30 @@ static MISDIRECTED: Once = Once::new();
 /// From now on the configuration says what is written down. A second one of the same process changes nothing.
 pub fn begin(conf: &LogConf) {
     LOG.get_or_init(|| conf.clone());
+}
+
+/// While this lives, lines of its thread say which request they are of.
+#[derive(Debug)]
+#[must_use]
+pub struct Traced {
+    /// What the thread was at work on before.
+    before: Option<TraceId>,
+}
+
+/// From now on this thread is at work on a request that is found under `trace`; none: nobody gave a name to it.
+pub fn traced(trace: Option<TraceId>) -> Traced {
+    Traced { before: TRACE.replace(trace) }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        TRACE.set(self.before);
+    }
+}
+
+/// With which a line begins.
+fn mark() -> String {
+    TRACE.get().map(|trace| format!("trace={trace} ")).unwrap_or_default()
 }
 
 /// Whether lines of this level are written down at all.
@@ -41,7 +72,7 @@ pub fn warn(line: &str) {
     let conf = LOG.get();
     let noted = conf.is_some_and(|conf| note(conf, Level::Error, &format!("warning: {line}")));
     if !noted || conf.is_some_and(|conf| conf.to_stderr) {
-        let _ = writeln!(io::stderr(), "plexus: warning: {line}"); // nobody to tell
+        let _ = writeln!(io::stderr(), "plexus: warning: {}{line}", mark()); // nobody to tell
     }
 }
 
@@ -87,7 +118,7 @@ fn note(conf: &LogConf, level: Level, line: &str) -> bool {
 /// `time [level] line` (Multus): always one line, whatever is in it.
 fn formed(level: Level, line: &str) -> Vec<u8> {
     let time = clock::rfc3339(SystemTime::now());
-    let mut text = format!("{time} [{}] {}", level.name(), one_line(line)).into_bytes();
+    let mut text = format!("{time} [{}] {}{}", level.name(), mark(), one_line(line)).into_bytes();
     if text.len() >= LINE_BYTES_MAX {
         text.truncate(LINE_BYTES_MAX - 4);
         text.extend_from_slice(b"...");
@@ -114,6 +145,15 @@ mod tests {
         let text = String::from_utf8(formed(Level::Verbose, "a\nb\u{1b}[31m\u{e4}")).unwrap();
         assert!(text.ends_with(" [verbose] a\\nb\\u{1b}[31m\u{e4}\n"), "{text}");
         assert_eq!(text.matches('\n').count(), 1);
+        let id = TraceId::random();
+        let traced = traced(Some(id));
+        let text = String::from_utf8(formed(Level::Error, "a")).unwrap();
+        assert!(text.ends_with(&format!(" [error] trace={id} a\n")), "{text}");
+        let other = std::thread::spawn(|| formed(Level::Error, "b")).join().unwrap();
+        drop(traced);
+        for line in [other, formed(Level::Error, "b")] {
+            assert!(line.ends_with(b" [error] b\n"), "of another request, or of none");
+        }
         let text = formed(Level::Error, &"x".repeat(1 << 20));
         assert_eq!(text.len(), LINE_BYTES_MAX);
         assert!(text.ends_with(b"...\n"));

@@ -8,8 +8,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, crash, daemon, defects, devices, examples, gc, install, interop,
-    known, kube, meta, multus, neighbours, nft, odd, oracle, plugins, pool, process, program, status, takeover, tools,
-    validate, world,
+    known, kube, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program, status,
+    takeover, tools, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -47,6 +47,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(check::cases());
     cases.extend(chains::cases());
     cases.extend(odd::cases());
+    cases.extend(observe::cases());
     cases.extend(program::cases());
     cases.extend(tools::cases());
     cases.extend(validate::cases());

@@ -38,6 +38,7 @@ mod multus;
 mod need;
 mod neighbours;
 mod nft;
+mod observe;
 mod odd;
 mod oracle;
 mod plugins;

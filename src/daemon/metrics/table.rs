@@ -139,8 +139,9 @@ The daemon answers on a Unix socket that only root may open, or on an address of
 curl --unix-socket /run/plexus/metrics.sock http://plexus/metrics
 ```
 
-`/metrics` is OpenMetrics text. `/healthz` is 200 while the daemon's loop turns. `/readyz` is 200 when ADD can be served, else 503
-with one line for each thing that is not ready.
+`--metrics 127.0.0.1:9090` puts it there, `--metrics off` nowhere; an address that others can reach needs `--metrics-anywhere`.
+`/metrics` is OpenMetrics text. `/healthz` is 200 while the daemon's loop and the thread that asks the API server turn. `/readyz` is
+200 when ADD can be served, else 503 with one line for each thing that is not ready.
 ";
 
 /// The page.

@@ -19,17 +19,16 @@ fn full() -> Metrics {
     Executed::ALL.iter().for_each(|reason| metrics.delegate(*reason));
     Finding::ALL.iter().for_each(|what| metrics.finding(*what));
     for cache in Cache::ALL {
-        metrics.cache_hit(*cache);
-        metrics.cache_miss(*cache);
+        metrics.cache_asked(*cache, 1, 1);
         metrics.known(*cache, 1000);
     }
     for verb in ApiVerb::ALL {
-        ApiOutcome::ALL.iter().for_each(|outcome| metrics.api_call(*verb, *outcome));
+        ApiOutcome::ALL.iter().for_each(|outcome| metrics.api_calls(*verb, *outcome, 1));
     }
     metrics.kernel_error(Errno::EEXIST);
     metrics.requests(3, 5);
     metrics.statuses_waiting(2);
-    metrics.status_failed();
+    metrics.statuses_failed(1);
     metrics.journal(4, 4096);
     metrics.pools([Fill { network: "storage", held: 7, free: 247 }]);
     metrics

@@ -1,0 +1,213 @@
+//! What the daemon says of itself to those who ask over HTTP or by STATUS: counts of requests, of the cluster that is watched, of
+//! journal and pools; what has ended, what is not ready. It does not know HTTP, nor how a request is served.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backends::Before;
+use tokio::task::JoinHandle;
+
+use super::http::{self, BindErrorKind, Listen, Page};
+use super::metrics::{ApiOutcome, ApiVerb, Cache, Fill, Metrics};
+use super::number;
+use super::seat::Shared;
+use super::work::Call;
+use crate::cni::version::Version;
+use crate::heartbeat::{HEARTBEAT_AGE_MAX, Heartbeat};
+use crate::journal::{self, Attachment, Journal, Step};
+use crate::kube::{Counts, Known};
+use crate::log::warn;
+use crate::native::{self, Around};
+use crate::readiness;
+
+/// Files of the journal that are counted: more than any node has.
+const FILES_MAX: usize = 100_000;
+
+/// See the module.
+pub(super) struct Board {
+    /// The loop's.
+    pub(super) heartbeat: Heartbeat,
+    shared: Arc<Shared>,
+    /// What the metrics have of what the cluster counted; held while they are brought up to date.
+    told: Mutex<Counts>,
+}
+
+/// A range set of a pool: its directory, its network, its ranges.
+type Set = (PathBuf, String, String);
+
+impl Board {
+    pub(super) fn new(shared: Arc<Shared>) -> Board {
+        Board { heartbeat: Heartbeat::new(), shared, told: Mutex::default() }
+    }
+
+    /// Answers a STATUS. It looks at files.
+    pub(super) fn answer(&self, call: Call) {
+        call.answer_status(&self.unready(), &self.shared.metrics);
+    }
+
+    fn count_cluster(&self, known: &Known) {
+        let metrics = &self.shared.metrics;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = known.counts();
+        add_cluster(metrics, &told, &now);
+        *told = now;
+        let (pods, definitions, statuses) = known.held();
+        metrics.known(Cache::Pod, number(pods));
+        metrics.known(Cache::Definition, number(definitions));
+        metrics.statuses_waiting(number(statuses));
+    }
+
+    /// What is on disk: nobody else knows what plexus-cni wrote.
+    fn count_disk(&self) {
+        let state_dir = self.shared.state_dir();
+        let (files, bytes) = size(&state_dir.join(journal::RECORDS));
+        self.shared.metrics.journal(files, bytes);
+        let Ok(listing) = Journal::new(&state_dir).all() else { return };
+        let (mut sets, mut seen) = (BTreeMap::new(), BTreeSet::new());
+        for attachment in listing.records.iter().flat_map(|record| &record.intent.attachments) {
+            for step in attachment.steps.iter().filter(|step| step.pool.is_some()) {
+                note_pool((&mut sets, &mut seen), attachment, step, &state_dir);
+            }
+        }
+        let fills = sets.iter().map(|((_, network, _), (held, free))| Fill { network, held: *held, free: *free });
+        self.shared.metrics.pools(fills);
+    }
+}
+
+/// What was counted between two moments.
+fn add_cluster(metrics: &Metrics, before: &Counts, now: &Counts) {
+    let since = |of: fn(&Counts) -> u64| of(now).saturating_sub(of(before));
+    let (pod_hits, pod_misses) = (since(|all| all.pods.0), since(|all| all.pods.1));
+    metrics.cache_asked(Cache::Pod, pod_hits, pod_misses);
+    let (hits, misses) = (since(|all| all.hits), since(|all| all.misses));
+    metrics.cache_asked(Cache::Definition, hits.saturating_sub(pod_hits), misses.saturating_sub(pod_misses));
+    let failures = since(|all| all.failures);
+    metrics.api_calls(ApiVerb::Get, ApiOutcome::Done, since(|all| all.gets).saturating_sub(failures));
+    metrics.api_calls(ApiVerb::Get, ApiOutcome::Failed, failures);
+    metrics.api_calls(ApiVerb::Watch, ApiOutcome::Done, since(|all| all.restarts));
+    metrics.api_calls(ApiVerb::Patch, ApiOutcome::Done, since(|all| all.statuses));
+    let unwritten = since(|all| all.unwritten);
+    metrics.api_calls(ApiVerb::Patch, ApiOutcome::Failed, unwritten);
+    metrics.statuses_failed(unwritten);
+}
+
+/// Records and their bytes.
+fn size(records: &Path) -> (u64, u64) {
+    let entries = fs::read_dir(records).into_iter().flatten().take(FILES_MAX).flatten();
+    let is_record = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().ends_with(journal::SUFFIX.as_bytes());
+    let lengths = entries.filter(is_record).filter_map(|entry| entry.metadata().ok()).map(|found| found.len());
+    lengths.fold((0, 0), |(files, bytes), length| (files + 1, bytes + length))
+}
+
+/// How full the pool of a step is, each range set once. One that cannot be read is left out: it is not this page that mends it.
+fn note_pool(
+    (sets, seen): (&mut BTreeMap<Set, (u128, u128)>, &mut BTreeSet<Set>),
+    attachment: &Attachment,
+    step: &Step,
+    state_dir: &Path,
+) {
+    let around = Around {
+        network: &attachment.cni_name,
+        version: Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT),
+        args: "",
+        ifname: &attachment.ifname,
+        state_dir,
+        before: Before::Awaited,
+    };
+    let Ok((pool, _)) = native::host_local(&step.conf, &around) else { return };
+    let (directory, network) = (pool.directory().to_owned(), attachment.cni_name.clone());
+    if !seen.insert((directory.clone(), network.clone(), pool.ranges())) {
+        return;
+    }
+    for set in pool.usage().into_iter().flat_map(|usage| usage.sets) {
+        let free = set.total.saturating_sub(set.used);
+        sets.insert((directory.clone(), network.clone(), set.ranges), (set.used, free));
+    }
+}
+
+impl Page for Board {
+    fn metrics(&self) -> Option<String> {
+        if let Some(known) = self.shared.known() {
+            self.count_cluster(&known);
+        }
+        self.count_disk();
+        self.shared.metrics.text().ok()
+    }
+
+    fn heartbeat_age(&self) -> Duration {
+        self.heartbeat.age()
+    }
+
+    fn ended(&self) -> Option<String> {
+        match self.shared.known()?.heartbeat_age() {
+            None => Some("the thread that asks the API server has ended".to_owned()),
+            Some(age) if age > HEARTBEAT_AGE_MAX => {
+                Some(format!("the thread that asks the API server turned last {} s ago", age.as_secs()))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn unready(&self) -> Vec<String> {
+        let state_dir = self.shared.state_dir();
+        let unwritable = readiness::writable("the state directory", &state_dir).err().map(|error| error.msg);
+        let mut unready: Vec<String> = self.ended().into_iter().chain(unwritable).collect();
+        if let Some(known) = self.shared.known() {
+            unready.extend(away(&known));
+        }
+        unready
+    }
+}
+
+/// Why the API server is not to be relied on, each reason once.
+fn away(known: &Known) -> Vec<String> {
+    let state = known.state();
+    let mut reasons: Vec<String> =
+        [state.pods, state.definitions].into_iter().flatten().map(|trouble| trouble.why).collect();
+    reasons.dedup();
+    if reasons.is_empty() && !state.is_synced {
+        reasons.push("it has not answered yet".to_owned());
+    }
+    reasons.into_iter().map(|why| format!("API server: {why}")).collect()
+}
+
+/// Where the page is shown.
+pub(super) struct Window {
+    place: Option<Listen>,
+    serving: Option<JoinHandle<()>>,
+    /// It was said why nobody can look through it.
+    has_told: bool,
+}
+
+impl Window {
+    pub(super) fn new(place: Option<Listen>) -> Window {
+        Window { place, serving: None, has_told: false }
+    }
+
+    /// Shows the page, if it is not shown yet. While another daemon is at that place, it ends soon: called again and again.
+    pub(super) fn open(&mut self, board: &Arc<Board>) {
+        let Some(place) = self.place.as_ref().filter(|_| self.serving.is_none()) else { return };
+        match place.bind() {
+            Ok(bound) => {
+                let page: Arc<dyn Page> = Arc::clone(board) as Arc<dyn Page>;
+                self.serving = Some(tokio::spawn(async move { match http::serve(bound, page).await {} }));
+            }
+            Err(error) if error.kind == BindErrorKind::Taken || self.has_told => {}
+            Err(error) => {
+                let why = error.source.as_ref().map(|source| format!(": {source}")).unwrap_or_default();
+                warn(&format!("nobody can read the metrics: {error}{why}; it is tried again"));
+                self.has_told = true;
+            }
+        }
+    }
+
+    /// Leaves the place to the next one.
+    pub(super) fn close(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
+    }
+}

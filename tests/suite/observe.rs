@@ -1,0 +1,239 @@
+//! What a daemon says of itself: metrics, health, readiness, STATUS, its log. It knows the page's names, not how they are counted.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::api::{Member, NETWORKS};
+use crate::call::{Answer, Call, Side};
+use crate::case::Case;
+use crate::kube::Door;
+use crate::meta::{Node, node};
+use crate::need::Need;
+use crate::testbed::{RECORDS, files_below};
+
+/// Where a daemon of a case has its sockets.
+const DIR: &str = "/run/plexus";
+/// CNI spec 1.1, STATUS: "the plugin is not available (i.e. cannot service ADD requests)".
+const NOT_AVAILABLE: u64 = 50;
+/// Whatever is awaited comes at once, or something is very wrong.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The cases.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("observe::metrics_show_what_was_served_and_what_was_none", &[Need::Macvlan], metrics),
+        Case::new("observe::a_new_daemon_shows_its_page_when_the_old_one_has_ended", &[], successor),
+        Case::new("observe::status_with_and_without_a_daemon", &[], status),
+        Case::new("observe::the_api_server_away_is_named", &[Need::Macvlan, Need::ApiServer], away),
+        Case::new("observe::one_trace_in_the_log_and_the_record", &[], trace),
+    ]
+}
+
+/// A daemon; it ends with the case.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(words: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+        command.args(["daemon", "--socket-dir", DIR]).args(words).stdin(Stdio::null()).stderr(Stdio::null());
+        let daemon = Self(command.spawn().unwrap());
+        until(|| UnixStream::connect(format!("{DIR}/plexus.sock")).is_ok(), "the daemon listens");
+        daemon
+    }
+
+    fn end(&mut self) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn until(mut holds: impl FnMut() -> bool, what: &str) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Status and body of a page.
+fn get(path: &str) -> Option<(String, String)> {
+    let mut stream = UnixStream::connect(format!("{DIR}/metrics.sock")).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: plexus\r\n\r\n").as_bytes()).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.to_owned(), body.to_owned()))
+}
+
+/// Waits until the page has a line.
+fn has(line: &str) {
+    let mut page = String::new();
+    let begin = Instant::now();
+    while begin.elapsed() < LIMIT {
+        page = get("/metrics").map_or(page, |(_, body)| body);
+        if page.lines().any(|found| found == line) {
+            return;
+        }
+    }
+    panic!("no {line} in\n{page}");
+}
+
+fn referring(mut node: Node) -> Node {
+    node.conf["daemonSocketDir"] = json!(DIR);
+    node.conf["fallback"] = json!("fail");
+    node
+}
+
+fn metrics() {
+    let node = referring(node());
+    let _daemon = Daemon::start(&[]);
+    node.add("a", "blue,green");
+    has(r#"plexus_request_seconds_count{verb="ADD",outcome="done"} 1"#);
+    for phase in ["queue", "pod", "plan", "journal", "lease", "link", "address", "status"] {
+        has(&format!(r#"plexus_phase_seconds_count{{verb="ADD",phase="{phase}"}} 1"#));
+    }
+    has(r#"plexus_attachment_seconds_count{kind="bridge"} 2"#);
+    has(r#"plexus_attachment_seconds_count{kind="macvlan"} 1"#);
+    has("plexus_journal_records 1");
+    has(r#"plexus_leases_held{network="blue"} 1.0"#);
+    has(r#"plexus_leases_free{network="blue"} 252.0"#);
+    let mut stranger = UnixStream::connect(format!("{DIR}/plexus.sock")).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let ended = stranger.read(&mut [0]);
+    assert!(
+        ended.as_ref().is_ok_and(|read| *read == 0) || ended.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset)
+    );
+    has(r#"plexus_requests_refused_total{reason="frame"} 1"#);
+    node.pod("b", &[(NETWORKS, "none")]);
+    assert!(!node.call("ADD", "b").run().succeeded());
+    has(r#"plexus_request_seconds_count{verb="ADD",outcome="failed"} 1"#);
+    node.bed.ip("-n b link add name eth0 type dummy");
+    node.pod("b", &[]);
+    assert!(!node.call("ADD", "b").run().succeeded());
+    node.bed.ip("-n b link del eth0");
+    node.call("DEL", "a").run().ok();
+    has(r#"plexus_request_seconds_count{verb="DEL",outcome="done"} 1"#);
+    has("plexus_journal_records 0");
+    has("plexus_requests_under_way 0");
+    assert_eq!(get("/healthz").unwrap(), ("200".to_owned(), "ok\n".to_owned()));
+    assert_eq!(get("/readyz").unwrap(), ("200".to_owned(), "ok\n".to_owned()));
+}
+
+fn successor() {
+    let node = referring(node());
+    let mut first = Daemon::start(&[]);
+    node.add("a", "");
+    has(r#"plexus_request_seconds_count{verb="ADD",outcome="done"} 1"#);
+    let second = Daemon::start(&[]);
+    node.add("b", "");
+    first.end();
+    node.add("c", "");
+    until(|| get("/healthz").is_some_and(|(code, _)| code == "200"), "the second one shows its page");
+    has("plexus_journal_records 3");
+    drop(second);
+    let words = ["daemon", "--metrics", "192.0.2.1:9090"];
+    let refused = Command::new(env!("CARGO_BIN_EXE_plexus")).args(words).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not a loopback address"), "{refused:?}");
+}
+
+/// As a runtime sends it.
+fn asked(node: &Node) -> Answer {
+    let call = node.bed.call(Side::Plexus, "plexus-cni").command("STATUS").conf(&node.conf);
+    call.without("CNI_CONTAINERID").without("CNI_IFNAME").run()
+}
+
+fn mount(words: &str) {
+    assert!(Command::new("mount").args(words.split(' ')).status().unwrap().success(), "mount {words}");
+}
+
+fn status() {
+    let mut node = referring(node());
+    node.conf["cniVersion"] = json!("1.1.0");
+    for fallback in ["fail", "wait"] {
+        node.conf["fallback"] = json!(fallback);
+        asked(&node).fails(NOT_AVAILABLE, "the daemon at /run/plexus/plexus.sock does not answer");
+    }
+    node.conf["fallback"] = json!("oneshot");
+    let answer = asked(&node);
+    answer.ok();
+    assert!(answer.stderr.contains("does not answer") && answer.stderr.contains("attaches by itself"), "{answer:?}");
+    let mut daemon = Daemon::start(&[]);
+    let answer = asked(&node);
+    assert_eq!((answer.rc, answer.stdout.trim(), answer.stderr.trim()), (Some(0), "", ""), "STATUS has no result");
+    has(r#"plexus_request_seconds_count{verb="STATUS",outcome="done"} 1"#);
+    fs::create_dir_all(RECORDS).unwrap();
+    mount(&format!("--bind {RECORDS} {RECORDS}"));
+    mount(&format!("-o remount,bind,ro {RECORDS}"));
+    asked(&node).fails(NOT_AVAILABLE, "the daemon is not ready: the state directory");
+    let (code, body) = get("/readyz").unwrap();
+    assert!(code == "503" && body.contains("read-only file system"), "{code} {body}");
+    assert!(Command::new("umount").arg(RECORDS).status().unwrap().success());
+    asked(&node).ok();
+    // What does not read, nor answer, is not waited for long.
+    daemon.end();
+    node.conf["fallback"] = json!("fail");
+    asked(&node).fails(NOT_AVAILABLE, "does not answer");
+    assert_eq!(node.bed.links(""), ["lo", "up0"], "nothing was made to find out");
+}
+
+fn away() {
+    let mut member = Member::new();
+    member.node.conf["cniVersion"] = json!("1.1.0");
+    member.node = referring(member.node);
+    let _daemon = Daemon::start(&[]);
+    member.add("a", "blue").1.ok();
+    until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "definitions have come");
+    has(r#"plexus_cache_objects{cache="pod"} 0"#);
+    has(r#"plexus_cache_misses_total{cache="pod"} 1"#);
+    member.cluster.door(Door::Refused);
+    until(|| get("/readyz").is_some_and(|(code, body)| code == "503" && body.contains("API server: ")), "it is away");
+    assert_eq!(get("/healthz").unwrap().0, "200", "a new daemon would not bring it back");
+    asked(&member.node).fails(NOT_AVAILABLE, "the daemon is not ready: API server: ");
+    member.cluster.door(Door::Open);
+    until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "it is back");
+    asked(&member.node).ok();
+}
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+fn trace() {
+    let mut node = referring(node());
+    let (own, other) = ("/run/scratch/daemon.log", "/run/scratch/node.log");
+    node.conf["logFile"] = json!(other);
+    node.conf["logLevel"] = json!("verbose");
+    let _daemon = Daemon::start(&["--log-level", "debug", "--log-file", own]);
+    let traced = |call: Call| call.env("TRACEPARENT", format!("00-{TRACE}-b7ad6b7169203331-01")).run().ok();
+    node.pod("a", &[]);
+    traced(node.call("ADD", "a"));
+    node.add("b", "");
+    let lines = || fs::read_to_string(own).unwrap_or_default();
+    until(|| lines().matches("Add: ").count() == 2, "both are written down");
+    let of_trace = |line: &&str| line.contains(&format!("] trace={TRACE} "));
+    let log = lines();
+    let adds: Vec<&str> = log.lines().filter(|line| line.contains("Add: ")).collect();
+    assert!(of_trace(&adds[0]) && adds[0].contains("default:a:"), "{adds:?}");
+    assert!(!of_trace(&adds[1]) && adds[1].contains("] trace="), "one of its own: {adds:?}");
+    assert!(!fs::read_to_string(other).unwrap_or_default().contains("Add: "), "the daemon's options decide");
+    let traces: Vec<Value> = files_below(&format!("{RECORDS}/journal").as_ref())
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|end| end == "jsonl"))
+        .map(|(_, bytes)| serde_json::from_slice::<Value>(bytes.split(|byte| *byte == b'\n').next().unwrap()).unwrap())
+        .map(|intent| intent["trace"].clone())
+        .collect();
+    assert_eq!(traces.len(), 2);
+    assert!(traces.contains(&json!(TRACE)) && traces.iter().all(|one| one.as_str().is_some_and(|id| id.len() == 32)));
+}
