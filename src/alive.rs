@@ -6,7 +6,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use backends::Host;
+use backends::{Host, NetNs};
 use serde_json::Value;
 
 use crate::cni::error::{CniError, Code};
@@ -26,6 +26,8 @@ pub const CACHE_DIRS: [&str; 2] = ["/var/lib/cni/results", "/var/lib/cni/multus/
 #[derive(Debug, Default)]
 pub struct Known {
     sandboxes: BTreeSet<String>,
+    /// Whom a runtime has noted, whatever became of the namespace: it has not had its DEL.
+    noted: BTreeSet<String>,
     /// Entries of the cache that are of an older form: the container's id is somewhere in the name.
     names: Vec<String>,
     /// The links of the host that results name.
@@ -63,7 +65,9 @@ impl Known {
         self.knows_all = true;
         // Multus lists a pod's networks beside libcni's directory, before any of them is noted in there.
         if let Some(kept) = dir.parent() {
-            self.sandboxes.extend(Cache::new(kept).listed()?);
+            let listed = Cache::new(kept).listed()?;
+            self.noted.extend(listed.iter().cloned());
+            self.sandboxes.extend(listed);
         }
         for entry in entries {
             self.note(&entry.map_err(failed)?.path());
@@ -77,6 +81,9 @@ impl Known {
         let text =
             |key: &str| entry.as_ref().and_then(|entry| entry.get(key)).and_then(Value::as_str).unwrap_or_default();
         let (sandbox, netns) = (text("containerId"), text("netns"));
+        if !sandbox.is_empty() {
+            self.noted.insert(sandbox.to_owned());
+        }
         if sandbox.is_empty() {
             self.names.push(name);
         } else if netns.is_empty() || Path::new(netns).try_exists().unwrap_or(true) {
@@ -95,6 +102,11 @@ impl Known {
     pub fn has(&self, sandbox: &str) -> bool {
         self.any(|alive| alive == sandbox)
             || self.names.iter().any(|name| !sandbox.is_empty() && name.contains(sandbox))
+    }
+
+    /// Whether a runtime has a note of this id, or may have: then it is to send the DEL, although the namespace may be gone.
+    pub fn is_noted(&self, sandbox: &str) -> bool {
+        self.noted.contains(sandbox) || self.names.iter().any(|name| name.contains(sandbox))
     }
 
     /// Whether somebody knows a container whose id fits.
@@ -197,6 +209,21 @@ impl Observer {
         }
     }
 
+    /// The namespace of a record's pod, where both it and the host that it was attached to can be looked at from here. A record that
+    /// does not say which namespace it was has none.
+    pub fn reach(&self, intent: &Intent) -> Option<NetNs> {
+        let is_here = intent.host_id == self.host_id && intent.boot_id == self.boot_id;
+        if !is_here || intent.netns_id == detach::UNKNOWN {
+            return None;
+        }
+        if let Ok(Some(found)) = detach::namespace_of(intent, None) {
+            return Some(found);
+        }
+        let (_, inode) = intent.netns_id;
+        let found = self.sight.place(inode).and_then(|place| detach::open(place).ok().flatten())?;
+        matches!(detach::is_attached(&found, intent), Ok(true)).then_some(found)
+    }
+
     /// Why the namespace of a record may be where nobody can see it from here.
     pub fn lacks(&self, intent: &Intent) -> Option<String> {
         if self.on_node { None } else { self.sight.lacks(intent.pid_ns) }
@@ -211,7 +238,7 @@ impl Observer {
 }
 
 /// The links of the host that a result names.
-fn host_links(result: &Value) -> Vec<String> {
+pub fn host_links(result: &Value) -> Vec<String> {
     let parsed = CniResult::parse(result, Version::CURRENT);
     let interfaces = parsed.map(|(result, _)| result.interfaces).unwrap_or_default();
     interfaces.into_iter().filter(|i| i.sandbox.is_empty()).map(|i| i.name).collect()
@@ -248,6 +275,8 @@ mod tests {
             [true, true, false, true, false],
             "an entry that cannot be read may be anybody's of its name"
         );
+        let noted = ["aa", "cc", "dd", "ee"].map(|id| alive.is_noted(id));
+        assert_eq!(noted, [true, true, true, false], "it waits for its DEL, whatever became of the namespace");
         assert_eq!((alive.knows_all(), alive.nameless()), (true, 1));
         assert!(alive.has_link("vethaa") && !alive.has_link("eth0"));
     }

@@ -3,6 +3,8 @@
 //! The meta-plugin compares its record with the kernel; a directly executed kind compares `prevResult`, as the reference
 //! plugins do, and what the record says beyond it where there is one.
 
+use std::path::PathBuf;
+
 use backends::chained::{self, Chained};
 use backends::nft::Owner as RulesOwner;
 use backends::{Before, Expected, Kind, Made, NetNs};
@@ -15,7 +17,7 @@ use crate::chain::Caller;
 use crate::chained::Link;
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
-use crate::cni::request::Command;
+use crate::cni::request::{Command, Request};
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::convert;
@@ -78,7 +80,7 @@ fn lease_check(
     native: &Native,
     ifname: &str,
     conf: &Map<String, serde_json::Value>,
-    path: &[std::path::PathBuf],
+    path: &[PathBuf],
     result: &CniResult,
 ) -> Result<(), CniError> {
     let owner = Owner { sandbox: &job.request.container_id, ifname };
@@ -140,7 +142,7 @@ pub fn record(job: &Job) -> Result<(), CniError> {
         let msg = format!("no attachment of sandbox {} to network {:?} is recorded", key.sandbox, key.network);
         return Err(CniError::new(Code::UnknownContainer, msg));
     };
-    for (attachment, outcome) in record.intent.attachments.iter().zip(attachments(job, &record)?) {
+    for (attachment, outcome) in record.intent.attachments.iter().zip(attachments(job, &record, Extent::All)?) {
         let named = |e: CniError| {
             let msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, e.msg);
             CniError { msg, ..e }
@@ -150,11 +152,39 @@ pub fn record(job: &Job) -> Result<(), CniError> {
     Ok(())
 }
 
+/// The request of a record, as the runtime would ask.
+pub fn request_of(record: &Record) -> Request {
+    let intent = &record.intent;
+    let version = intent.attachments.first().and_then(|attachment| Version::parse(&attachment.cni_version));
+    Request {
+        command: Command::Check,
+        container_id: intent.key.sandbox.clone(),
+        netns: Some(PathBuf::from(&intent.netns)),
+        ifname: intent.key.ifname.clone(),
+        args: intent.attachments.first().map(|attachment| attachment.args.clone()).unwrap_or_default(),
+        path: intent.path.clone(),
+        netns_override: true, // whether it is the host's own was asked at ADD
+        stdin: Vec::new(),
+        config: Map::new(),
+        network: intent.key.network.clone(),
+        version: version.unwrap_or(Version::CURRENT),
+    }
+}
+
+/// How much of an attachment is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything that CHECK is about.
+    All,
+    /// What the kernel says of what plexus built: neither leases nor plugins are asked.
+    Kernel,
+}
+
 /// CHECK of each attachment of a record, in order. What disabled it is not looked at.
 ///
 /// # Errors
 /// The ADD did not finish, what it recorded is no result, or another namespace is in the place of the one that was attached.
-pub fn attachments(job: &Job, record: &Record) -> Result<Vec<Result<(), CniError>>, CniError> {
+pub fn attachments(job: &Job, record: &Record, extent: Extent) -> Result<Vec<Result<(), CniError>>, CniError> {
     let Some(done) = &record.commitment else {
         return Err(CniError::generic("the ADD of this attachment did not finish: DEL it"));
     };
@@ -170,7 +200,8 @@ pub fn attachments(job: &Job, record: &Record) -> Result<Vec<Result<(), CniError
     let mut checked = Vec::with_capacity(done.outcomes.len());
     for (attachment, outcome) in record.intent.attachments.iter().zip(&done.outcomes) {
         let (result, _) = CniResult::parse(&outcome.result, Version::V1_1_0)?;
-        let found = Found { result: &result, made: outcome.made.filter(|_| of_this_boot), path: &record.intent.path };
+        let made = outcome.made.filter(|_| of_this_boot);
+        let found = Found { result: &result, made, path: &record.intent.path, extent };
         let mut steps = attachment.steps.iter().enumerate().filter(|_| !attachment.disable_check);
         let done = steps.try_for_each(|(index, step)| check_step(job, attachment, index, step, &found));
         checked.push(done.and_then(|()| default_route_of(job, attachment)));
@@ -182,7 +213,8 @@ pub fn attachments(job: &Job, record: &Record) -> Result<Vec<Result<(), CniError
 struct Found<'a> {
     result: &'a CniResult,
     made: Option<Made>,
-    path: &'a [std::path::PathBuf],
+    path: &'a [PathBuf],
+    extent: Extent,
 }
 
 /// Who was asked to hold the pod's default route still does.
@@ -195,10 +227,10 @@ fn default_route_of(job: &Job, attachment: &Attachment) -> Result<(), CniError> 
 }
 
 fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, found: &Found) -> Result<(), CniError> {
-    let Found { result, path, .. } = *found;
+    let Found { result, path, extent, .. } = *found;
     let version = Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT);
     if !step.native {
-        if !version.supports(Command::Check) {
+        if extent == Extent::Kernel || !version.supports(Command::Check) {
             return Ok(());
         }
         let caller = Caller { args: &attachment.args, ..job.caller(&attachment.ifname, path, version) };
@@ -214,7 +246,9 @@ fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, fou
     };
     match native::read(&step.plugin, &step.conf, &around)? {
         Verdict::Native(native, _) => {
-            lease_check(job, &native, &attachment.ifname, &step.conf, path, result)?;
+            if extent == Extent::All {
+                lease_check(job, &native, &attachment.ifname, &step.conf, path, result)?;
+            }
             // A later plugin of the chain may have changed the MTU, and one built in process replaced what is known.
             let later = attachment.steps.get(index + 1..).unwrap_or_default();
             let made =

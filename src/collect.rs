@@ -179,23 +179,27 @@ pub fn detach_files(
     stay
 }
 
-fn detach_file(
+/// The same of one file, waiting at most so long for who is at work on it. Says whether it was detached and forgotten.
+///
+/// # Errors
+/// Somebody is at work on it (code 11); what could not be removed.
+pub fn detach_file(
     journal: &Journal,
     key: &Key,
     state_dir: &Path,
     may: &dyn Fn(&[Record]) -> bool,
     patience: Duration,
-) -> Result<(), CniError> {
+) -> Result<bool, CniError> {
     let held = journal.hold_within(key, false, patience).map_err(|e| from_journal(&e))?;
-    let Some(held) = held else { return Ok(()) };
+    let Some(held) = held else { return Ok(false) };
     let records = held.records().map_err(|e| from_journal(&e))?;
     if records.is_empty() || !may(&records) {
-        return Ok(());
+        return Ok(false);
     }
     for record in records.iter().rev() {
         detach::detach(detach::of_record(record, None, state_dir)?)?;
     }
-    held.forget().map_err(|e| from_journal(&e))
+    held.forget().map_err(|e| from_journal(&e)).map(|()| true)
 }
 
 /// Collects what records of older boots hold. Records whose chain executed a plugin stay for the DEL that runtimes send

@@ -219,7 +219,7 @@ pub fn opened(tried: Result<NetNs, backends::Error>) -> Result<Option<NetNs>, Cn
 }
 
 /// host-local's directory where its configuration names none.
-const DATA_DIR: &str = "/var/lib/cni/networks";
+pub const DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// What a configuration of a directly executed kind can have attached: for a DEL without a record, because the reference
 /// plugin did the ADD or the record is lost. It asks less of the configuration than ADD did.

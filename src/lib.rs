@@ -41,6 +41,7 @@ pub mod phase;
 pub mod place;
 pub mod plan;
 pub mod readiness;
+pub mod reconcile;
 pub mod refer;
 pub mod rules;
 pub mod select;

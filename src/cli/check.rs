@@ -1,18 +1,16 @@
 //! `plexus check`: what was attached against what is there, an attachment a row. Nothing is changed.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use plexus::alive::{Life, Observer};
+use plexus::check::Extent;
 use plexus::cni::error::CniError;
-use plexus::cni::request::{Command, Request};
-use plexus::cni::version::Version;
 use plexus::config::{NativePolicy, Policy};
 use plexus::job::Job;
 use plexus::journal::{Attachment, Journal, Record};
 use plexus::{check, native};
 use serde::Serialize;
-use serde_json::Map;
 
 use super::failure::Failure;
 use super::list::SANDBOX_CHARS;
@@ -129,7 +127,7 @@ fn rows(record: &Record, observer: &Observer, state_dir: &Path) -> Vec<Row> {
 }
 
 fn checked(record: &Record, state_dir: &Path) -> Vec<(State, String)> {
-    let request = request(record);
+    let request = check::request_of(record);
     let job = Job {
         request: &request,
         plugin: "",
@@ -138,7 +136,7 @@ fn checked(record: &Record, state_dir: &Path) -> Vec<(State, String)> {
         place: &plexus::place::OfFiles,
     };
     let attachments = &record.intent.attachments;
-    match check::attachments(&job, record) {
+    match check::attachments(&job, record, Extent::All) {
         Err(refusal) => vec![(State::Differs, refusal.msg); attachments.len()],
         Ok(outcomes) => {
             attachments.iter().zip(outcomes).map(|(attachment, outcome)| state(attachment, outcome)).collect()
@@ -151,25 +149,6 @@ fn state(attachment: &Attachment, outcome: Result<(), CniError>) -> (State, Stri
         Err(refusal) => (State::Differs, refusal.msg),
         Ok(()) if attachment.disable_check => (State::Unchecked, "its configuration says disableCheck".to_owned()),
         Ok(()) => (State::Ok, String::new()),
-    }
-}
-
-/// As the runtime would ask.
-fn request(record: &Record) -> Request {
-    let intent = &record.intent;
-    let version = intent.attachments.first().and_then(|attachment| Version::parse(&attachment.cni_version));
-    Request {
-        command: Command::Check,
-        container_id: intent.key.sandbox.clone(),
-        netns: Some(PathBuf::from(&intent.netns)),
-        ifname: intent.key.ifname.clone(),
-        args: intent.attachments.first().map(|attachment| attachment.args.clone()).unwrap_or_default(),
-        path: intent.path.clone(),
-        netns_override: true, // whether it is the host's own was asked at ADD
-        stdin: Vec::new(),
-        config: Map::new(),
-        network: intent.key.network.clone(),
-        version: version.unwrap_or(Version::CURRENT),
     }
 }
 

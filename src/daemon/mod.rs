@@ -9,6 +9,7 @@ mod line;
 mod listen;
 pub mod metrics;
 mod page;
+mod reconcile;
 mod seat;
 mod work;
 
@@ -94,6 +95,7 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     let shared = Arc::new(shared);
     let board = Arc::new(Board::new(Arc::clone(&shared)));
     let workers = Workers::start(ADDS_MAX + DELS_MAX, &shared, &events).map_err(OpenError::system("start a worker"))?;
+    reconcile::start().map_err(OpenError::system("start reconciling"))?;
     watch_signals(&events).map_err(OpenError::system("listen for signals"))?;
     // Last: whoever finds the socket is served.
     let ears = Ears { events: events.clone(), metrics: Arc::clone(&shared.metrics) };

@@ -102,6 +102,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("install", &["cni", "config", "sources", "cluster", "confdir", "journal", "gather", "durable", "takeover"]),
     ("keep", &["cni", "config", "sources", "confdir", "durable", "takeover", "install"]),
     ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),
+    (
+        "reconcile",
+        &[
+            "cni", "config", "journal", "native", "place", "detach", "attach", "job", "check", "collect", "alive",
+            "survey",
+        ],
+    ),
     ("wire", &["cni"]),
     ("refer", &["cni", "config", "log", "place", "wire"]),
     (
@@ -150,6 +157,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kube",
             "place",
             "readiness",
+            "confdir",
+            "detach",
+            "takeover",
+            "alive",
+            "survey",
+            "reconcile",
             "wire",
             "engine",
         ],

@@ -18,6 +18,7 @@ use crate::mac::Mac;
 /// Multicast group of link changes (`RTNLGRP_LINK`, include/uapi/linux/rtnetlink.h).
 pub(crate) const GROUP_LINK: u32 = 1;
 /// Message types, as they arrive.
+pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -309,7 +310,8 @@ fn number(value: &[u8]) -> Result<u32, Failure> {
     Ok(u32::from_ne_bytes(bytes))
 }
 
-/// The index in an announced removal. `None`: a bridge lost a port (family `AF_BRIDGE`), the link may live on.
+/// The index in an announced removal. `None`: a bridge lost a port (family `AF_BRIDGE`), the link may live on. The same of an
+/// announced link: `None`: a bridge's own view of its port.
 pub(crate) fn gone(payload: &[u8]) -> Option<u32> {
     let header = LinkHeader::parse(payload).ok()?;
     (header.interface_family == AddressFamily::Unspec).then_some(header.index)

@@ -1,0 +1,133 @@
+//! The daemon's reconciling, in a thread of its own: at the start, in intervals, and when links of the host change. What it finds
+//! goes to the log. It does not know what is reconciled.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::alive::CACHE_DIRS;
+use crate::confdir::{self, Fate};
+use crate::config::{Config, META_TYPES, STATE_DIR};
+use crate::detach::DATA_DIR;
+use crate::log::{verbose, warn};
+use crate::reconcile::{Cause, Reconciler, Report, Watch, watch_links};
+use crate::survey::Places;
+use crate::takeover;
+
+/// From one whole round to the next.
+const INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// The same where a round had not room for all that is dead.
+const INTERVAL_OF_MANY: Duration = Duration::from_secs(1);
+/// Changes of links within this time are one.
+const QUIET: Duration = Duration::from_millis(500);
+/// A round over links that took long is not repeated before so many times that long: a twentieth of a processor at most.
+const QUIET_SHARE: u32 = 20;
+/// Longer than a kubelet waits for a pod's networks: a lease that is younger may be of an ADD under way.
+const MIN_AGE: Duration = Duration::from_secs(600);
+/// Stack of the thread, in bytes: records are deep JSON.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Starts it. It ends with the process: a round that is killed is the next one's to finish.
+///
+/// # Errors
+/// No thread.
+pub(super) fn start() -> io::Result<()> {
+    let named = thread::Builder::new().name("reconcile".to_owned()).stack_size(STACK_BYTES);
+    named.spawn(run).map(drop)
+}
+
+fn run() {
+    let mut reconciler = Reconciler::default();
+    // First: what changes during a round is told after it.
+    let mut watch = watch();
+    let mut cause = Cause::Start;
+    let mut whole = Instant::now();
+    loop {
+        let begun = Instant::now();
+        let places = places(Path::new(confdir::DIRECTORY));
+        let round = panic::catch_unwind(AssertUnwindSafe(|| reconciler.round(&places, &cause)));
+        let report = round.unwrap_or_else(|_| {
+            warn("reconcile: a round panicked");
+            reconciler = Reconciler::default();
+            Report::default()
+        });
+        tell(&report);
+        if !matches!(cause, Cause::Links(_)) {
+            whole = Instant::now() + if report.has_more { INTERVAL_OF_MANY } else { INTERVAL };
+        }
+        cause = next(&mut watch, whole, QUIET.max(begun.elapsed() * QUIET_SHARE));
+    }
+}
+
+fn watch() -> Option<Watch> {
+    watch_links().inspect_err(|e| warn(&format!("changes of links are seen only in intervals: {}", e.msg))).ok()
+}
+
+/// Waits for what comes first.
+fn next(watch: &mut Option<Watch>, whole: Instant, quiet: Duration) -> Cause {
+    let heard = watch.as_mut().map(|watch| watch.wait(whole, quiet)).transpose().map(Option::flatten);
+    match heard {
+        Ok(Some(cause)) => return cause,
+        Ok(None) => {}
+        Err(e) => {
+            warn(&format!("changes of links are not seen until the next whole round: {}", e.msg));
+            *watch = None;
+        }
+    }
+    // Without a watch; whoever wakes this thread earlier has a round earlier.
+    thread::park_timeout(whole.saturating_duration_since(Instant::now()));
+    if watch.is_none() {
+        *watch = self::watch();
+    }
+    Cause::Timer
+}
+
+fn tell(report: &Report) {
+    report.news().for_each(|line| warn(&format!("reconcile: {line}")));
+    verbose(|| {
+        let counts: Vec<String> = report.counts().map(|(what, count)| format!("{} {count}", what.word())).collect();
+        format!("reconcile: {} collected; found: {}", report.collected, counts.join(", "))
+    });
+}
+
+/// As `plexus gc` without arguments, and where the node's own configuration has its state.
+fn places(conf_dir: &Path) -> Places {
+    let mut cache_dirs: Vec<PathBuf> = CACHE_DIRS.iter().map(PathBuf::from).collect();
+    let configured = takeover::configured(conf_dir).into_iter();
+    cache_dirs.extend(configured.filter(|dir| !CACHE_DIRS.iter().any(|known| dir == Path::new(known))));
+    Places {
+        state_dir: state_dir(conf_dir).unwrap_or_else(|| PathBuf::from(STATE_DIR)),
+        cache_dirs,
+        data_dirs: [PathBuf::from(DATA_DIR)].into(),
+        bridges: BTreeSet::new(),
+        on_node: false,
+        min_age: MIN_AGE,
+    }
+}
+
+/// By the first file of the folder that is a configuration of the meta-plugin.
+fn state_dir(conf_dir: &Path) -> Option<PathBuf> {
+    let lists = confdir::read(conf_dir).ok()?.into_iter().filter_map(|file| match file.fate {
+        Fate::Chosen(list) | Fate::Ignored(list) => Some(list),
+        Fate::Broken(_) | Fate::NotRead => None,
+    });
+    let mut plugins = lists.flat_map(|list| list.plugins);
+    let own = plugins.find(|plugin| META_TYPES.contains(&plugin.plugin_type.as_str()))?;
+    Config::parse(&own.object).ok().map(|config| config.state_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::Finding;
+    use crate::reconcile::What;
+
+    #[test]
+    fn what_is_found_can_be_counted() {
+        for what in What::ALL {
+            assert!(Finding::ALL.iter().any(|finding| finding.word() == what.word()), "{what:?}");
+        }
+    }
+}
