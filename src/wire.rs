@@ -217,6 +217,9 @@ mod tests {
         let head = *bytes.first_chunk().unwrap();
         assert_eq!(Frame::length(head).unwrap(), bytes.len() - HEAD_BYTES);
         assert_eq!(Frame::parse(&body(&frame())).unwrap(), frame());
+        assert_eq!((frame().command(), frame().variable("CNI_ARGS")), (Some(Command::Add), Some(&b""[..])));
+        let odd = Frame { pairs: vec![("CNI_COMMAND".into(), "add".into())], stdin: Vec::new() };
+        assert_eq!((odd.command(), odd.variable("CNI_NETNS")), (None, None));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::cni::request::Command;
@@ -46,6 +47,8 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(120);
 const DRAIN_TIME: Duration = Duration::from_secs(60);
 /// Threads that look at files for those who ask how the daemon is; they end when nobody asks.
 const LOOKERS_MAX: usize = 4;
+/// STATUS calls that are being answered or wait for that.
+const STATUSES_MAX: usize = 64;
 
 /// Everything that happens to the daemon.
 #[derive(Debug)]
@@ -111,6 +114,7 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         silent: false,
         window: Window::new(options.metrics.clone()),
         board,
+        statuses: Arc::new(Semaphore::new(STATUSES_MAX)),
         shared: Arc::clone(&shared),
     };
     daemon.turn(heard).await;
@@ -130,6 +134,7 @@ struct Daemon {
     silent: bool,
     window: Window,
     board: Arc<Board>,
+    statuses: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
@@ -164,16 +169,20 @@ impl Daemon {
     }
 
     fn admit(&mut self, call: Box<Call>) {
+        let metrics = &self.shared.metrics;
         let verb = match call.command() {
             Some(Command::Status) => {
-                let board = Arc::clone(&self.board);
-                tokio::task::spawn_blocking(move || board.answer(*call));
+                let (board, place) = (Arc::clone(&self.board), Arc::clone(&self.statuses).try_acquire_owned());
+                let Ok(place) = place else { return call.refuse(Refusal::TooMany, metrics) };
+                tokio::task::spawn_blocking(move || {
+                    board.answer(*call);
+                    drop(place);
+                });
                 return;
             }
             Some(Command::Del) => Verb::Del,
             _ => Verb::Add,
         };
-        let metrics = &self.shared.metrics;
         let sandbox = call.sandbox();
         let (arrived, deadline) = (call.arrived, call.arrived + REQUEST_TIME);
         match self.line.admit(Place { sandbox: sandbox.clone(), verb, arrived, deadline, call }) {

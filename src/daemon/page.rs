@@ -211,3 +211,31 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_cluster_counted_is_added_once() {
+        let metrics = Metrics::new();
+        let first =
+            Counts { hits: 5, misses: 3, pods: (1, 2), gets: 4, failures: 1, unwritten: 1, ..Counts::default() };
+        let second = Counts { hits: 7, statuses: 2, ..first };
+        add_cluster(&metrics, &Counts::default(), &first);
+        add_cluster(&metrics, &first, &second);
+        let text = metrics.text().unwrap();
+        for line in [
+            r#"plexus_cache_hits_total{cache="pod"} 1"#,
+            r#"plexus_cache_hits_total{cache="definition"} 6"#,
+            r#"plexus_cache_misses_total{cache="pod"} 2"#,
+            r#"plexus_cache_misses_total{cache="definition"} 1"#,
+            r#"plexus_api_calls_total{verb="get",outcome="done"} 3"#,
+            r#"plexus_api_calls_total{verb="get",outcome="failed"} 1"#,
+            r#"plexus_api_calls_total{verb="patch",outcome="done"} 2"#,
+            "plexus_status_writes_failed_total 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}
