@@ -8,7 +8,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, crash, daemon, defects, devices, examples, gc, install, interop,
-    known, kube, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program, status,
+    admission, api, capability, chains, check, config, crash, daemon, defects, devices, examples, gc, install, interop,
+    known, kube, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program, reconcile,
+    status, takeover, tools, validate, world,
     takeover, tools, validate, world,
 };
 
@@ -53,6 +55,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(validate::cases());
     cases.extend(admission::cases());
     cases.extend(gc::cases());
+    cases.extend(reconcile::cases());
     cases.extend(kube::cases());
     cases.extend(known::cases());
     cases.extend(takeover::cases());

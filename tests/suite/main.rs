@@ -45,6 +45,7 @@ mod plugins;
 mod pool;
 mod process;
 mod program;
+mod reconcile;
 mod redact;
 mod snapshot;
 mod status;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         (Some("--case"), Some(name)) => case::run_here(&name),
         (Some("--probe"), Some(name)) => need::probe_here(&name),
         (Some("--server"), Some(folder)) => kube::server::serve_here(folder.as_ref()),
+        (Some("--reconcile"), Some(_)) => reconcile::round_here(),
         _ => list_and_run(),
     }
 }
