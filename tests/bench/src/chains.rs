@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use crate::resident::Resident;
+use crate::rest::settle;
 use crate::rows::{Stage, Times, milliseconds};
-use crate::side::{Call, Outcome, Programs, Side, Watch, settle};
+use crate::side::{Call, Outcome, Programs, Side, Watch};
 use crate::world::{Pod, Subnet, remove_link};
 
 /// The first of the host's ports that stand-ins hold; each holds two.
@@ -26,6 +28,8 @@ pub(crate) struct Chains {
     maps: bool,
     /// Containers that hold ports already.
     held: Vec<Held>,
+    /// Who serves the meta-plugin, and where it is asked.
+    daemon: Option<(Resident, PathBuf)>,
     used: Vec<Pod>,
 }
 
@@ -44,7 +48,9 @@ impl Chains {
         let mut all = vec![bridge(&network, subnet)];
         all.extend(serde_json::from_str::<Vec<Map<String, Value>>>(plugins)?);
         let programs = stage.programs.directory(side).ok_or("no programs")?.to_owned();
-        let mut chains = Self { side, network, plugins: all, programs, maps, held: Vec::new(), used: Vec::new() };
+        let daemon = (side == Side::Daemon).then(|| Resident::plexus(stage.programs, &network)).transpose()?;
+        let plugins = all;
+        let mut chains = Self { side, network, plugins, programs, maps, held: Vec::new(), daemon, used: Vec::new() };
         if held > 0 {
             let pod = stage.world.pod()?;
             for number in 0..held {
@@ -99,7 +105,7 @@ impl Chains {
     }
 
     fn add(&self, pod: &Pod, watch: &Watch) -> Outcome<Value> {
-        if self.side == Side::Plexus {
+        if self.side != Side::Go {
             let output = self.whole("ADD", pod).run(watch)?;
             return Ok(serde_json::from_slice(&output)?);
         }
@@ -111,7 +117,7 @@ impl Chains {
     }
 
     fn del(&self, pod: &Pod, result: &Value, watch: &Watch) -> Outcome<()> {
-        if self.side == Side::Plexus {
+        if self.side != Side::Go {
             return self.whole("DEL", pod).run(watch).map(drop);
         }
         self.plugins.iter().rev().try_for_each(|plugin| self.one("DEL", pod, plugin, result).run(watch).map(drop))
@@ -121,8 +127,12 @@ impl Chains {
     fn whole(&self, command: &str, pod: &Pod) -> Call {
         let list = json!({"cniVersion": "1.0.0", "name": self.network, "plugins": self.plugins});
         let runtime = if self.maps { mappings(OWN_PORTS) } else { json!({}) };
-        let configuration = json!({"cniVersion": "1.0.0", "name": "node", "type": "plexus-cni", "delegates": [list],
+        let mut configuration = json!({"cniVersion": "1.0.0", "name": "node", "type": "plexus-cni", "delegates": [list],
             "runtimeConfig": runtime});
+        if let (Some((_, folder)), Some(own)) = (&self.daemon, configuration.as_object_mut()) {
+            // Nobody else answers: what is measured is the daemon.
+            own.extend([("daemonSocketDir".to_owned(), json!(folder)), ("fallback".to_owned(), json!("fail"))]);
+        }
         self.call(command, &pod.id, pod, "plexus-cni", &configuration)
     }
 

@@ -10,15 +10,16 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::rest::settle;
 use crate::rows::{Stage, Times, milliseconds};
-use crate::side::{Call, Outcome, Programs, Side, settle};
+use crate::side::{Call, Outcome, Programs, Side};
 use crate::world::{PARENT, Pod, STATE, remove_link};
 
 /// Who may do what both sides need (tests/k8s/objects.yaml).
-const TOKEN: &str = "plexus-token";
+pub(crate) const TOKEN: &str = "plexus-token";
 
 /// Where the server answers.
-const PORT: u16 = 6443;
+pub(crate) const PORT: u16 = 6443;
 
 /// Where the server's files and the programs of `tests/k8s/build` are.
 #[derive(Clone, Debug)]
@@ -178,11 +179,21 @@ impl Server {
     }
 
     fn create(&self, object: &Value) -> Outcome<Value> {
-        let made = self.kubectl(&["create", "-o", "json", "-f", "-"], &object.to_string())?;
-        Ok(serde_json::from_str(&made).unwrap_or(Value::Null))
+        Ok(self.create_all(object)?.pop().unwrap_or(Value::Null))
     }
 
-    fn kubeconfig(&self, folder: &Path, name: &str, port: u16) -> Outcome<PathBuf> {
+    /// Makes the objects of a list; each as it was made.
+    pub(crate) fn create_all(&self, list: &Value) -> Outcome<Vec<Value>> {
+        let made = self.kubectl(&["create", "-o", "json", "-f", "-"], &list.to_string())?;
+        Ok(serde_json::Deserializer::from_str(&made).into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Removes all objects of this kind at once.
+    pub(crate) fn remove_all(&self, path: &str) -> Outcome<()> {
+        self.kubectl(&["delete", "--raw", path], "").map(drop)
+    }
+
+    pub(crate) fn kubeconfig(&self, folder: &Path, name: &str, port: u16) -> Outcome<PathBuf> {
         let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
             "clusters": [{"name": "c", "cluster": {"server": format!("https://127.0.0.1:{port}"),
@@ -195,7 +206,7 @@ impl Server {
 
     /// How many requests the server has answered that the plugins make: of pods, definitions and events, those of this program
     /// left out.
-    fn requests(&self) -> Outcome<f64> {
+    pub(crate) fn requests(&self) -> Outcome<f64> {
         let metrics = self.kubectl(&["get", "--raw", "/metrics"], "")?;
         let counts = |line: &&str| {
             line.starts_with("apiserver_request_total{")

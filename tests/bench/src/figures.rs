@@ -49,8 +49,12 @@ pub(crate) fn percentile(samples: &[f64], share: f64) -> Option<f64> {
 }
 
 /// The ratio of the medians, with an interval found by drawing whole rounds again: both sides of a round were measured
-/// one after the other and share its weather, so they are drawn together. `None` if either side has no samples.
+/// one after the other and share its weather, so they are drawn together. `None` if either side has no samples, or one that
+/// nothing can be a multiple of.
 pub(crate) fn ratio(numerator: &[f64], denominator: &[f64]) -> Option<Ratio> {
+    if denominator.contains(&0.0) {
+        return None;
+    }
     let value = median(numerator)? / median(denominator)?;
     let rounds = numerator.len().min(denominator.len());
     let mut state = SEED;
@@ -132,6 +136,7 @@ mod tests {
     fn nothing_measured_is_no_ratio() {
         assert_eq!(ratio(&[], &[1.0]), None);
         assert_eq!(ratio(&[1.0], &[]), None);
+        assert_eq!(ratio(&[1.0], &[0.0]), None);
         assert_eq!(summary(&[]), None);
     }
 }

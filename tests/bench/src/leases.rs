@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::rest::settle;
 use crate::rows::{Stage, Times, milliseconds};
-use crate::side::{Call, Outcome, Side, settle};
+use crate::side::{Call, Outcome, Side};
 use crate::world::{POOLS, Pod, Subnet};
 
 /// The first address that host-local gives in a subnet: host 1 is the gateway.

@@ -1,16 +1,22 @@
 //! `bench`: paired, alternating measurements of plexus, the Go plugins and the bare netlink messages. `tests/bench/run`
 //! builds all three and starts it in namespaces of its own.
 
+mod attachment;
 mod chains;
 mod cluster;
 mod figures;
 mod goals;
+mod idle;
 mod leases;
 mod machine;
+mod nodes;
 mod pods;
 mod report;
+mod resident;
+mod rest;
 mod rows;
 mod side;
+mod usage;
 mod world;
 
 use std::io::IsTerminal;
@@ -24,7 +30,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cluster::Server;
 use crate::machine::Machine;
 use crate::rows::{Measured, ROWS, Row, Stage, WARM_UP_ROUNDS, measure};
-use crate::side::{Outcome, Programs, Side, Watch};
+use crate::side::{OfNodes, Outcome, Programs, Side, Watch};
 use crate::world::World;
 
 /// Exit status after Ctrl-C, as shells have it: 128 and the signal.
@@ -64,6 +70,9 @@ struct Arguments {
     /// The floor program
     #[arg(long, value_name = "FILE")]
     floor: PathBuf,
+    /// The program `plexus`, for rows of its daemon
+    #[arg(long, value_name = "FILE")]
+    daemon: Option<PathBuf>,
     /// The files of an API server that answers at 127.0.0.1:6443, and the programs of tests/k8s/build
     #[arg(long, num_args = 2, value_names = ["DIR", "PROGRAMS"])]
     server: Vec<PathBuf>,
@@ -87,9 +96,10 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     // What a plugin leaves running becomes a child of this process, which waits for it before it measures on.
     nix::sys::prctl::set_child_subreaper(true)?;
     let links = arguments.work.join("plexus");
-    let programs = Programs::find(&arguments.plexus, &arguments.peers, &arguments.floor, &links)?;
+    let nodes = OfNodes { daemon: arguments.daemon.as_deref(), multus: arguments.server.get(1).map(PathBuf::as_path) };
+    let programs = Programs::find(&arguments.plexus, &arguments.peers, &arguments.floor, &links, nodes)?;
     for side in Side::ALL.into_iter().filter(|side| !programs.has(*side)) {
-        eprintln!("bench: {} is not built: its columns stay empty", side.name());
+        eprintln!("bench: {} is not there: its columns stay empty", side.name());
     }
     let before = Machine::look(programs.directory(Side::Go));
     let files = arguments.work.clone();
@@ -97,7 +107,8 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
         [files, programs] => Some(Server { files: files.clone(), programs: programs.clone() }),
         _ => None,
     };
-    let mut stage = Stage { programs: &programs, world: World::new()?, watch: Watch::start(), files, server };
+    let (world, watch) = (World::new()?, Watch::start());
+    let mut stage = Stage { programs: &programs, world, watch, files, server, is_crowded: false };
 
     let wanted = |row: &&Row| arguments.only.is_empty() || arguments.only.iter().any(|name| name == row.name);
     let mut all = Vec::new();

@@ -7,26 +7,16 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use crate::attachment::Attachment;
 use crate::figures::median;
+use crate::resident::Resident;
+use crate::rest::settle;
 use crate::rows::{Kind, Stage, Times, milliseconds};
-use crate::side::{Call, Outcome, Programs, Side, Watch, settle};
-use crate::world::{PARENT, POOLS, Pod, Subnet, World, make_bridge, make_device, remove_link};
+use crate::side::{Call, Outcome, Programs, Side, Watch};
+use crate::world::{Pod, World, make_bridge, make_device, remove_link};
 
 /// The name of the pod in its manifest.
 const POD_NAME: &str = "p";
-
-/// One interface of the row's pods.
-struct Attachment {
-    kind: Kind,
-    ifname: String,
-    /// The network's name: also the name of its pool, and of its bridge or device.
-    network: String,
-    subnet: Subnet,
-    v6: bool,
-    default_route: bool,
-    /// What its configuration has besides.
-    keys: Map<String, Value>,
-}
 
 /// One side's pods of one row.
 pub(crate) struct Pods {
@@ -36,6 +26,8 @@ pub(crate) struct Pods {
     programs: PathBuf,
     /// Where the pod's manifests are: only the meta-plugin reads them.
     manifests: Option<PathBuf>,
+    /// Who serves the meta-plugin, and where it is asked.
+    daemon: Option<(Resident, PathBuf)>,
     parallel: usize,
     /// Number of the last address that the floor gave to a pod.
     hosts: u16,
@@ -62,22 +54,21 @@ impl Pods {
         let mut attachments = Vec::new();
         for (position, &kind) in kinds.iter().enumerate() {
             let subnet = stage.world.subnet()?;
-            let network = format!("n{}", subnet.number());
-            let ifname = if position == 0 { "eth0".to_owned() } else { format!("net{position}") };
+            let attachment = Attachment { keys: keys.clone(), ..Attachment::new(kind, position, subnet, v6) };
             if side == Side::Floor && kind == Kind::Bridge {
-                make_bridge(&network, subnet)?;
+                make_bridge(&attachment.network, subnet)?;
             }
             if kind == Kind::HostDevice {
-                make_device(&network)?;
+                make_device(&attachment.network)?;
             }
-            let (default_route, keys) = (position == 0, keys.clone());
-            attachments.push(Attachment { kind, ifname, network, subnet, v6, default_route, keys });
+            attachments.push(attachment);
         }
         let programs = stage.programs.directory(side).unwrap_or_else(|| stage.programs.floor()).to_owned();
-        let manifests = (side == Side::Plexus && attachments.len() > 1)
-            .then(|| write_manifests(&stage.files, &attachments))
-            .transpose()?;
-        Ok(Self { side, attachments, programs, manifests, parallel, hosts: 1, used: Vec::new() })
+        let is_whole_pod = side == Side::Daemon || (side == Side::Plexus && attachments.len() > 1);
+        let manifests = is_whole_pod.then(|| write_manifests(&stage.files, &attachments)).transpose()?;
+        let name = attachments.first().map(|first| first.network.clone()).unwrap_or_default();
+        let daemon = (side == Side::Daemon).then(|| Resident::plexus(stage.programs, &name)).transpose()?;
+        Ok(Self { side, attachments, programs, manifests, daemon, parallel, hosts: 1, used: Vec::new() })
     }
 
     /// ADD and DEL of fresh pods, each followed by a look into them.
@@ -121,7 +112,7 @@ impl Pods {
         for pod in pods {
             calls.push(match self.side {
                 Side::Floor => vec![self.floor_call(verb, pod)?],
-                Side::Plexus | Side::Go => self.plugin_calls(verb, pod),
+                _ => self.plugin_calls(verb, pod),
             });
         }
         Ok(calls)
@@ -142,8 +133,12 @@ impl Pods {
 
     fn plugin_calls(&self, verb: Verb, pod: &Pod) -> Vec<Call> {
         if let (Some(manifests), Some(first)) = (&self.manifests, self.attachments.first()) {
-            let input = json!({"cniVersion": "1.0.0", "name": "node", "type": "plexus-cni",
+            let mut input = json!({"cniVersion": "1.0.0", "name": "node", "type": "plexus-cni",
                 "manifests": manifests, "delegates": [first.configuration()]});
+            if let (Some((_, folder)), Some(input)) = (&self.daemon, input.as_object_mut()) {
+                // Nobody else answers: what is measured is the daemon.
+                input.extend([("daemonSocketDir".to_owned(), json!(folder)), ("fallback".to_owned(), json!("fail"))]);
+            }
             return vec![self.plugin_call(verb, pod, "plexus-cni", "eth0", &input)];
         }
         let mut calls: Vec<Call> = self
@@ -186,74 +181,9 @@ impl Pods {
             if self.side == Side::Floor {
                 continue;
             }
-            let pool = Path::new(POOLS).join(&attachment.network);
-            let leases = fs::read_dir(&pool)?.filter_map(Result::ok).map(|entry| entry.file_name());
-            let kept: Vec<_> = leases.filter(|name| name.to_string_lossy().starts_with(['1', 'f'])).collect();
-            if !kept.is_empty() {
-                return Err(format!("{} still holds {kept:?}", pool.display()).into());
-            }
-            fs::remove_dir_all(&pool)?;
+            attachment.pool_is_empty()?;
         }
         Ok(())
-    }
-}
-
-impl Attachment {
-    fn plugin(&self) -> &'static str {
-        match self.kind {
-            Kind::Bridge => "bridge",
-            Kind::Macvlan => "macvlan",
-            Kind::Ptp => "ptp",
-            Kind::Vlan => "vlan",
-            Kind::Dummy => "dummy",
-            Kind::HostDevice => "host-device",
-            Kind::Tap => "tap",
-        }
-    }
-
-    /// The network configuration, as a runtime passes it for one plugin.
-    fn configuration(&self) -> Value {
-        let mut ranges = vec![json!([{"subnet": self.subnet.text4()}])];
-        let mut routes = vec![json!({"dst": "0.0.0.0/0"})];
-        if self.v6 {
-            ranges.push(json!([{"subnet": self.subnet.text6()}]));
-            routes.push(json!({"dst": "::/0"}));
-        }
-        let mut ipam = json!({"type": "host-local", "ranges": ranges});
-        if self.default_route
-            && let Some(ipam) = ipam.as_object_mut()
-        {
-            ipam.insert("routes".into(), routes.into());
-        }
-        let mut configuration =
-            json!({"cniVersion": "1.0.0", "name": self.network, "type": self.plugin(), "ipam": ipam});
-        if let Some(own) = configuration.as_object_mut() {
-            match self.kind {
-                Kind::Bridge => {
-                    own.extend([("bridge".to_owned(), json!(self.network)), ("isGateway".to_owned(), json!(true))])
-                }
-                Kind::Macvlan => own.extend([("master".to_owned(), json!(PARENT))]),
-                Kind::Vlan => own
-                    .extend([("master".to_owned(), json!(PARENT)), ("vlanId".to_owned(), json!(self.subnet.number()))]),
-                Kind::HostDevice => own.extend([("device".to_owned(), json!(self.network))]),
-                Kind::Ptp | Kind::Dummy | Kind::Tap => {}
-            }
-            own.extend(self.keys.clone());
-        }
-        configuration
-    }
-
-    /// The same, in the floor's words.
-    fn spec(&self, host: u16) -> String {
-        let master = if self.kind == Kind::Bridge { self.network.as_str() } else { PARENT };
-        let gateway = |ip: String| if self.default_route { ip } else { "-".to_owned() };
-        let subnet = self.subnet;
-        let mut spec = format!("{},{},{master}", self.plugin(), self.ifname);
-        spec += &format!(",{}/{},{}", subnet.host4(host), Subnet::PREFIX4, gateway(subnet.gateway4().to_string()));
-        if self.v6 {
-            spec += &format!(",{}/{},{}", subnet.host6(host), Subnet::PREFIX6, gateway(subnet.gateway6().to_string()));
-        }
-        spec
     }
 }
 
@@ -261,7 +191,8 @@ impl Attachment {
 fn write_manifests(files: &Path, attachments: &[Attachment]) -> Outcome<PathBuf> {
     let further = attachments.iter().skip(1);
     let networks: Vec<&str> = further.clone().map(|attachment| attachment.network.as_str()).collect();
-    let dir = files.join(format!("manifests-{}", networks.join("-")));
+    let own = attachments.first().map(|first| first.network.as_str()).unwrap_or_default();
+    let dir = files.join(format!("manifests-{own}"));
     fs::create_dir_all(&dir)?;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD_NAME, "namespace": "default",
         "annotations": {"k8s.v1.cni.cncf.io/networks": networks.join(",")}}});
@@ -277,7 +208,7 @@ fn write_manifests(files: &Path, attachments: &[Attachment]) -> Outcome<PathBuf>
 
 /// Runs the calls of all pods at once, those of one pod one after another. The time from the first start to the last end,
 /// and the time of each pod, in milliseconds.
-fn run(calls: &[Vec<Call>], watch: &Watch) -> Outcome<(f64, Vec<f64>)> {
+pub(crate) fn run(calls: &[Vec<Call>], watch: &Watch) -> Outcome<(f64, Vec<f64>)> {
     let ready = Barrier::new(calls.len());
     let one_pod = |calls: &[Call]| -> Outcome<(Instant, Instant)> {
         ready.wait();

@@ -16,30 +16,22 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn table(&self) -> String {
-        let head = [
-            "row",
-            "call",
-            "n",
-            "plexus ms (p95)",
-            "go ms (p95)",
-            "floor ms (p95)",
-            "go/plexus [90 %]",
-            "plexus/floor",
-        ];
-        let mut lines = vec![head.map(str::to_owned).to_vec()];
+        let mut tables: Vec<(&[Side], Vec<Vec<String>>)> = Vec::new();
         for measured in &self.rows {
-            for metric in &measured.metrics {
-                let times = Side::ALL.map(|side| self.time(measured, metric, side));
-                let mut line = vec![measured.row.name.to_owned(), metric.name.to_owned(), measured.rounds.to_string()];
-                line.extend(times);
-                let compared = |over, under| ratio(metric.of(over), metric.of(under));
-                line.push(compared(Side::Go, Side::Plexus).map_or_else(dash, with_interval));
-                line.push(compared(Side::Plexus, Side::Floor).map_or_else(dash, |found| times_text(found.value)));
-                lines.push(line);
+            let sides = measured.row.sides();
+            let known = tables.iter().position(|(of, _)| *of == sides);
+            let index = known.unwrap_or_else(|| {
+                tables.push((sides, vec![head(sides)]));
+                tables.len() - 1
+            });
+            if let Some((_, lines)) = tables.get_mut(index) {
+                lines.extend(measured.metrics.iter().map(|metric| self.line(measured, metric)));
             }
         }
-        let mut text = self.machine.text() + "\n" + &aligned(&lines);
-        text += "\nmedians; p95 in brackets; a ratio's brackets hold 90 % of 2000 resamples of the rounds;\n\
+        let tables: Vec<String> =
+            tables.iter().filter(|(_, lines)| lines.len() > 1).map(|(_, lines)| aligned(lines)).collect();
+        let mut text = self.machine.text() + "\n" + &tables.join("\n");
+        text += "\nmilliseconds where the call names nothing else; medians; p95 in brackets; a ratio's brackets hold 90 % of 2000 resamples of the rounds;\n\
             \"all at rest\": until no process that the call left behind runs any more\n";
         for measured in &self.rows {
             if let Some(reason) = &measured.not_run {
@@ -50,6 +42,17 @@ impl Report {
             }
         }
         text
+    }
+
+    fn line(&self, measured: &Measured, metric: &Metric) -> Vec<String> {
+        let sides = measured.row.sides();
+        let mut line = vec![measured.row.name.to_owned(), metric.name.to_owned(), measured.rounds.to_string()];
+        line.extend(sides.iter().map(|side| self.time(measured, metric, *side)));
+        let compared = |(over, under)| ratio(metric.of(over), metric.of(under));
+        let [peer, floor] = pairs(sides);
+        line.push(compared(peer).map_or_else(dash, with_interval));
+        line.push(compared(floor).map_or_else(dash, |found| times_text(found.value)));
+        line
     }
 
     fn time(&self, measured: &Measured, metric: &Metric, side: Side) -> String {
@@ -75,32 +78,53 @@ impl Report {
     }
 }
 
+/// What is compared: the peer with the side that is measured, and that with the floor.
+fn pairs(sides: &[Side]) -> [(Side, Side); 2] {
+    let own = sides.first().copied().unwrap_or(Side::Plexus);
+    [(sides.get(1).copied().unwrap_or(Side::Go), own), (own, Side::Floor)]
+}
+
+fn head(sides: &[Side]) -> Vec<String> {
+    let mut head = ["row", "call", "n"].map(str::to_owned).to_vec();
+    head.extend(sides.iter().map(|side| format!("{} (p95)", side.name())));
+    let [peer, floor] = pairs(sides).map(|(over, under)| format!("{}/{}", over.name(), under.name()));
+    head.extend([format!("{peer} [90 %]"), floor]);
+    head
+}
+
 fn row_json(measured: &Measured) -> Value {
     let failures: Map<String, Value> =
         measured.failures.iter().map(|(side, error)| (side.name().to_owned(), error.as_str().into())).collect();
-    let calls: Vec<Value> = measured.metrics.iter().map(metric_json).collect();
+    let sides = measured.row.sides();
+    let calls: Vec<Value> = measured.metrics.iter().map(|metric| metric_json(metric, sides)).collect();
     json!({"row": measured.row.name, "what": measured.row.what, "rounds": measured.rounds, "failures": failures,
         "not_run": measured.not_run, "calls": calls})
 }
 
-fn metric_json(metric: &Metric) -> Value {
+fn metric_json(metric: &Metric, sides: &[Side]) -> Value {
     let mut call = Map::new();
     call.insert("call".into(), metric.name.into());
-    for side in Side::ALL {
-        let samples = metric.of(side);
+    call.insert("unit".into(), unit(metric.name).into());
+    for side in sides {
+        let samples = metric.of(*side);
         if let Some(found) = summary(samples) {
-            let value = json!({"median_ms": found.median, "p95_ms": found.p95, "samples_ms": samples});
+            let value = json!({"median": found.median, "p95": found.p95, "samples": samples});
             call.insert(side.name().into(), value);
         }
     }
-    for (name, over, under) in
-        [("go_per_plexus", Side::Go, Side::Plexus), ("plexus_per_floor", Side::Plexus, Side::Floor)]
-    {
+    for (over, under) in pairs(sides) {
         if let Some(found) = ratio(metric.of(over), metric.of(under)) {
-            call.insert(name.into(), json!({"ratio": found.value, "low": found.low, "high": found.high}));
+            let value = json!({"ratio": found.value, "low": found.low, "high": found.high});
+            call.insert(format!("{}_per_{}", over.name(), under.name()), value);
         }
     }
     call.into()
+}
+
+/// What a call's figures count.
+fn unit(call: &str) -> &'static str {
+    let units = [("MB", "MB"), ("pods/s", "1/s"), ("requests", "1"), ("requests/pod", "1"), ("started/pod", "1")];
+    units.iter().find(|(end, _)| call.ends_with(end)).map_or("ms", |(_, unit)| unit)
 }
 
 fn dash() -> String {
@@ -139,11 +163,19 @@ pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::ROWS;
 
     #[test]
     fn columns_line_up() {
         let lines = [vec!["a".into(), "call".into(), "1.25".into()], vec!["longer".into(), "x".into(), "12.5".into()]];
         assert_eq!(aligned(&lines), "a       call  1.25\nlonger  x     12.5\n");
+    }
+
+    #[test]
+    fn units() {
+        let of =
+            ["ADD", "DEL, all at rest", "ADD, CPU ms/pod", "idle, MB", "ADD, pods/s", "DEL, API requests"].map(unit);
+        assert_eq!(of, ["ms", "ms", "ms", "MB", "1/s", "1"]);
     }
 
     #[test]
@@ -154,9 +186,9 @@ mod tests {
 
     #[test]
     fn a_call_in_json_has_medians_samples_and_ratios_of_the_sides_that_ran() {
-        let metric = Metric { name: "ADD", samples: [vec![1.0, 1.0], vec![8.0, 8.0], Vec::new()] };
-        let value = metric_json(&metric);
-        assert_eq!(value["plexus"]["median_ms"], 1.0);
+        let metric = Metric::from_samples("ADD", [(Side::Plexus, vec![1.0, 1.0]), (Side::Go, vec![8.0, 8.0])]);
+        let value = metric_json(&metric, ROWS[0].sides());
+        assert_eq!((&value["plexus"]["median"], &value["unit"]), (&json!(1.0), &json!("ms")));
         assert_eq!(value["go_per_plexus"]["ratio"], 8.0);
         assert!(value.get("floor").is_none() && value.get("plexus_per_floor").is_none());
     }

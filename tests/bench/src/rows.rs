@@ -1,12 +1,16 @@
 //! What is measured: the table of rows, and how the rounds of one row alternate between the sides. Knows no program.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::chains::Chains;
 use crate::cluster::{Members, Server};
+use crate::idle::Idle;
 use crate::leases::Leases;
+use crate::nodes::{Nodes, Plan};
 use crate::pods::Pods;
-use crate::side::{Outcome, Programs, Side, Watch, settle};
+use crate::rest::settle;
+use crate::side::{Outcome, Programs, Side, Watch};
 use crate::world::{World, lacks};
 
 /// Rounds before those that count: caches, bridges and indexes are then as they stay.
@@ -36,6 +40,10 @@ pub(crate) enum Shape {
     Member { definitions: u8 },
     /// host-local alone, on a pool with this many addresses held.
     Lease { held: u16 },
+    /// Pods of a node with a daemon.
+    Node(Plan),
+    /// A daemon that knows a big cluster and has nothing to do.
+    Idle,
 }
 
 /// One line of the table.
@@ -48,26 +56,35 @@ pub(crate) struct Row {
     pub(crate) rounds_divisor: usize,
     /// Arguments of an `ip` that makes `probe0` and that fails where the kernel cannot do this row.
     pub(crate) needs: Option<&'static str>,
+    /// plexus' part goes through its daemon: also what the API is not needed for.
+    pub(crate) through_daemon: bool,
 }
 
 /// No further keys.
 const PLAIN: &str = "{}";
 
 const fn pods(name: &'static str, what: &'static str, kinds: &'static [Kind], v6: bool, rounds_divisor: usize) -> Row {
-    Row { name, what, shape: Shape::Pods { kinds, v6, parallel: 1, keys: PLAIN }, rounds_divisor, needs: None }
+    Row {
+        name,
+        what,
+        shape: Shape::Pods { kinds, v6, parallel: 1, keys: PLAIN },
+        rounds_divisor,
+        needs: None,
+        through_daemon: false,
+    }
 }
 
 const fn chain(name: &'static str, what: &'static str, plugins: &'static str, maps: bool, held: u16) -> Row {
     let rounds_divisor = if held > 0 { 2 } else { 1 };
-    Row { name, what, shape: Shape::Chain { plugins, maps, held }, rounds_divisor, needs: None }
+    Row { name, what, shape: Shape::Chain { plugins, maps, held }, rounds_divisor, needs: None, through_daemon: false }
 }
 
 const fn member(name: &'static str, what: &'static str, definitions: u8) -> Row {
-    Row { name, what, shape: Shape::Member { definitions }, rounds_divisor: 1, needs: None }
+    Row { name, what, shape: Shape::Member { definitions }, rounds_divisor: 1, needs: None, through_daemon: false }
 }
 
 const fn lease(name: &'static str, what: &'static str, held: u16, rounds_divisor: usize) -> Row {
-    Row { name, what, shape: Shape::Lease { held }, rounds_divisor, needs: None }
+    Row { name, what, shape: Shape::Lease { held }, rounds_divisor, needs: None, through_daemon: false }
 }
 
 const fn one(
@@ -78,17 +95,64 @@ const fn one(
     keys: &'static str,
     needs: Option<&'static str>,
 ) -> Row {
-    Row { name, what, shape: Shape::Pods { kinds: kind, v6, parallel: 1, keys }, rounds_divisor: 1, needs }
+    Row {
+        name,
+        what,
+        shape: Shape::Pods { kinds: kind, v6, parallel: 1, keys },
+        rounds_divisor: 1,
+        needs,
+        through_daemon: false,
+    }
+}
+
+const fn node(name: &'static str, what: &'static str, definitions: &'static [Kind], v6: bool) -> Row {
+    // Go waits 1.8 s for duplicate address detection.
+    let rounds_divisor = if v6 { 3 } else { 1 };
+    let plan = Plan { definitions, v6, status_first: false, at_once: 1, crowd: false };
+    Row { name, what, shape: Shape::Node(plan), rounds_divisor, needs: None, through_daemon: true }
+}
+
+const fn crowd(name: &'static str, what: &'static str, at_once: u16, rounds_divisor: usize) -> Row {
+    let plan = Plan { definitions: THREE, v6: false, status_first: false, at_once, crowd: true };
+    Row { name, what, shape: Shape::Node(plan), rounds_divisor, needs: None, through_daemon: true }
+}
+
+const fn by_daemon(name: &'static str, what: &'static str, row: Row) -> Row {
+    Row { name, what, through_daemon: true, ..row }
 }
 
 impl Row {
+    /// The sides of its columns: the one that is measured, whom it is measured by, the floor.
+    pub(crate) fn sides(&self) -> &'static [Side] {
+        match (self.shape, self.through_daemon) {
+            (Shape::Node(_) | Shape::Idle, _) => &[Side::Daemon, Side::Thick, Side::Thin, Side::Oneshot, Side::Floor],
+            (_, true) => &[Side::Daemon, Side::Go, Side::Floor],
+            (_, false) => &[Side::Plexus, Side::Go, Side::Floor],
+        }
+    }
+
     /// Whose part of a row it is worth to wait for: thousands of ports take Go minutes.
     fn has(&self, side: Side) -> bool {
-        match side {
-            Side::Plexus => true,
-            Side::Go => !matches!(self.shape, Shape::Chain { held: 1.., .. }),
-            Side::Floor => self.has_floor(),
+        self.sides().contains(&side)
+            && match (self.shape, side) {
+                (Shape::Chain { held: 1.., .. }, Side::Go) => false,
+                (Shape::Idle, _) => matches!(side, Side::Daemon | Side::Thick),
+                (Shape::Node(plan), Side::Thin | Side::Oneshot) => !plan.status_first,
+                (_, Side::Floor) => self.has_floor(),
+                _ => true,
+            }
+    }
+
+    /// Why it cannot be run here.
+    fn lacks(&self, stage: &Stage<'_>) -> Option<String> {
+        if matches!(self.shape, Shape::Member { .. }) && stage.server.is_none() {
+            return Some("it needs an API server: tests/bench/run --cluster".to_owned());
         }
+        let needs_server = matches!(self.shape, Shape::Node(_) | Shape::Idle);
+        if (self.through_daemon && !stage.programs.has(Side::Daemon)) || (needs_server && stage.server.is_none()) {
+            return Some("it needs plexus daemon and Multus: tests/bench/run --node".to_owned());
+        }
+        self.needs.and_then(lacks)
     }
 
     /// The floor knows three kinds, without further keys.
@@ -97,8 +161,8 @@ impl Row {
             Shape::Pods { kinds, keys, .. } => {
                 keys == PLAIN && kinds.iter().all(|kind| matches!(kind, Bridge | Macvlan | Ptp))
             }
-            Shape::Chain { .. } | Shape::Member { .. } => false,
-            Shape::Lease { .. } => true,
+            Shape::Chain { .. } | Shape::Member { .. } | Shape::Idle => false,
+            Shape::Lease { .. } | Shape::Node(_) => true,
         }
     }
 }
@@ -123,12 +187,13 @@ pub(crate) const ROWS: &[Row] = &[
         shape: Shape::Pods { kinds: &[Bridge], v6: false, parallel: 20, keys: PLAIN },
         rounds_divisor: 3,
         needs: None,
+        through_daemon: false,
     },
     pods("pod-4", "one pod with 2 bridge and 2 macvlan attachments", &[Bridge, Bridge, Macvlan, Macvlan], false, 1),
     // Without `ipMasqBackend`, as most people have it: Go executes iptables, where that works.
-    one("bridge-masq-dual", "bridge with ipMasq, IPv4 and IPv6", &[Bridge], true, r#"{"ipMasq": true}"#, None),
+    one("bridge-masq-dual", "bridge with ipMasq, IPv4 and IPv6", &[Bridge], true, MASQUERADE, None),
     one("bridge-masq-nft", "the same, Go with its nftables backend", &[Bridge], true, MASQUERADE_NFT, None),
-    one("ptp-masq", "ptp with ipMasq", &[Ptp], false, r#"{"ipMasq": true}"#, None),
+    one("ptp-masq", "ptp with ipMasq", &[Ptp], false, MASQUERADE, None),
     one("bridge-macspoof", "bridge with macspoofchk", &[Bridge], false, r#"{"macspoofchk": true}"#, None),
     one("host-device", "one end of a veth pair, moved into the pod and back", &[HostDevice], false, PLAIN, None),
     one("tap", "tap + host-local", &[Tap], false, PLAIN, Some("tuntap add probe0 mode tap")),
@@ -148,7 +213,39 @@ pub(crate) const ROWS: &[Row] = &[
     member("member-3", "the same and 3 definitions", 3),
     member("member-8", "the same and 8 definitions", 8),
     one("bridge-vlan", "bridge with a VLAN", &[Bridge], false, r#"{"vlan": 100}"#, VLAN_FILTERING),
+    by_daemon("node-macvlan", "macvlan + host-local, the daemon, no API", pods("", "", &[Macvlan], false, 1)),
+    by_daemon("masquerade-daemon", "bridge-masq-dual, the daemon", one("", "", &[Bridge], true, MASQUERADE, None)),
+    by_daemon("chain-node-daemon", "chain-node, the daemon", chain("", "", NODE_CHAIN, true, 0)),
+    node("node-0", "a pod of a node with a daemon: a bridge", &[], false),
+    node("node-1", "the same and 1 definition (macvlan)", &[Macvlan], false),
+    node("node-3", "the same and 3 definitions (a bridge, 2 macvlan)", THREE, false),
+    node("node-8", "the same and 8 definitions (2 bridges, 6 macvlan)", EIGHT, false),
+    node("node-3-dual", "node-3, IPv4 and IPv6", THREE, true),
+    Row {
+        name: "node-3-status",
+        what: "node-3, the status written before the answer, as Multus does",
+        shape: Shape::Node(Plan { definitions: THREE, v6: false, status_first: true, at_once: 1, crowd: false }),
+        rounds_divisor: 1,
+        needs: None,
+        through_daemon: true,
+    },
+    crowd("crowd-1", "1 pod as in node-3", 1, 1),
+    crowd("crowd-10", "10 of them at once", 10, 3),
+    crowd("crowd-50", "50 of them at once", 50, 6),
+    crowd("crowd-100", "100 of them at once", 100, 6),
+    Row {
+        name: "idle",
+        what: "memory of a daemon that knows 1,000 definitions and 250 pods",
+        shape: Shape::Idle,
+        rounds_divisor: 10,
+        needs: None,
+        through_daemon: true,
+    },
 ];
+
+const THREE: &[Kind] = &[Bridge, Macvlan, Macvlan];
+const EIGHT: &[Kind] = &[Bridge, Bridge, Macvlan, Macvlan, Macvlan, Macvlan, Macvlan, Macvlan];
+const MASQUERADE: &str = r#"{"ipMasq": true}"#;
 
 const PORTMAP: &str = r#"[{"type": "portmap", "capabilities": {"portMappings": true}}]"#;
 const TUNING: &str = r#"[{"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_ignore": "1"}, "mtu": 1400}]"#;
@@ -161,11 +258,11 @@ const NODE_CHAIN: &str = r#"[{"type": "portmap", "capabilities": {"portMappings"
 const MASQUERADE_NFT: &str = r#"{"ipMasq": true, "ipMasqBackend": "nftables"}"#;
 const VLAN_FILTERING: Option<&str> = Some("link add probe0 type bridge vlan_filtering 1");
 
-/// Times of one kind of call, in milliseconds: one a round for each side, `[plexus, go, floor]`.
-#[derive(Clone, Debug)]
+/// What one kind of call took: one figure a round for each side, milliseconds where the name says nothing else.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
-    pub(crate) samples: [Vec<f64>; 3],
+    samples: BTreeMap<Side, Vec<f64>>,
 }
 
 /// What one row gave.
@@ -189,6 +286,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) files: std::path::PathBuf,
     /// The API server, where there is one.
     pub(crate) server: Option<Server>,
+    /// The server has what only `idle` needs.
+    pub(crate) is_crowded: bool,
 }
 
 /// The times of one round of one side: name of the metric, milliseconds.
@@ -199,6 +298,8 @@ enum Case {
     Chains(Chains),
     Leases(Leases),
     Members(Members),
+    Nodes(Box<Nodes>),
+    Idle(Box<Idle>),
 }
 
 impl Case {
@@ -210,6 +311,8 @@ impl Case {
             Shape::Chain { plugins, maps, held } => Self::Chains(Chains::prepare(stage, side, plugins, maps, held)?),
             Shape::Member { definitions } => Self::Members(Members::prepare(stage, side, definitions)?),
             Shape::Lease { held } => Self::Leases(Leases::prepare(stage, side, held)?),
+            Shape::Node(plan) => Self::Nodes(Box::new(Nodes::prepare(stage, side, plan)?)),
+            Shape::Idle => Self::Idle(Box::new(Idle::prepare(stage, side)?)),
         })
     }
 
@@ -219,6 +322,8 @@ impl Case {
             Self::Chains(chains) => chains.round(stage),
             Self::Leases(leases) => leases.round(stage),
             Self::Members(members) => members.round(stage),
+            Self::Nodes(nodes) => nodes.round(stage),
+            Self::Idle(idle) => idle.round(stage),
         }
     }
 
@@ -229,6 +334,8 @@ impl Case {
             Self::Chains(chains) => chains.finish(&stage.watch),
             Self::Leases(leases) => leases.finish(),
             Self::Members(members) => members.finish(),
+            Self::Nodes(nodes) => nodes.finish(),
+            Self::Idle(idle) => idle.finish(),
         }
     }
 }
@@ -243,9 +350,7 @@ pub(crate) fn milliseconds(start: Instant) -> f64 {
 pub(crate) fn measure(stage: &mut Stage<'_>, row: Row, rounds: usize, stop: &mut dyn FnMut(usize) -> bool) -> Measured {
     let rounds = (rounds / row.rounds_divisor).max(1);
     let mut measured = Measured::new(row);
-    let no_server = matches!(row.shape, Shape::Member { .. }) && stage.server.is_none();
-    let no_server = no_server.then(|| "it needs an API server: tests/bench/run --cluster".to_owned());
-    measured.not_run = no_server.or_else(|| row.needs.and_then(lacks));
+    measured.not_run = row.lacks(stage);
     if measured.not_run.is_some() {
         return measured;
     }
@@ -297,7 +402,7 @@ impl Measured {
         for (name, time) in times {
             let known = self.metrics.iter().position(|metric| metric.name == name);
             let index = known.unwrap_or_else(|| {
-                self.metrics.push(Metric { name, samples: Default::default() });
+                self.metrics.push(Metric { name, ..Metric::default() });
                 self.metrics.len() - 1
             });
             if let Some(metric) = self.metrics.get_mut(index) {
@@ -316,21 +421,16 @@ impl Measured {
 
 impl Metric {
     pub(crate) fn of(&self, side: Side) -> &[f64] {
-        let [plexus, go, floor] = &self.samples;
-        match side {
-            Side::Plexus => plexus,
-            Side::Go => go,
-            Side::Floor => floor,
-        }
+        self.samples.get(&side).map_or(&[], Vec::as_slice)
     }
 
     fn of_mut(&mut self, side: Side) -> &mut Vec<f64> {
-        let [plexus, go, floor] = &mut self.samples;
-        match side {
-            Side::Plexus => plexus,
-            Side::Go => go,
-            Side::Floor => floor,
-        }
+        self.samples.entry(side).or_default()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_samples<const N: usize>(name: &'static str, samples: [(Side, Vec<f64>); N]) -> Self {
+        Self { name, samples: samples.into() }
     }
 }
 

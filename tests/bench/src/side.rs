@@ -1,4 +1,4 @@
-//! The three sides of a measurement, and how one program is executed and timed: as a container runtime does it, with
+//! The sides of a measurement, and how one program is executed and timed: as a container runtime does it, with
 //! pipes, from before the spawn until it has ended and its output is read. Knows no network and no row.
 
 use std::collections::HashMap;
@@ -10,13 +10,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-/// A program that runs longer than this is killed, and its side has failed: Go's slowest call takes 2 s.
-const CALL_SECONDS_MAX: u64 = 30;
+/// A program that runs longer than this is killed, and its side has failed: Go's slowest call takes 2 s, and a hundred
+/// at once wait for each other.
+const CALL_SECONDS_MAX: u64 = 120;
 /// How often that is looked at: far too seldom to disturb a measurement.
 const WATCH_SECONDS: u64 = 1;
 /// How much of a failed program's output is shown, in characters.
@@ -26,23 +25,36 @@ const SHOWN_CHARACTERS_MAX: usize = 400;
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Who does the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
-    /// The release build of plexus-cni.
+    /// The release build of plexus-cni, which does all by itself.
     Plexus,
+    /// The same, which asks `plexus daemon`.
+    Daemon,
+    /// The same, which executes `plexus oneshot`.
+    Oneshot,
     /// The Go reference plugins.
     Go,
+    /// Multus with its daemon, over the Go reference plugins.
+    Thick,
+    /// Multus in one process for each call, over the Go reference plugins.
+    Thin,
     /// The bare netlink messages.
     Floor,
 }
 
 impl Side {
-    pub(crate) const ALL: [Self; 3] = [Self::Plexus, Self::Go, Self::Floor];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Plexus, Self::Daemon, Self::Oneshot, Self::Go, Self::Thick, Self::Thin, Self::Floor];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plexus => "plexus",
+            Self::Daemon => "daemon",
+            Self::Oneshot => "oneshot",
             Self::Go => "go",
+            Self::Thick => "thick",
+            Self::Thin => "thin",
             Self::Floor => "floor",
         }
     }
@@ -55,6 +67,19 @@ pub(crate) struct Programs {
     plexus: Option<PathBuf>,
     go: Option<PathBuf>,
     floor: PathBuf,
+    /// The program `plexus`.
+    daemon: Option<PathBuf>,
+    /// The directory of Multus' programs.
+    multus: Option<PathBuf>,
+}
+
+/// Where the programs are that only a node's rows need.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OfNodes<'a> {
+    /// The program `plexus`.
+    pub(crate) daemon: Option<&'a Path>,
+    /// The directory of `tests/k8s/build`.
+    pub(crate) multus: Option<&'a Path>,
 }
 
 /// The names under which plexus-cni is executed: a native kind, or its own for the meta-plugin.
@@ -66,7 +91,7 @@ impl Programs {
     pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
     /// `links` is a directory for the symlinks. A side whose programs do not answer VERSION is absent.
-    pub(crate) fn find(plexus: &Path, peers: &Path, floor: &Path, links: &Path) -> Outcome<Self> {
+    pub(crate) fn find(plexus: &Path, peers: &Path, floor: &Path, links: &Path, nodes: OfNodes<'_>) -> Outcome<Self> {
         std::fs::create_dir_all(links)?;
         for name in PLUGINS {
             let link = links.join(name);
@@ -80,28 +105,42 @@ impl Programs {
             plexus: answers_version(links).then(|| links.to_owned()),
             go: go.into_iter().find(|dir| answers_version(dir)),
             floor: floor.to_owned(),
+            daemon: nodes.daemon.filter(|file| file.is_file()).map(Path::to_owned),
+            multus: nodes.multus.map(Path::to_owned),
         })
     }
 
     pub(crate) fn has(&self, side: Side) -> bool {
         match side {
             Side::Plexus => self.plexus.is_some(),
+            Side::Daemon | Side::Oneshot => self.plexus.is_some() && self.daemon.is_some(),
             Side::Go => self.go.is_some(),
+            Side::Thick => self.go.is_some() && self.has_multus("multus-daemon") && self.has_multus("multus-shim"),
+            Side::Thin => self.go.is_some() && self.has_multus("multus"),
             Side::Floor => true,
         }
+    }
+
+    fn has_multus(&self, name: &str) -> bool {
+        self.multus.as_ref().is_some_and(|dir| dir.join(name).is_file())
     }
 
     /// The directory of a side's plugins: CNI_PATH.
     pub(crate) fn directory(&self, side: Side) -> Option<&Path> {
         match side {
-            Side::Plexus => self.plexus.as_deref(),
-            Side::Go => self.go.as_deref(),
+            Side::Plexus | Side::Daemon | Side::Oneshot => self.plexus.as_deref(),
+            Side::Go | Side::Thick | Side::Thin => self.go.as_deref(),
             Side::Floor => None,
         }
     }
 
     pub(crate) fn floor(&self) -> &Path {
         &self.floor
+    }
+
+    /// The program `plexus`.
+    pub(crate) fn daemon(&self) -> Outcome<&Path> {
+        Ok(self.daemon.as_deref().ok_or("no plexus: tests/bench/run --node")?)
     }
 }
 
@@ -152,18 +191,6 @@ impl Call {
             // A program that needs no input ends before it is written.
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
             _ => Ok(output.stdout),
-        }
-    }
-}
-
-/// Waits until no descendant is left: what a program left behind to work on must not slow the next one. Needs this process
-/// to be the reaper of its descendants, and no other thread that waits for a child.
-pub(crate) fn settle() -> Outcome<()> {
-    loop {
-        match waitpid(None, None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::ECHILD) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
         }
     }
 }

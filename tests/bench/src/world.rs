@@ -22,13 +22,16 @@ pub(crate) const STATE: &str = "/var/lib/cni";
 /// host-local's directory of pools.
 pub(crate) const POOLS: &str = "/var/lib/cni/networks";
 const NAMESPACES: &str = "/run/netns";
-/// Second byte of the last subnet: each network of each row has its own 10.N.0.0/16.
-const SUBNETS_MAX: u8 = 250;
+/// Each network of each row has a /16 of its own, of 10.0.0.0/8 and what comes after that: all of it is in this namespace.
+const SUBNETS_MAX: u16 = 1_000;
+/// First byte of the first subnet, and how many have the same one.
+const FIRST_BYTE: u16 = 10;
+const SUBNETS_OF_A_BYTE: u16 = 250;
 
 /// What is shared by all rows.
 #[derive(Debug)]
 pub(crate) struct World {
-    subnets: u8,
+    subnets: u16,
     pods: u32,
 }
 
@@ -174,24 +177,26 @@ fn usable(message: &AddressMessage) -> Option<IpAddr> {
 
 /// One network's addresses: 10.N.0.0/16 and fd00:0:0:N::/64. The first host is the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Subnet(u8);
+pub(crate) struct Subnet(u16);
 
 impl Subnet {
     pub(crate) const PREFIX4: u8 = 16;
     pub(crate) const PREFIX6: u8 = 64;
 
-    pub(crate) fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u16 {
         self.0
     }
 
     /// Host number `host` of the IPv4 subnet, counted from the subnet's own address.
     pub(crate) fn host4(self, host: u16) -> Ipv4Addr {
         let [high, low] = host.to_be_bytes();
-        Ipv4Addr::new(10, self.0, high, low)
+        let first = FIRST_BYTE + self.0 / SUBNETS_OF_A_BYTE;
+        let [[_, first], [_, second]] = [first, self.0 % SUBNETS_OF_A_BYTE].map(u16::to_be_bytes);
+        Ipv4Addr::new(first, second, high, low)
     }
 
     pub(crate) fn host6(self, host: u16) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd00, 0, 0, self.0.into(), 0, 0, 0, host)
+        Ipv6Addr::new(0xfd00, 0, 0, self.0, 0, 0, 0, host)
     }
 
     pub(crate) fn gateway4(self) -> Ipv4Addr {
@@ -222,5 +227,6 @@ mod tests {
         assert_eq!(subnet.text6(), "fd00:0:0:7::/64");
         assert_eq!(subnet.gateway4().to_string(), "10.7.0.1");
         assert_eq!(subnet.host4(0xea62).to_string(), "10.7.234.98");
+        assert_eq!((Subnet(250).text4(), Subnet(251).text4()), ("11.0.0.0/16".into(), "11.1.0.0/16".into()));
     }
 }
