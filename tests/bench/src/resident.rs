@@ -40,7 +40,7 @@ impl Resident {
     pub(crate) fn plexus(programs: &Programs, name: &str) -> Outcome<(Self, PathBuf)> {
         let folder = Path::new(SOCKETS).join(name);
         fs::create_dir_all(&folder)?;
-        let mut command = Command::new(programs.daemon()?);
+        let mut command = ends_with_us(programs.daemon()?);
         command.arg("daemon").arg("--socket-dir").arg(&folder).env_clear().env("NODE_NAME", NODE);
         let daemon = Self::start(command, &folder, &[folder.join("plexus.sock")])?;
         Ok((daemon, folder))
@@ -65,7 +65,7 @@ impl Resident {
             "binDir": plugins, "cniDir": folder.join("cache"), "logLevel": "error", "logToStderr": true});
         let file = folder.join("daemon-config.json");
         fs::write(&file, own.to_string())?;
-        let mut command = Command::new(server.programs.join("multus-daemon"));
+        let mut command = ends_with_us(&server.programs.join("multus-daemon"));
         command.arg("-config").arg(file).env_clear().env("PATH", Programs::PATH).env("MULTUS_NODE_NAME", NODE);
         command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", PORT.to_string());
         let written = runtime.join("00-multus.conf");
@@ -73,12 +73,12 @@ impl Resident {
         Ok((daemon, serde_json::from_str(&fs::read_to_string(written)?)?))
     }
 
-    /// Starts it and waits until these files are there.
+    /// Starts it and waits until these files are there. It ends with this process, however that ends.
     fn start(mut command: Command, folder: &Path, signs: &[PathBuf]) -> Outcome<Self> {
         let log = folder.join("daemon.log");
         let output = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
-        let child = command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        let child = command.spawn().map_err(|error| format!("setpriv: {error}"))?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         let mut daemon = Self { child, pid, log };
         let deadline = Instant::now() + READY_MAX;
@@ -123,6 +123,12 @@ impl Resident {
         let line = status.lines().find(|line| line.starts_with(key)).ok_or("no such line of a process' status")?;
         Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse::<f64>()? / 1024.0)
     }
+}
+
+fn ends_with_us(program: &Path) -> Command {
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 impl Drop for Resident {

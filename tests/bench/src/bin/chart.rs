@@ -113,7 +113,7 @@ fn svg(groups: &[Group], under: &str) -> Result<String, std::fmt::Error> {
     writeln!(svg, r#"<text class="soft" x="0" y="34">{}</text>"#, escaped(under))?;
     writeln!(
         svg,
-        r#"<text class="soft" x="0" y="50">Each group has a logarithmic scale of its own, a tenth of its least to its most; x: times the measured side (plexus, daemon)</text>"#
+        r#"<text class="soft" x="0" y="50">Each group has a scale of its own, from nothing to its longest bar; x: times the first bar</text>"#
     )?;
     let mut y = HEAD;
     for group in groups {
@@ -125,13 +125,12 @@ fn svg(groups: &[Group], under: &str) -> Result<String, std::fmt::Error> {
 
 /// One group from `y` on; where the next one begins.
 fn draw(svg: &mut String, group: &Group, mut y: f64) -> Result<f64, std::fmt::Error> {
-    let medians = || group.bars.iter().map(|(_, median)| *median);
-    let (least, most) = (medians().fold(f64::INFINITY, f64::min) / 10.0, medians().fold(0.0, f64::max));
+    let most = group.bars.iter().map(|(_, median)| *median).fold(0.0, f64::max);
     let own = group.bars.first().map_or(1.0, |(_, median)| *median);
     let room = WIDTH - LABELS - FIGURES;
     writeln!(svg, r#"<text x="0" y="{:.1}" font-weight="600">{}</text>"#, y + 11.0, escaped(&group.title))?;
     for (number, (side, median)) in group.bars.iter().enumerate() {
-        let length = ((median / least).ln() / (most / least).ln() * room).max(BAR_MIN);
+        let length = (median / most * room).max(BAR_MIN);
         let colour = SIDES.iter().find(|(name, _)| name == side).map_or("#888", |(_, colour)| colour);
         let times = if number == 0 { String::new() } else { format!("  {}x", short(median / own)) };
         writeln!(
