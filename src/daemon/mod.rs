@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use crate::cni::request::Command;
 use crate::config::LogConf;
 use crate::kube::Cancel;
+use crate::log::warn;
 use http::Listen;
 use line::{Line, Place, Verb, Width};
 pub use listen::OpenError;
@@ -83,6 +85,7 @@ pub struct Options {
 /// # Errors
 /// The socket cannot be made, or another daemon has it that is not to be replaced; threads cannot be started.
 pub fn run(options: &Options) -> Result<(), OpenError> {
+    raise_descriptor_limit();
     crate::log::begin(&options.log);
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS_MAX).build();
     let runtime = runtime.map_err(OpenError::system("start a runtime"))?;
@@ -90,6 +93,16 @@ pub fn run(options: &Options) -> Result<(), OpenError> {
     // Whatever a disk still keeps from answering is nobody's any more.
     runtime.shutdown_background();
     served
+}
+
+/// A request that waits has two descriptors, one that is served ten: more than 1024 (the usual soft limit) in a crowd. Where the hard
+/// limit is no higher, or cannot be asked for, a crowd is served more slowly: who connects waits.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(errno) = raised {
+        warn(&format!("raising the limit of descriptors: {errno}"));
+    }
 }
 
 async fn serve(options: &Options) -> Result<(), OpenError> {

@@ -8,10 +8,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, crash, daemon, defects, devices, examples, gc, install, interop,
-    admission, api, capability, chains, check, config, crash, daemon, defects, devices, examples, gc, install, interop,
     known, kube, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program, reconcile,
     status, takeover, tools, validate, world,
-    takeover, tools, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.

@@ -227,7 +227,7 @@ fn trace() {
     assert!(of_trace(&adds[0]) && adds[0].contains("default:a:"), "{adds:?}");
     assert!(!of_trace(&adds[1]) && adds[1].contains("] trace="), "one of its own: {adds:?}");
     assert!(!fs::read_to_string(other).unwrap_or_default().contains("Add: "), "the daemon's options decide");
-    let traces: Vec<Value> = files_below(&format!("{RECORDS}/journal").as_ref())
+    let traces: Vec<Value> = files_below(format!("{RECORDS}/journal").as_ref())
         .into_iter()
         .filter(|(path, _)| path.extension().is_some_and(|end| end == "jsonl"))
         .map(|(_, bytes)| serde_json::from_slice::<Value>(bytes.split(|byte| *byte == b'\n').next().unwrap()).unwrap())
