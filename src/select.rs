@@ -344,9 +344,6 @@ fn bandwidth(object: &Map<String, Value>) -> Result<Option<Map<String, Value>>, 
         if bursts > 0 && rates == 0 {
             return Err("bandwidth: if burst is set, rate must also be set".to_owned());
         }
-        if rates > 0 && bursts == 0 {
-            return Err("bandwidth: if rate is set, burst must also be set".to_owned());
-        }
         complete.insert(rate.to_owned(), rates.into());
         complete.insert(burst.to_owned(), bursts.into());
     }
@@ -450,7 +447,6 @@ mod tests {
             (json!({"portMappings": [{"hostPort": 99999, "containerPort": 1}]}), "hostPort"),
             (json!({"portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]}), "icmp"),
             (json!({"bandwidth": {"ingressBurst": 5}}), "if burst is set, rate must also be set"),
-            (json!({"bandwidth": {"egressRate": 5}}), "if rate is set, burst must also be set"),
             (json!({"bandwidth": {"egressRate": -5}}), "not negative"),
             (json!({"default-route": ["x"]}), "no address"),
             (json!({"default-route": ["10.0.0.1", "10.0.0.2"]}), "one gateway of each family"),

@@ -1,12 +1,14 @@
 //! `plexus daemon`: serves the requests of this node's `plexus-cni` until it is told to end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use plexus::config::SOCKET;
-use plexus::config::{Level, LogConf};
+use plexus::config::daemon::DaemonConfig;
+use plexus::config::{Level, LogConf, SOCKET};
 use plexus::daemon::http::{Exposure, Listen};
 use plexus::daemon::{self, Options};
+use plexus::keep::{Account, Keep};
+use plexus::sources;
 
 use super::failure::Failure;
 
@@ -26,15 +28,18 @@ pub(super) struct DaemonArgs {
     /// How the API server is reached; otherwise by the service account of its pod, or as the node's configuration says
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// A daemon-config.json, as Multus' daemon reads it: the node's CNI configuration is written and kept as that says
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Where /metrics, /healthz and /readyz are: `unix:/run/x.sock`, `127.0.0.1:9090`, or `off`; otherwise metrics.sock beside the socket
     #[arg(long, value_name = "PLACE")]
     metrics: Option<String>,
     /// They may be at an address that others than this machine can reach
     #[arg(long, requires = "metrics")]
     metrics_anywhere: bool,
-    /// How much is written to standard error: panic, error, verbose or debug
-    #[arg(long, value_name = "LEVEL", default_value = "error", value_parser = level)]
-    log_level: Level,
+    /// How much is written to standard error: panic, error, verbose or debug; otherwise as --config says, or error
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    log_level: Option<Level>,
     /// A file that is written to besides; it is put aside when it is full
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -45,9 +50,10 @@ fn level(word: &str) -> Result<Level, String> {
 }
 
 impl DaemonArgs {
-    fn metrics(&self) -> Result<Option<Listen>, Failure> {
+    fn metrics(&self, conf: Option<&DaemonConfig>) -> Result<Option<Listen>, Failure> {
         let exposure = if self.metrics_anywhere { Exposure::Any } else { Exposure::Loopback };
-        match self.metrics.as_deref() {
+        let port = conf.and_then(|conf| conf.metrics_port).map(|port| format!("127.0.0.1:{port}"));
+        match self.metrics.as_deref().or(port.as_deref()) {
             None => Ok(Some(Listen::Unix(self.socket_dir.join(METRICS)))),
             Some(OFF) => Ok(None),
             Some(place) => Listen::parse(place, exposure)
@@ -57,10 +63,40 @@ impl DaemonArgs {
     }
 }
 
+/// A daemon-config.json, and what is to be kept of the node's configuration by it.
+fn read(file: &Path) -> Result<(DaemonConfig, Keep), Failure> {
+    let refused = |why: String| Failure::Input { act: format!("reading {}", file.display()), why };
+    let bytes = sources::read(file).map_err(refused)?;
+    let conf = DaemonConfig::parse(&bytes).map_err(|e| refused(e.msg))?;
+    let account = Account::of_pod(&|name| std::env::var(name).ok());
+    let keep = Keep::of(&conf, account).map_err(refused)?;
+    Ok((conf, keep))
+}
+
+/// Keys of Multus' daemon that this one does nothing for, and what nobody knows.
+fn notes(conf: &DaemonConfig) -> Vec<String> {
+    let unused = [
+        (conf.enable_pprof, "enablePprof: there are no profiles; see --metrics"),
+        (conf.connection_limit.is_some(), "connectionLimit: the daemon has bounds of its own"),
+        (conf.certificate.is_some(), "perNodeCertificate: no certificate is asked for; see --kubeconfig"),
+        (conf.chroot_dir.is_some(), "chrootDir: plugins are executed by plexus-cni, on the node"),
+        (conf.metrics_port.is_some(), "metricsPort: on this machine's own address only; see --metrics-anywhere"),
+    ];
+    let unused = unused.iter().filter(|(is_given, _)| *is_given).map(|(_, note)| (*note).to_owned());
+    let unknown = conf.unknown.iter().map(|key| format!("unknown key {key} is ignored"));
+    unused.chain(unknown).chain(conf.warnings.iter().cloned()).collect()
+}
+
 /// Runs it.
 pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
-    let metrics = args.metrics()?;
-    let log = LogConf::of_program(args.log_file, args.log_level);
-    let options = Options { socket: args.socket_dir.join(SOCKET), kubeconfig: args.kubeconfig, metrics, log };
+    let (conf, keep) = args.config.as_deref().map(read).transpose()?.unzip();
+    let metrics = args.metrics(conf.as_ref())?;
+    let log = match &conf {
+        Some(conf) if args.log_level.is_none() && args.log_file.is_none() => conf.log.clone(),
+        _ => LogConf::of_program(args.log_file, args.log_level.unwrap_or(Level::Error)),
+    };
+    let notes = conf.as_ref().map(notes).unwrap_or_default();
+    let socket = args.socket_dir.join(SOCKET);
+    let options = Options { socket, kubeconfig: args.kubeconfig, metrics, keep, notes, log };
     Ok(daemon::run(&options)?)
 }

@@ -5,6 +5,7 @@
 
 mod deleters;
 pub mod http;
+mod keeping;
 mod line;
 mod listen;
 pub mod metrics;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::cni::request::Command;
 use crate::config::LogConf;
+use crate::keep::Keep;
 use crate::kube::Cancel;
 use crate::log::warn;
 use http::Listen;
@@ -76,6 +78,10 @@ pub struct Options {
     pub kubeconfig: Option<PathBuf>,
     /// Where its metrics and its health are told, if anywhere.
     pub metrics: Option<Listen>,
+    /// The node's CNI configuration, where the daemon is to keep it.
+    pub keep: Option<Keep>,
+    /// What a person should know of how it was started.
+    pub notes: Vec<String>,
     /// What is written down, and where: requests' configurations have no say in it.
     pub log: LogConf,
 }
@@ -87,6 +93,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), OpenError> {
     raise_descriptor_limit();
     crate::log::begin(&options.log);
+    options.notes.iter().for_each(|note| warn(note));
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS_MAX).build();
     let runtime = runtime.map_err(OpenError::system("start a runtime"))?;
     let served = runtime.block_on(serve(options));
@@ -116,6 +123,9 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     // Last: whoever finds the socket is served.
     let ears = Ears { events: events.clone(), metrics: Arc::clone(&shared.metrics) };
     let door = Door::open(&options.socket, ears)?;
+    if let Some(keep) = options.keep.clone() {
+        keeping::start(keep, Arc::clone(&board)).map_err(OpenError::system("watch the node's configuration"))?;
+    }
     tokio::spawn(tick(events));
     crate::log::verbose(|| format!("the daemon listens on {}", options.socket.display()));
     let mut daemon = Daemon {

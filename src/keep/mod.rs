@@ -62,6 +62,8 @@ pub struct Keep {
     pub named_as_primary: bool,
     /// A service account that the node reaches the API server by.
     pub account: Option<Account>,
+    /// It is written when this file is there, too, as the daemon sees it.
+    pub readiness: Option<PathBuf>,
     /// It is removed when the daemon ends. Not so unless somebody says it: pods would start without their networks.
     pub cleanup: bool,
 }
@@ -90,6 +92,7 @@ impl Keep {
             force_version: daemon.force_cni_version,
             named_as_primary: daemon.override_network_name,
             account,
+            readiness: daemon.readiness_file.clone(),
             cleanup: false,
         })
     }

@@ -6,6 +6,7 @@ mod change;
 mod crash;
 mod frame;
 mod hostile;
+mod keeps;
 mod long;
 mod order;
 mod same;
@@ -46,6 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
         same::cases(),
         away::cases(),
         hostile::cases(),
+        keeps::cases(),
         crash::cases(),
         change::cases(),
         order::cases(),
@@ -74,14 +76,24 @@ impl Daemon {
         Daemon::start_with(Path::new(env!("CARGO_BIN_EXE_plexus")), None)
     }
 
+    /// One that keeps the node's configuration as a daemon-config.json says.
+    fn start_keeping(config: &Path) -> Daemon {
+        let config = config.to_str().unwrap();
+        Daemon::start_as(Path::new(env!("CARGO_BIN_EXE_plexus")), None, &["--config", config])
+    }
+
     /// The same from another path, as another user.
     fn start_with(program: &Path, user: Option<u32>) -> Daemon {
+        Daemon::start_as(program, user, &[])
+    }
+
+    fn start_as(program: &Path, user: Option<u32>, more: &[&str]) -> Daemon {
         let before = socket_id();
         let number = fs::read_dir("/run/scratch").map_or(0, Iterator::count);
         let log = PathBuf::from(format!("/run/scratch/daemon-{number}.log"));
         let stderr = File::create_new(&log).unwrap();
         let mut command = Command::new(program);
-        command.args(["daemon", "--socket-dir", DIR]).env_clear().current_dir("/");
+        command.args(["daemon", "--socket-dir", DIR]).args(more).env_clear().current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         if let Some(user) = user {
             command.uid(user);

@@ -154,6 +154,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "trace",
             "cluster",
             "deleter",
+            "keep",
             "kube",
             "place",
             "readiness",
