@@ -420,6 +420,8 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
         job.place.allow_execution()?;
     }
     for record in records.iter().rev() {
+        // First: nobody who cannot know it goes on.
+        detach::is_of_this_boot(&record.intent)?;
         let netns = inside(job)?;
         let told = job.request.netns.as_deref().map(|path| Told { path, netns });
         let mut departure = detach::of_record(record, told, &job.state_dir)?;

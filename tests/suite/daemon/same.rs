@@ -23,8 +23,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Of a record, what two equal runs do not share: numbers of namespaces and links, and times.
-const NUMBERS: [&str; 7] = ["netnsId", "netnsCookie", "hostId", "ifindex", "micros", "parent", "pidNs"];
+/// Of a record, what two equal runs do not share: numbers of namespaces and links, times; and the trace, which only the daemon makes.
+const NUMBERS: [&str; 8] = ["netnsId", "netnsCookie", "hostId", "ifindex", "micros", "parent", "pidNs", "trace"];
 
 /// Everything that an ADD, a CHECK and a DEL leave, and say.
 fn facts(through_daemon: bool) -> Facts {
