@@ -18,8 +18,8 @@ pub(super) fn cases() -> Vec<Case> {
 /// How many instead of [`CYCLES`]; 2,000 and more are the long run.
 const CYCLES_VARIABLE: &str = "PLEXUS_DAEMON_CYCLES";
 const CYCLES: u64 = 200;
-/// What its memory may differ by, in kB: its allocator keeps a little for each thread that was at work once.
-const MEMORY_MAX_KB: u64 = 4096;
+/// What its memory may differ by, in kB: its allocator keeps a little for each of 36 threads that was at work once; 2,300 were seen.
+const MEMORY_MAX_KB: u64 = 8192;
 
 fn many() {
     let node = node("fail");
