@@ -132,17 +132,11 @@ fn answer(served: Served, version: Version) -> ExitCode {
     tell(served, version).unwrap_or(ExitCode::FAILURE)
 }
 
-/// What goes to standard output, and whether it is a result.
-pub fn printed(served: Served, version: Version) -> (Vec<u8>, bool) {
-    match served {
-        Ok(bytes) => (bytes.unwrap_or_default(), true),
-        Err(error) => (error.to_json(version), false),
-    }
-}
-
 fn tell(served: Served, version: Version) -> io::Result<ExitCode> {
-    let (bytes, is_result) = printed(served, version);
-    let code = if is_result { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let (bytes, code) = match served {
+        Ok(bytes) => (bytes.unwrap_or_default(), ExitCode::SUCCESS),
+        Err(error) => (error.to_json(version), ExitCode::FAILURE),
+    };
     let mut stdout = io::stdout().lock();
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).map(|()| code)
 }

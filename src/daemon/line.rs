@@ -181,7 +181,8 @@ impl<T> Line<T> {
     /// Those that have waited too long.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<T> {
         let mut gone = Vec::new();
-        let names: Vec<String> = self.sandboxes.keys().cloned().collect();
+        let is_late = |(_, sandbox): &(&String, &Sandbox<T>)| sandbox.waiting.iter().any(|place| place.deadline <= now);
+        let names: Vec<String> = self.sandboxes.iter().filter(is_late).map(|(name, _)| name.clone()).collect();
         for name in names {
             let Some(sandbox) = self.sandboxes.get_mut(&name) else { continue };
             let (late, waiting) = sandbox.waiting.drain(..).partition(|place| place.deadline <= now);

@@ -36,8 +36,10 @@ const CONNECTIONS_MAX: u32 = 256;
 const FRAME_TIME: Duration = Duration::from_secs(10);
 /// How long an answer may take to write: who does not read has gone.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// Bytes read at a time.
-const CHUNK_BYTES: usize = 64 << 10;
+/// After a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes read at a time: most requests at once.
+const CHUNK_BYTES: usize = 8 << 10;
 /// Descriptors taken with one read; one is wanted.
 const DESCRIPTORS_MAX: usize = 4;
 
@@ -134,14 +136,21 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
 }
 
 async fn accept(listener: Arc<UnixListener>, ears: Ears, places: Arc<Semaphore>) {
+    let mut has_told = false;
     loop {
         // Where there is no place, who connects waits in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => hear(stream, ears.clone(), place),
+            Ok((stream, _)) => {
+                has_told = false;
+                hear(stream, ears.clone(), place);
+            }
             Err(error) => {
-                warn(&format!("accepting a connection: {error}"));
-                tokio::time::sleep(Duration::from_millis(100)).await; // no descriptor is free, most likely
+                if !std::mem::replace(&mut has_told, true) {
+                    warn(&format!("accepting connections: {error}; who connects waits until that is over"));
+                }
+                // No descriptor or memory is free, most likely, and nothing tells when one is.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -205,7 +214,7 @@ async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
 
 /// Takes what there is; the first descriptor is kept, others are closed.
 fn chunk(stream: &UnixStream, bytes: &mut Vec<u8>, netns: &mut Option<OwnedFd>) -> io::Result<usize> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut chunk = [0; CHUNK_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(stream, &mut [IoSliceMut::new(&mut chunk)], &mut beside, RecvFlags::CMSG_CLOEXEC)?;

@@ -93,22 +93,21 @@ impl Shared {
             None if cluster::is_in_cluster() => None,
             None => config.kubeconfig.clone(),
         };
-        let config = Config { kubeconfig, ..config.clone() };
         let mut watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let first = match watched.take() {
             Some(first) => first,
-            None => Watched {
-                kubeconfig: config.kubeconfig.clone(),
-                state_dir: config.state_dir.clone(),
-                known: Known::start(&config, None)?,
-            },
+            None => {
+                let own = Config { kubeconfig: kubeconfig.clone(), ..config.clone() };
+                let known = Known::start(&own, None)?;
+                Watched { kubeconfig: own.kubeconfig, state_dir: own.state_dir, known }
+            }
         };
         let first = watched.insert(first);
-        if first.kubeconfig == config.kubeconfig && first.state_dir == config.state_dir {
+        if first.kubeconfig == kubeconfig && first.state_dir == config.state_dir {
             return Ok(Box::new(first.known.cluster(cancel.clone(), config.status_before_answer)));
         }
         drop(watched);
-        Live::new(&config).map(|live| Box::new(live) as Box<dyn Cluster>)
+        Live::new(&Config { kubeconfig, ..config.clone() }).map(|live| Box::new(live) as Box<dyn Cluster>)
     }
 
     /// Waits until everything is told that requests have told, or it takes too long.

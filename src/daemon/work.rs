@@ -146,7 +146,10 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) 
     loop {
         let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Work { sandbox, call, cancel }) = next else { return };
-        serve(*call, shared, cancel);
+        // Also outside the engine a panic costs one request, and not its worker, nor its sandbox for ever.
+        if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, cancel))).is_err() {
+            shared.metrics.refused(metrics::Refusal::Panic);
+        }
         if events.blocking_send(Event::Ended(sandbox)).is_err() {
             return;
         }

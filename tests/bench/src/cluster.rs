@@ -30,6 +30,27 @@ pub(crate) struct Server {
     pub(crate) programs: PathBuf,
 }
 
+/// What a runtime says of a pod of a Kubernetes namespace, with its UID.
+pub(crate) fn environment(
+    command: &str,
+    (namespace, pod, uid): (&str, &Pod, &str),
+    path: &Path,
+) -> Vec<(&'static str, String)> {
+    let id = &pod.id;
+    let args = format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={id};K8S_POD_INFRA_CONTAINER_ID={id};K8S_POD_UID={uid}"
+    );
+    vec![
+        ("CNI_COMMAND", command.to_owned()),
+        ("CNI_CONTAINERID", id.clone()),
+        ("CNI_NETNS", pod.path.display().to_string()),
+        ("CNI_IFNAME", "eth0".to_owned()),
+        ("CNI_PATH", path.display().to_string()),
+        ("CNI_ARGS", args),
+        ("PATH", Programs::PATH.to_owned()),
+    ]
+}
+
 /// One side's pods of one row.
 pub(crate) struct Members {
     server: Server,
@@ -142,19 +163,7 @@ impl Members {
     }
 
     fn call(&self, command: &str, pod: &Pod, uid: &str, conf: &Value) -> Call {
-        let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={uid}",
-            self.name, pod.id, pod.id
-        );
-        let environment = vec![
-            ("CNI_COMMAND", command.to_owned()),
-            ("CNI_CONTAINERID", pod.id.clone()),
-            ("CNI_NETNS", pod.path.display().to_string()),
-            ("CNI_IFNAME", "eth0".to_owned()),
-            ("CNI_PATH", self.path.display().to_string()),
-            ("CNI_ARGS", args),
-            ("PATH", Programs::PATH.to_owned()),
-        ];
+        let environment = environment(command, (&self.name, pod, uid), &self.path);
         let input = conf.to_string().into_bytes();
         Call { program: self.program.clone(), arguments: Vec::new(), environment, input }
     }

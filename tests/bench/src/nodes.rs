@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::attachment::Attachment;
-use crate::cluster::{PORT, Server};
+use crate::cluster::{PORT, Server, environment};
 use crate::figures::percentile;
 use crate::pods::run;
 use crate::resident::{NODE, Resident};
 use crate::rest::settle;
 use crate::rows::{Kind, Stage, Times, WARM_UP_ROUNDS};
-use crate::side::{Call, Outcome, Programs, Side};
+use crate::side::{Call, Outcome, Side};
 use crate::usage::{Usage, peak_of};
 use crate::world::{Pod, STATE, make_bridge, remove_link};
 
@@ -263,19 +263,7 @@ impl Nodes {
     }
 
     fn call(&self, command: &str, pod: &Pod, uid: &str) -> Call {
-        let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={uid}",
-            self.name, pod.id, pod.id
-        );
-        let environment = vec![
-            ("CNI_COMMAND", command.to_owned()),
-            ("CNI_CONTAINERID", pod.id.clone()),
-            ("CNI_NETNS", pod.path.display().to_string()),
-            ("CNI_IFNAME", "eth0".to_owned()),
-            ("CNI_PATH", self.path.display().to_string()),
-            ("CNI_ARGS", args),
-            ("PATH", Programs::PATH.to_owned()),
-        ];
+        let environment = environment(command, (&self.name, pod, uid), &self.path);
         let input = self.conf.to_string().into_bytes();
         Call { program: self.program.clone(), arguments: Vec::new(), environment, input }
     }
