@@ -2,13 +2,22 @@
 //! uses a link: it goes, it loses its bridge, its lower device or its hardware address, it is set down. Knows no attachment.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::netlink::link::{self, GROUP_LINK, Link, RTM_DELLINK, RTM_NEWLINK};
 use crate::netlink::socket::Heard;
 use crate::netlink::{Failure, Socket};
 use crate::pod::Host;
+
+/// Room for what is announced while nobody listens, in bytes: some thousand announcements.
+const BUFFER_BYTES: usize = 8 << 20;
+/// How long nobody listens after something was announced. Each attachment is announced some ten times, and who listens to each
+/// takes the processor from whoever makes it.
+const GATHER: Duration = Duration::from_millis(200);
+/// As many are read at once.
+const GATHERED_MAX: usize = 16_384;
 
 /// A link of the host that is not as it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +84,8 @@ impl LinkMonitor {
     pub fn open() -> Result<Self, Error> {
         let failed = |e: Failure| Error::kernel("listen to the links of", "the host", e);
         let socket = Socket::open().map_err(failed)?;
+        // With less room more is lost, and then all links are listed.
+        let _ = socket.set_receive_buffer(BUFFER_BYTES);
         // First: what happens during the listing is told after it.
         socket.join(GROUP_LINK).map_err(failed)?;
         let mut monitor = Self { socket, seen: BTreeMap::new() };
@@ -88,12 +99,29 @@ impl LinkMonitor {
         Ok(())
     }
 
-    /// Waits until `deadline` for what the kernel tells, and adds what was taken from somebody to `changes`. A link that is new
-    /// takes nothing, unless it is no end of a pair: those are made by every attachment.
+    /// Waits until `deadline` for what the kernel tells, lets it gather for a moment, and adds what was taken from somebody to
+    /// `changes`.
     ///
     /// # Errors
     /// As [`LinkMonitor::open`].
     pub fn wait(&mut self, deadline: Instant, changes: &mut Vec<LinkChange>) -> Result<Told, Error> {
+        let first = self.hear(deadline, changes)?;
+        if first != Told::Something {
+            return Ok(first);
+        }
+        thread::park_timeout(GATHER);
+        for _ in 0..GATHERED_MAX {
+            match self.hear(Instant::now() + Duration::from_millis(1), changes)? {
+                Told::Something => {}
+                Told::Nothing => return Ok(Told::Something),
+                Told::Lost => return Ok(Told::Lost),
+            }
+        }
+        Ok(Told::Something)
+    }
+
+    /// One announcement. A link that is new takes nothing, unless it is no end of a pair: those are made by every attachment.
+    fn hear(&mut self, deadline: Instant, changes: &mut Vec<LinkChange>) -> Result<Told, Error> {
         let seen = &mut self.seen;
         let heard = self.socket.event(deadline, |kind, payload| match kind {
             RTM_DELLINK => {

@@ -26,8 +26,7 @@ pub fn watch_links() -> Result<Watch, CniError> {
 }
 
 impl Watch {
-    /// Waits until `deadline` for a change, and from the first one on `quiet` long for others; none where nothing changed. Listens
-    /// all the time, so that a busy node loses as little as it can.
+    /// Waits until `deadline` for a change, and from the first one on `quiet` long for others; none where nothing changed.
     ///
     /// # Errors
     /// What the kernel says; the watch is useless then.

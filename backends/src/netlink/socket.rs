@@ -12,7 +12,8 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc;
-use nix::sys::socket::{MsgFlags, getsockopt, setsockopt, sockopt::GetStruct, sockopt::ReceiveTimeout};
+use nix::sys::socket::sockopt::{GetStruct, RcvBuf, RcvBufForce, ReceiveTimeout};
+use nix::sys::socket::{MsgFlags, getsockopt, setsockopt};
 use nix::sys::time::TimeVal;
 
 use super::error::{Failure, Refusal, verdict};
@@ -100,6 +101,12 @@ impl Socket {
     /// The number of the namespace it was opened in; 0 from a kernel that has none.
     pub(crate) fn namespace_cookie(&self) -> u64 {
         getsockopt(&self.raw, NamespaceCookie).unwrap_or_default()
+    }
+
+    /// Makes room for so many bytes of what is not read yet, beyond the node's limit where this process may (CAP_NET_ADMIN).
+    pub(crate) fn set_receive_buffer(&self, bytes: usize) -> Result<(), Failure> {
+        let forced = setsockopt(&self.raw, RcvBufForce, &bytes).or_else(|_| setsockopt(&self.raw, RcvBuf, &bytes));
+        Ok(forced.map_err(io::Error::from)?)
     }
 
     /// Joins a multicast group (`RTNLGRP_*`): its messages come out of [`Socket::event`].
