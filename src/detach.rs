@@ -3,6 +3,7 @@
 //! Every step is tried, whatever the others say; the record stays until every step is known done.
 //! Links leave before their leases do: an address that is free again must not still answer.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -313,11 +314,14 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
             }
         }
     }
-    let removed = pod.and_then(|pod| departure.empty_pod(pod, &filter));
+    let mut early = Early { departure: &departure, released: BTreeSet::new(), failures: Vec::new() };
+    let removed = pod.and_then(|pod| departure.empty_pod(pod, &filter, &mut |name| early.release(name)));
+    let Early { released, failures: others, .. } = early;
     let is_empty = removed.is_ok();
-    keep(removed);
+    [removed].into_iter().chain(others.into_iter().map(Err)).for_each(&mut keep);
     if is_empty {
-        for (attachment, result) in departure.attachments.iter().zip(&departure.results).rev() {
+        let all = departure.attachments.iter().zip(&departure.results).enumerate();
+        for (_, (attachment, result)) in all.filter(|(index, _)| !released.contains(index)).rev() {
             for step in attachment.steps.iter().rev().filter(|step| step.native) {
                 departure.settle(&mut filter, attachment, step);
                 keep(departure.lift(&mut filter, attachment, step));
@@ -331,6 +335,29 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
     join(failures)?;
     // Who could get one before might find it still in this pod.
     departure.give_back_claims()
+}
+
+/// What is released while the kernel removes other links.
+struct Early<'d, 'a> {
+    departure: &'d Departure<'a>,
+    /// Attachments of which nothing is left to do.
+    released: BTreeSet<usize>,
+    failures: Vec<CniError>,
+}
+
+impl Early<'_, '_> {
+    /// A link of this name is gone: so is what its attachment leased, where it was nothing but a link with leases.
+    fn release(&mut self, name: &str) {
+        let departure = self.departure;
+        for (index, attachment) in departure.attachments.iter().enumerate() {
+            let has_rules = |step: &Step| Chained::of(&step.plugin).is_some() || !rules_of(step).is_empty();
+            let is_plain = |step: &Step| step.native && step.ipam_delegate.is_none() && !has_rules(step);
+            if attachment.ifname == name && attachment.steps.iter().all(is_plain) && self.released.insert(index) {
+                let steps = attachment.steps.iter().rev();
+                self.failures.extend(steps.filter_map(|step| departure.release(attachment, step, None).err()));
+            }
+        }
+    }
 }
 
 /// The device-info file of an attachment goes, whatever its plugins say.
@@ -489,22 +516,33 @@ impl Departure<'_> {
     }
 
     /// Everything of ours leaves the pod: devices of the host go back to it, links are removed.
-    fn empty_pod(&self, mut pod: Option<Pod>, filter: &nft::Filter) -> Result<(), CniError> {
+    fn empty_pod(
+        &self,
+        mut pod: Option<Pod>,
+        filter: &nft::Filter,
+        gone: &mut dyn FnMut(&str),
+    ) -> Result<(), CniError> {
         let (doomed, devices) = (self.doomed(), self.devices());
         // First: whatever removes links must find no device of the host among them.
         let given_back = Self::give_back(pod.as_mut(), devices);
-        let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed, filter));
+        let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed, filter, gone));
         join(given_back.err().into_iter().chain(removed.err()).collect())
     }
 
     /// Every native link of the pod, by one message where there are several.
-    fn remove_links(&self, mut pod: Pod, doomed: &[Doomed], filter: &nft::Filter) -> Result<(), CniError> {
+    fn remove_links(
+        &self,
+        mut pod: Pod,
+        doomed: &[Doomed],
+        filter: &nft::Filter,
+        gone: &mut dyn FnMut(&str),
+    ) -> Result<(), CniError> {
         if doomed.is_empty() {
             return Ok(());
         }
         let spawn =
             |deletion: Deletion| -> io::Result<Box<dyn Deleter>> { self.deletes.start(deletion, filter.duplicate()) };
-        backends::remove(&mut pod, doomed, &spawn).map(|_| ()).map_err(native::from_backend)
+        backends::remove(&mut pod, doomed, &spawn, gone).map(|_| ()).map_err(native::from_backend)
     }
 
     /// The devices of the host. A record without one is of a device that belongs to a program of user space.

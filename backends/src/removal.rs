@@ -74,18 +74,23 @@ pub struct Removed {
 
 /// Removes links and returns as soon as the kernel announces that they are gone. `spawn` starts the process that sends the
 /// request; if it cannot, or ends without the removal, the request is sent from here, and waited for. A link that is not there
-/// is no error.
+/// is no error. `gone` may hear of a link by name as soon as it is announced gone, while others are not; of which, is not promised.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] if the kernel refuses, [`ErrorKind::Timeout`] if no removal is announced, [`ErrorKind::Io`] if the
 /// kernel cannot be asked.
-pub fn remove(pod: &mut Pod, doomed: &[Doomed], spawn: &Spawn<'_>) -> Result<Removed, Error> {
+pub fn remove(
+    pod: &mut Pod,
+    doomed: &[Doomed],
+    spawn: &Spawn<'_>,
+    gone: &mut dyn FnMut(&str),
+) -> Result<Removed, Error> {
     let links = find(pod, doomed)?;
     let removed = removed(&links);
     let links = set_loopback_down(pod, links)?;
     let Some(message) = request(&mut pod.side, doomed, &links)? else { return Ok(removed) };
     let second = pod.second_socket()?;
-    hand_over(&mut pod.side, &second, &links, message, spawn)?;
+    hand_over(&mut pod.side, &second, &links, message, (spawn, gone))?;
     Ok(removed)
 }
 
@@ -98,7 +103,7 @@ pub(crate) fn remove_links(
 ) -> Result<(), Error> {
     let Some(message) = request(side, &[], links)? else { return Ok(()) };
     match elsewhere {
-        Some((second, spawn)) => hand_over(side, &second, links, message, spawn),
+        Some((second, spawn)) => hand_over(side, &second, links, message, (spawn, &mut |_| {})),
         None => delete(side, links, message),
     }
 }
@@ -109,7 +114,7 @@ fn hand_over(
     second: &Socket,
     links: &[Link],
     message: Message,
-    spawn: &Spawn<'_>,
+    (spawn, gone): (&Spawn<'_>, &mut dyn FnMut(&str)),
 ) -> Result<(), Error> {
     let socket = second.as_fd().try_clone_to_owned();
     let socket =
@@ -119,7 +124,7 @@ fn hand_over(
     side.socket.join(GROUP_LINK).map_err(failed)?;
     let bytes = stand_alone(message.clone());
     let outcome = match spawn(Deletion { socket, message: bytes }) {
-        Ok(mut deleter) => announced(side, links, deleter.as_mut()),
+        Ok(mut deleter) => announced(side, links, deleter.as_mut(), gone),
         Err(_) => Ok(false),
     };
     let left = side.socket.leave(GROUP_LINK).map_err(failed);
@@ -206,10 +211,16 @@ fn request(side: &mut Side, doomed: &[Doomed], links: &[Link]) -> Result<Option<
 }
 
 /// Waits until all links are announced gone. `Ok(false)`: the deleter ended and they are not.
-fn announced(side: &mut Side, links: &[Link], deleter: &mut dyn Deleter) -> Result<bool, Error> {
+fn announced(
+    side: &mut Side,
+    links: &[Link],
+    deleter: &mut dyn Deleter,
+    gone: &mut dyn FnMut(&str),
+) -> Result<bool, Error> {
     let failed = |e| Error::kernel("wait for the removal of", names(links), e);
     let deadline = Instant::now() + Duration::from_millis(ANNOUNCED_TIMEOUT_MS);
-    let mut left: Vec<u32> = links.iter().map(|link| link.index).collect();
+    let mut left: Vec<&Link> = links.iter().collect();
+    let mut announced: Vec<u32> = Vec::new();
     while !left.is_empty() {
         let now = Instant::now();
         if now >= deadline {
@@ -218,10 +229,14 @@ fn announced(side: &mut Side, links: &[Link], deleter: &mut dyn Deleter) -> Resu
         }
         let heard = side.socket.event(deadline.min(now + Duration::from_millis(CHILD_LOOK_MS)), |kind, payload| {
             if kind == RTM_DELLINK {
-                let gone = link::gone(payload);
-                left.retain(|index| Some(*index) != gone);
+                announced.extend(link::gone(payload));
             }
         });
+        for index in announced.drain(..) {
+            if let Some(position) = left.iter().position(|link| link.index == index) {
+                gone(&left.swap_remove(position).name);
+            }
+        }
         let ended = match heard.map_err(failed)? {
             Heard::Messages => continue,
             Heard::Nothing => deleter.ended().unwrap_or(true),
@@ -229,8 +244,8 @@ fn announced(side: &mut Side, links: &[Link], deleter: &mut dyn Deleter) -> Resu
         };
         // Nothing more will be announced, or something was and is lost: see for ourselves.
         let mut still = Vec::new();
-        for index in &left {
-            still.extend(side.link_at(*index)?.map(|link| link.index));
+        for link in left {
+            still.extend(side.link_at(link.index)?.map(|_| link));
         }
         left = still;
         if ended && !left.is_empty() {

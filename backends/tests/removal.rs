@@ -44,14 +44,14 @@ fn three_links(pod: &Pod) {
 fn a_group_is_announced_gone(world: &mut World) {
     let mut pod = world.pod();
     three_links(&pod);
-    let removed = remove(&mut pod, &[Doomed::Group(7)], &sent_by_a_thread).unwrap();
+    let removed = remove(&mut pod, &[Doomed::Group(7)], &sent_by_a_thread, &mut |_| {}).unwrap();
     assert_eq!(removed.names, ["net1", "net2"]);
     let mut left = pod_links(&pod);
     left.sort();
     assert_eq!(left, ["lo", "net3", "net3-far"]);
     // The socket is as good as before.
     assert!(backends::exists(&mut pod, "net3").unwrap());
-    assert_eq!(remove(&mut pod, &[Doomed::Group(7)], &never).unwrap(), Removed::default());
+    assert_eq!(remove(&mut pod, &[Doomed::Group(7)], &never, &mut |_| {}).unwrap(), Removed::default());
 }
 
 fn names_and_indexes_leave_together(world: &mut World) {
@@ -64,7 +64,7 @@ fn names_and_indexes_leave_together(world: &mut World) {
         sent_by_a_thread(deletion)
     };
     let doomed = [Doomed::Name("net1".to_owned()), Doomed::Index(index), Doomed::Name("nope".to_owned())];
-    let mut names = remove(&mut pod, &doomed, &spawn).unwrap().names;
+    let mut names = remove(&mut pod, &doomed, &spawn, &mut |_| {}).unwrap().names;
     names.sort();
     assert_eq!((names.join(" ").as_str(), times.get()), ("net1 net3", 1));
     assert_eq!(pod_links(&pod).iter().filter(|name| name.starts_with("net2")).count(), 2);
@@ -74,9 +74,9 @@ fn names_and_indexes_leave_together(world: &mut World) {
 fn what_is_not_there_is_no_error(world: &mut World) {
     let mut pod = world.pod();
     let doomed = [Doomed::Name("eth0".to_owned()), Doomed::Index(99), Doomed::Group(5)];
-    assert_eq!(remove(&mut pod, &doomed, &never).unwrap(), Removed::default());
+    assert_eq!(remove(&mut pod, &doomed, &never, &mut |_| {}).unwrap(), Removed::default());
     assert_eq!(remove_now(&mut pod, &doomed).unwrap(), Removed::default());
-    assert_eq!(remove(&mut pod, &[], &never).unwrap(), Removed::default());
+    assert_eq!(remove(&mut pod, &[], &never, &mut |_| {}).unwrap(), Removed::default());
 }
 
 fn without_a_deleter_it_deletes_itself(world: &mut World) {
@@ -88,7 +88,7 @@ fn without_a_deleter_it_deletes_itself(world: &mut World) {
     let spawns: [&backends::Spawn<'_>; 2] = [&fails, &idle];
     for spawn in spawns {
         three_links(&pod);
-        let removed = remove(&mut pod, &[Doomed::Group(7), Doomed::Group(8)], spawn).unwrap();
+        let removed = remove(&mut pod, &[Doomed::Group(7), Doomed::Group(8)], spawn, &mut |_| {}).unwrap();
         assert_eq!(removed.names, ["net1", "net2", "net3"]);
         assert_eq!(pod_links(&pod), ["lo"]);
     }
@@ -112,6 +112,6 @@ fn the_other_namespace_is_untouched(world: &mut World) {
     world.lower("net1");
     crate::world::ip("link set net1 group 7");
     three_links(&pod);
-    remove(&mut pod, &[Doomed::Group(7)], &sent_by_a_thread).unwrap();
+    remove(&mut pod, &[Doomed::Group(7)], &sent_by_a_thread, &mut |_| {}).unwrap();
     assert!(host_links().contains(&"net1".to_owned()));
 }
