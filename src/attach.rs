@@ -2,6 +2,7 @@
 //!
 //! It does not know where the plan came from, nor how its result is printed.
 
+use std::thread;
 use std::time::Instant;
 
 use backends::chained::{Chained, Original};
@@ -10,6 +11,7 @@ use backends::{Before, Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, 
 use ipam::Owner;
 use serde_json::Value;
 
+use crate::ahead::{Ahead, Wanted};
 use crate::chain::{Caller, DELEGATE_DEADLINE, UNDO_DEADLINE};
 use crate::chained;
 use crate::claims::{self, Claims};
@@ -57,17 +59,24 @@ impl Kernel<'_> {
         netns: impl FnOnce() -> Result<NetNs, backends::Error> + Send + 'static,
         allow_own: bool,
     ) -> Result<Self, CniError> {
-        Self::opened(Pod::enter_ahead(netns), allow_own)
+        Kernel::opened(Pod::enter_ahead(netns), allow_own, &OfFiles)
     }
+}
 
+impl<'a> Kernel<'a> {
     /// The same with a pod that is being entered already.
-    fn opened(pod: Entering, allow_own: bool) -> Result<Self, CniError> {
-        let host = Host::open();
+    fn opened(pod: Entering, allow_own: bool, place: &'a dyn Place) -> Result<Self, CniError> {
+        let host = place.host();
         let (pod, is_own) = pod.wait().map_err(from_backend)?;
         if is_own && !allow_own {
             return Err(CniError::same_netns());
         }
-        Ok(Kernel { place: &OfFiles, host: host.map_err(from_backend)?, pod })
+        Ok(Kernel { place, host: host.map_err(from_backend)?, pod })
+    }
+
+    /// All went well.
+    fn close(self) {
+        self.place.take_back(self.host, self.pod);
     }
 }
 
@@ -82,6 +91,12 @@ enum Done<'a> {
     Chained { attachment: &'a Attachment, step: &'a Step, result: Box<CniResult>, original: Option<Original> },
 }
 
+/// What has begun, and what is taken for what has not.
+struct Begun<'a, 'r> {
+    done: &'r mut Vec<Done<'a>>,
+    leases: Ahead<'r, Wanted<'a>>,
+}
+
 /// Does it all, or nothing.
 ///
 /// # Errors
@@ -94,7 +109,7 @@ pub fn attach(
     allow_own: bool,
     place: &dyn Place,
 ) -> Result<Attached, CniError> {
-    let mut kernel = Kernel { place, ..Kernel::opened(pod, allow_own)? };
+    let mut kernel = Kernel::opened(pod, allow_own, place)?;
     check_names_free(plan, &mut kernel)?;
     claims::clear(plan, journal)?;
     let resolved = resolve(plan, &mut kernel)?;
@@ -122,7 +137,12 @@ pub fn attach(
             let status = status_of(plan, &results);
             let commitment = Commitment { outcomes, status: Some(status.clone()) };
             match timed(place, Phase::Journal, || held.commit(&commitment)) {
-                Ok(()) => return Ok(Attached { results, status }),
+                Ok(()) => {
+                    // Its lock is given back before the answer: who gets that may send a DEL at once.
+                    drop(held);
+                    kernel.close();
+                    return Ok(Attached { results, status });
+                }
                 Err(e) => from_journal(&e),
             }
         }
@@ -164,14 +184,14 @@ fn check_names_free(plan: &Plan, kernel: &mut Kernel) -> Result<(), CniError> {
     if !plan.checks_names {
         return Ok(());
     }
-    for attachment in plan.attachments.iter().filter(|a| a.ifname != "lo") {
-        if backends::exists(&mut kernel.pod, &attachment.ifname).map_err(from_backend)? {
-            let (ifname, network) = (&attachment.ifname, &attachment.network);
-            let msg = format!("network {network:?}: interface name {ifname} already exists in the pod");
-            return Err(CniError::new(Code::Generic, msg));
-        }
-    }
-    Ok(())
+    let attachments = || plan.attachments.iter().filter(|a| a.ifname != "lo");
+    let names: Vec<&str> = attachments().map(|a| a.ifname.as_str()).collect();
+    let taken = backends::taken(&mut kernel.pod, &names).map_err(from_backend)?;
+    let Some(Attachment { ifname, network, .. }) = attachments().find(|a| taken.contains(&a.ifname.as_str())) else {
+        return Ok(());
+    };
+    let msg = format!("network {network:?}: interface name {ifname} already exists in the pod");
+    Err(CniError::new(Code::Generic, msg))
 }
 
 type ResolvedSteps = Vec<Vec<Option<Resolved>>>;
@@ -222,18 +242,41 @@ fn run<'a>(
     done: &mut Vec<Done<'a>>,
     note: &mut dyn FnMut(&Progress) -> Result<(), CniError>,
 ) -> Result<(Vec<CniResult>, Vec<Outcome>), CniError> {
+    let wanted = Wanted::all(plan);
+    thread::scope(|scope| {
+        let leases = Ahead::start(scope, &wanted, kernel.place.has_idle_processor());
+        let mut begun = Begun { done, leases };
+        let ran = in_order(plan, kernel, resolved, &mut begun, note);
+        let Begun { done, leases } = begun;
+        for (position, taken) in leases.rest() {
+            if let (Ok(_), Some(Wanted { attachment, step, native, .. })) = (taken, wanted.get(position)) {
+                done.push(Done::Leases { attachment, native, step });
+            }
+        }
+        ran
+    })
+}
+
+/// One attachment after the other.
+fn in_order<'a>(
+    plan: &'a Plan,
+    kernel: &mut Kernel,
+    resolved: ResolvedSteps,
+    begun: &mut Begun<'a, '_>,
+    note: &mut dyn FnMut(&Progress) -> Result<(), CniError>,
+) -> Result<(Vec<CniResult>, Vec<Outcome>), CniError> {
     let mut results = Vec::with_capacity(plan.attachments.len());
     let mut outcomes = Vec::with_capacity(plan.attachments.len());
     for (index, (attachment, resolved)) in plan.attachments.iter().zip(resolved).enumerate() {
         let begin = Instant::now();
         if attachment.device.is_some() {
-            done.push(Done::Description { attachment });
+            begun.done.push(Done::Description { attachment });
             claims::publish(plan, attachment);
         }
         let mut note =
             |step: usize, original: &Original| note(&Progress { attachment: index, step, original: original.clone() });
         let (result, made) =
-            one(plan, attachment, resolved, kernel, done, &mut note).map_err(|e| named(plan, attachment, e))?;
+            one(plan, attachment, resolved, kernel, begun, &mut note).map_err(|e| named(plan, attachment, e))?;
         let taken = begin.elapsed();
         kernel.place.attached(kind_of(attachment), taken);
         let micros = u64::try_from(taken.as_micros()).unwrap_or(u64::MAX);
@@ -258,7 +301,7 @@ fn one<'a>(
     attachment: &'a Attachment,
     resolved: Vec<Option<Resolved>>,
     kernel: &mut Kernel,
-    done: &mut Vec<Done<'a>>,
+    begun: &mut Begun<'a, '_>,
     note: &mut dyn FnMut(usize, &Original) -> Result<(), CniError>,
 ) -> Result<(CniResult, Option<Made>), CniError> {
     let mut previous: Option<CniResult> = attachment.previous.clone();
@@ -270,7 +313,7 @@ fn one<'a>(
                     Some(resolved) => resolved,
                     None => resolve_after(native, previous.as_ref(), kernel)?,
                 };
-                let built = build(plan, attachment, step, native, &resolved, previous.take(), kernel, done)?;
+                let built = build(plan, attachment, step, native, &resolved, previous.take(), kernel, begun)?;
                 made = built.1;
                 built.0
             }
@@ -286,11 +329,11 @@ fn one<'a>(
                 let result = timed(kernel.place, Phase::Address, || {
                     chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)
                 })?;
-                done.push(Done::Chained { attachment, step, result: known, original: found });
+                begun.done.push(Done::Chained { attachment, step, result: known, original: found });
                 result
             }
             How::Executed(_) => {
-                done.push(Done::Delegate { attachment, step });
+                begun.done.push(Done::Delegate { attachment, step });
                 execute(plan, attachment, step, previous.as_ref())?
             }
         };
@@ -344,15 +387,17 @@ fn build<'a>(
     resolved: &Resolved,
     previous: Option<CniResult>,
     kernel: &mut Kernel,
-    done: &mut Vec<Done<'a>>,
+    begun: &mut Begun<'a, '_>,
 ) -> Result<(CniResult, Option<Made>), CniError> {
     if matches!(native.ipam, Ipam::Executed(_)) {
-        done.push(Done::Leases { attachment, native, step }); // CNI spec: a delegate whose ADD failed gets a DEL
+        begun.done.push(Done::Leases { attachment, native, step }); // CNI spec: a delegate whose ADD failed gets a DEL
     }
-    let leased = timed(kernel.place, Phase::Lease, || lease(plan, attachment, step, native, previous.as_ref()))
-        .map_err(|refusal| native::ipam_refusal(native.kind, refusal))?;
+    let leased = timed(kernel.place, Phase::Lease, || {
+        lease(plan, attachment, step, native, previous.as_ref(), &mut begun.leases)
+    })
+    .map_err(|refusal| native::ipam_refusal(native.kind, refusal))?;
     if !matches!(native.ipam, Ipam::Executed(_)) {
-        done.push(Done::Leases { attachment, native, step });
+        begun.done.push(Done::Leases { attachment, native, step });
     }
     if leased.ips.is_empty() && !matches!(native.ipam, Ipam::None | Ipam::Previous) {
         return Err(CniError::generic("IPAM plugin returned missing IP config"));
@@ -368,12 +413,12 @@ fn build<'a>(
     });
     let built = built.inspect_err(|e| place.link_failed(e)).map_err(from_backend)?;
     let ifname = &attachment.ifname;
-    done.push(match resolved {
+    begun.done.push(match resolved {
         Resolved::HostDevice(resolved) => Done::Device { ifname, resolved: resolved.clone() },
         _ => Done::Link { ifname },
     });
     if !native.rules.is_empty() {
-        done.push(Done::Rules { attachment, rules: native.rules });
+        begun.done.push(Done::Rules { attachment, rules: native.rules });
         timed(place, Phase::Address, || {
             rules::add(native.rules, &owner(plan, attachment), &built.interfaces, &built.layer3.addresses)
         })?;
@@ -398,15 +443,18 @@ fn lease(
     step: &Step,
     native: &Native,
     previous: Option<&CniResult>,
+    leases: &mut Ahead<Wanted>,
 ) -> Result<CniResult, CniError> {
-    let owner = Owner { sandbox: &plan.key.sandbox, ifname: &attachment.ifname };
     match &native.ipam {
         Ipam::None => Ok(CniResult::default()),
         Ipam::Previous => {
             let previous = previous.cloned().unwrap_or_default();
             Ok(CniResult { interfaces: Vec::new(), ..previous })
         }
-        Ipam::HostLocal(pool) => pool.add(&owner).map(convert::from_allocation).map_err(from_ipam),
+        Ipam::HostLocal(_) => {
+            let unknown = || CniError::generic("whoever takes this request's leases has failed in a way it should not");
+            leases.next().unwrap_or_else(|| Err(unknown()))
+        }
         Ipam::Static(addresses) => Ok(convert::from_allocation(addresses.allocation())),
         Ipam::Executed(plugin) => {
             let answer = caller(plan, attachment).execute_ipam(Command::Add, plugin, &step.conf)?;

@@ -3,6 +3,7 @@
 //! In reading order: what arrives, what was asked for, what will be done, what is written down, and what does it.
 
 pub mod account;
+mod ahead;
 pub mod alive;
 pub mod asked;
 pub mod attach;

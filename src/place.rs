@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use backends::{Kind, NetNs};
+use backends::{Host, Kind, NetNs, Pod};
 
 use crate::cluster::Cluster;
 use crate::cni::error::{CniError, Code};
@@ -54,6 +54,23 @@ pub trait Place: Debug {
     /// Held while links are made, where several requests at once would only wait for each other in the kernel.
     fn lane(&self) -> Option<MutexGuard<'_, ()>> {
         None
+    }
+
+    /// The host's side.
+    ///
+    /// # Errors
+    /// As [`Host::open`].
+    fn host(&self) -> Result<Host, backends::Error> {
+        Host::open()
+    }
+
+    /// Takes what a request that went well needs no longer: the host's side may serve another one, and the pod's may be closed when
+    /// nobody waits for that.
+    fn take_back(&self, _host: Host, _pod: Pod) {}
+
+    /// Whether another thread of this request would find a processor that has nothing to do.
+    fn has_idle_processor(&self) -> bool {
+        false
     }
 
     /// A phase of the request took so long. One that comes again is added to what it took before.

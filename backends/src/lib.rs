@@ -335,6 +335,14 @@ pub fn exists(pod: &mut Pod, name: &str) -> Result<bool, Error> {
     Ok(pod.side.link(name)?.is_some())
 }
 
+/// Which of these names are taken in the pod, all asked for at once.
+///
+/// # Errors
+/// As [`exists`].
+pub fn taken<'n>(pod: &mut Pod, names: &[&'n str]) -> Result<Vec<&'n str>, Error> {
+    pod.side.taken(names)
+}
+
 /// A validated configuration of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {

@@ -33,6 +33,22 @@ impl Side {
         self.look_up(link::by_name(name)).map_err(|e| Error::kernel("look up link", name, e))
     }
 
+    /// Which of these names links have.
+    pub(crate) fn taken<'n>(&mut self, names: &[&'n str]) -> Result<Vec<&'n str>, Error> {
+        let failed = |e: Failure| Error::kernel("look up link", names.join(", "), e);
+        let questions = names.iter().map(|name| link::by_name(name)).collect();
+        let answers = self.socket.questions(questions, Link::parse).map_err(failed)?;
+        let mut taken = Vec::new();
+        for (name, answer) in names.iter().zip(answers) {
+            match answer {
+                Ok(_) => taken.push(*name),
+                Err(refusal) if refusal.errno == Errno::ENODEV => {}
+                Err(refusal) => return Err(failed(refusal.into())),
+            }
+        }
+        Ok(taken)
+    }
+
     /// The link of this index, if there is one.
     pub(crate) fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {
         self.look_up(link::by_index(index)).map_err(|e| Error::kernel("look up link", format!("number {index}"), e))

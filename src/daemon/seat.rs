@@ -1,15 +1,16 @@
 //! The daemon as a place where a request is served: what it has that a process of one request has not.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use backends::{Kind, NetNs};
+use backends::{Host, Kind, NetNs, Pod};
 
 use super::deleters::Deleters;
 use super::metrics::Metrics;
@@ -40,6 +41,11 @@ pub(super) struct Shared {
     known: Mutex<Option<Watched>>,
     /// Where the last request that attaches has its journal.
     state_dir: Mutex<PathBuf>,
+    /// Opened, and with no request now: at most one for each that was ever served at once.
+    hosts: Mutex<Vec<Host>>,
+    /// Requests being served.
+    serving: AtomicUsize,
+    processors: usize,
 }
 
 /// A cluster that is watched, and what it was found by.
@@ -64,6 +70,9 @@ impl Shared {
             kubeconfig,
             known: Mutex::new(None),
             state_dir: Mutex::new(PathBuf::from(config::STATE_DIR)),
+            hosts: Mutex::default(),
+            serving: AtomicUsize::new(0),
+            processors: thread::available_parallelism().map_or(1, usize::from),
         })
     }
 
@@ -71,6 +80,13 @@ impl Shared {
     pub(super) fn known(&self) -> Option<Known> {
         let watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         watched.as_ref().map(|watched| watched.known.clone())
+    }
+
+    /// After an answer: what its request told may be told on.
+    pub(super) fn nudge(&self) {
+        if let Some(known) = self.known() {
+            known.nudge();
+        }
     }
 
     /// Where requests that attach have their journal.
@@ -104,7 +120,8 @@ impl Shared {
         };
         let first = watched.insert(first);
         if first.kubeconfig == kubeconfig && first.state_dir == config.state_dir {
-            return Ok(Box::new(first.known.cluster(cancel.clone(), config.status_before_answer)));
+            let inquiry = first.known.cluster(cancel.clone(), config.status_before_answer);
+            return Ok(Box::new(inquiry.told_later()));
         }
         drop(watched);
         Live::new(&Config { kubeconfig, ..config.clone() }).map(|live| Box::new(live) as Box<dyn Cluster>)
@@ -132,12 +149,15 @@ pub(super) struct Seat<'a> {
     given_back: AtomicBool,
     /// What each phase took so far, in their order.
     phases: [Cell<Duration>; Phase::ALL.len()],
+    /// Closed with this, which is after the answer: the kernel takes a while for each.
+    pod: RefCell<Option<Pod>>,
 }
 
 impl<'a> Seat<'a> {
     pub(super) fn new(shared: &'a Shared, netns: OwnedFd, cancel: Cancel, trace: TraceId) -> Seat<'a> {
+        shared.serving.fetch_add(1, Ordering::Relaxed);
         let (netns, given_back) = (Arc::new(netns), AtomicBool::new(false));
-        Seat { shared, netns, cancel, trace, given_back, phases: Default::default() }
+        Seat { shared, netns, cancel, trace, given_back, phases: Default::default(), pod: RefCell::default() }
     }
 
     /// What each phase took that there was.
@@ -149,6 +169,12 @@ impl<'a> Seat<'a> {
     /// Whether the caller has to serve it.
     pub(super) fn has_given_back(&self) -> bool {
         self.given_back.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.shared.serving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -177,6 +203,20 @@ impl Place for Seat<'_> {
 
     fn lane(&self) -> Option<MutexGuard<'_, ()>> {
         Some(self.shared.lane.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn host(&self) -> Result<Host, backends::Error> {
+        let used = self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        used.map_or_else(Host::open, Ok)
+    }
+
+    fn take_back(&self, host: Host, pod: Pod) {
+        self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner).push(host);
+        self.pod.replace(Some(pod));
+    }
+
+    fn has_idle_processor(&self) -> bool {
+        self.shared.serving.load(Ordering::Relaxed) < self.shared.processors
     }
 
     fn phase(&self, phase: Phase, taken: Duration) {

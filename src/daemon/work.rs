@@ -150,6 +150,7 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) 
         if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, cancel))).is_err() {
             shared.metrics.refused(metrics::Refusal::Panic);
         }
+        shared.nudge();
         if events.blocking_send(Event::Ended(sandbox)).is_err() {
             return;
         }

@@ -24,6 +24,8 @@ pub struct Inquiry {
     known: Known,
     cancel: Cancel,
     status_before_answer: bool,
+    /// What it tells waits for somebody to say so.
+    later: bool,
     /// When every call has ended.
     until: Instant,
     /// What was asked for this request, or is used by it: it sees one and the same thing from the beginning to the end.
@@ -51,11 +53,18 @@ impl Inquiry {
             known,
             cancel,
             status_before_answer,
+            later: false,
             until,
             definitions: BTreeMap::new(),
             claims: PodClaims::default(),
             uid: None,
         }
+    }
+
+    /// What it tells, and what is not waited for, is told from the next [`Known::nudge`] on: the thread that tells it works longer than
+    /// the request that did, and the kernel may give it that one's processor.
+    pub fn told_later(self) -> Inquiry {
+        Inquiry { later: true, ..self }
     }
 
     /// From what is known, or else by `asked`; where that fails because nobody answers, from what was known last.
@@ -216,5 +225,8 @@ impl Cluster for Inquiry {
     fn tell(&mut self, pod: &PodName, news: &News) {
         let word = Word::of(&self.known.shared().state_dir, pod, self.uid.as_deref(), news);
         self.known.tell(word, self.status_before_answer && matches!(news, News::Attached { .. }));
+        if !self.later {
+            self.known.nudge();
+        }
     }
 }

@@ -267,12 +267,18 @@ impl Known {
         found
     }
 
-    /// Gives to the thread what is to be told. Who waits for it does so at the other end of what is returned.
+    /// Has told what requests told later than at once ([`Inquiry::told_later`]).
+    pub fn nudge(&self) {
+        self.running.shared.outbox.nudge();
+    }
+
+    /// Gives to the thread what is to be told; it does so from the next [`Known::nudge`] on, or at once where that is awaited.
     pub(super) fn tell(&self, word: Word, is_awaited: bool) {
         let outbox = &self.running.shared.outbox;
         let (done, told): (_, Receiver<()>) = sync_channel(1);
         outbox.put(word, is_awaited.then_some(done));
         if is_awaited {
+            outbox.nudge();
             // Too late, or without room: that is said where it is seen.
             let _ = told.recv_timeout(self.running.shared.deadline + SLACK);
         }

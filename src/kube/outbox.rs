@@ -77,7 +77,8 @@ impl Outbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what is to be told; `done` is sent to when it has been. What there is no room for is said, and stays on disk.
+    /// Takes what is to be told, from the next [`Outbox::nudge`] on; `done` is sent to when it has been. What there is no room for is
+    /// said, and stays on disk.
     pub(super) fn put(&self, word: Word, done: Option<SyncSender<()>>) {
         let uid = word.key();
         let mut waiting = self.waiting();
@@ -95,8 +96,13 @@ impl Outbox {
         };
         all.extend(done);
         waiting.words.insert(uid, Queued { word, done: all });
-        drop(waiting);
-        self.more.notify_one();
+    }
+
+    /// Wakes whoever tells, where there is something to tell.
+    pub(super) fn nudge(&self) {
+        if !self.is_empty_for_now() {
+            self.more.notify_one();
+        }
     }
 
     /// Of how many pods something waits or is being told.

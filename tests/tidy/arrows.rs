@@ -46,12 +46,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rules", &["cni", "native"]),
     ("detach", &["cni", "journal", "log", "native", "devices", "chain", "chained", "deleter", "rules"]),
     ("claims", &["cni", "journal", "log", "native", "devices", "plan", "detach"]),
+    ("ahead", &["cni", "native", "plan", "convert"]),
     ("account", &["cni", "config", "journal", "log", "plan", "cluster"]),
     ("default_route", &["cni", "native", "plan"]),
     (
         "attach",
         &[
             "cni",
+            "ahead",
             "journal",
             "native",
             "plan",

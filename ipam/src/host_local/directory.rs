@@ -81,17 +81,17 @@ impl Directory {
     /// from a process that dies.
     pub(super) fn open(path: &Path, absent: Absent) -> Result<Option<Self>, Error> {
         for _ in 0..MAX_LOCK_TRIES {
-            if absent == Absent::Create {
-                let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-                made.map_err(|error| Error::io("mkdir", path, error))?;
-            }
             // A symbolic link here is the operator's choice of a place, and followed as the Go plugin follows it.
             let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
             let file = match nix::fcntl::open(path, flags, Mode::empty()) {
                 Ok(fd) => File::from(fd),
                 // A plain file in its place holds no leases.
                 Err(Errno::ENOENT | Errno::ENOTDIR) if absent == Absent::Leave => return Ok(None),
-                Err(Errno::ENOENT) => continue,
+                Err(Errno::ENOENT | Errno::ENOTDIR) => {
+                    let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+                    made.map_err(|error| Error::io("mkdir", path, error))?;
+                    continue;
+                }
                 Err(errno) => return Err(Error::io("opening the pool's directory", path, errno)),
             };
             if let Some(lock) = lock(&file, path)? {
