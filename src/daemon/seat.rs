@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backends::{Host, Kind, NetNs, Pod};
 
@@ -29,6 +29,9 @@ use crate::trace::TraceId;
 /// How long what is still to be told may take when the daemon ends; what is left is on disk.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
+/// How long statuses and events wait while there is always a request that is served.
+const UNTOLD_TIME: Duration = Duration::from_millis(500);
+
 /// What all requests share.
 pub(super) struct Shared {
     /// What is counted of them.
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     /// Requests being served.
     serving: AtomicUsize,
     processors: usize,
+    /// When what requests told was told on last.
+    nudged: Mutex<Instant>,
 }
 
 /// A cluster that is watched, and what it was found by.
@@ -73,6 +78,7 @@ impl Shared {
             hosts: Mutex::default(),
             serving: AtomicUsize::new(0),
             processors: thread::available_parallelism().map_or(1, usize::from),
+            nudged: Mutex::new(Instant::now()),
         })
     }
 
@@ -82,9 +88,14 @@ impl Shared {
         watched.as_ref().map(|watched| watched.known.clone())
     }
 
-    /// After an answer: what its request told may be told on.
+    /// After an answer: what requests told is told on, unless others are being served, who would wait for the processor; but not
+    /// for ever.
     pub(super) fn nudge(&self) {
-        if let Some(known) = self.known() {
+        let Some(known) = self.known() else { return };
+        let mut nudged = self.nudged.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.serving.load(Ordering::Relaxed) == 0 || nudged.elapsed() > UNTOLD_TIME {
+            *nudged = Instant::now();
+            drop(nudged);
             known.nudge();
         }
     }

@@ -216,6 +216,7 @@ impl Known {
     pub fn drain(&self, limit: Duration) -> bool {
         let outbox = Arc::clone(&self.running.shared.outbox);
         let (done, told) = sync_channel(1);
+        outbox.nudge();
         self.running.handle.spawn(async move {
             outbox.emptied().await;
             let _ = done.try_send(()); // who waited may have gone
