@@ -2,6 +2,7 @@
 //!
 //! It does not know what a request asks for.
 
+use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -9,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -19,9 +20,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::Event;
 use super::metrics::{Metrics, Refusal};
@@ -34,6 +35,8 @@ use crate::wire::{Frame, HEAD_BYTES};
 const CONNECTIONS_MAX: u32 = 256;
 /// How long one may take for it: it is written by a program that has it whole.
 const FRAME_TIME: Duration = Duration::from_secs(10);
+/// The same where all places are taken and somebody waits for one.
+const CROWDED_TIME: Duration = Duration::from_millis(500);
 /// How long an answer may take to write: who does not read has gone.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// After a connection could not be accepted.
@@ -79,8 +82,57 @@ pub(super) struct Door {
     id: (u64, u64),
     listener: Arc<UnixListener>,
     accepting: JoinHandle<()>,
+    /// Dropped: nothing is accepted any more.
+    accepts: oneshot::Sender<()>,
     ears: Ears,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
+}
+
+/// Who may send a request now.
+struct Places {
+    free: Arc<Semaphore>,
+    /// Who has a place, the oldest first, and a way to take it back. Whose other end has gone has sent its request.
+    silent: Mutex<VecDeque<(Instant, oneshot::Sender<()>)>>,
+}
+
+impl Places {
+    fn new() -> Places {
+        Places { free: Arc::new(Semaphore::new(CONNECTIONS_MAX as usize)), silent: Mutex::default() }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, VecDeque<(Instant, oneshot::Sender<()>)>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a place. Where none becomes free, who has had one longest without a whole request gives way.
+    async fn one(&self) -> Option<OwnedSemaphorePermit> {
+        let free = || Arc::clone(&self.free).acquire_owned();
+        let until = {
+            let mut silent = self.silent();
+            while silent.front().is_some_and(|(_, silenced)| silenced.is_closed()) {
+                silent.pop_front();
+            }
+            silent.front().map_or_else(Instant::now, |(since, _)| *since) + CROWDED_TIME
+        };
+        if let Ok(place) = timeout_at(until.into(), free()).await {
+            return place.ok();
+        }
+        if let Some((_, oldest)) = self.silent().pop_front() {
+            let _ = oldest.send(()); // it has sent its request just now
+        }
+        free().await.ok()
+    }
+
+    /// Of somebody who has a place now: told when it is to give way.
+    fn taken(&self) -> oneshot::Receiver<()> {
+        let (silenced, gives_way) = oneshot::channel();
+        let mut silent = self.silent();
+        if silent.len() >= 2 * CONNECTIONS_MAX as usize {
+            silent.retain(|(_, silenced)| !silenced.is_closed());
+        }
+        silent.push_back((Instant::now(), silenced));
+        gives_way
+    }
 }
 
 impl Door {
@@ -98,9 +150,10 @@ impl Door {
             .and_then(|metadata| fs::rename(&new, path).map(|()| (metadata.dev(), metadata.ino())));
         let id = prepared.map_err(OpenError::at("listen on", path))?;
         let listener = Arc::new(UnixListener::from_std(listener).map_err(OpenError::at("listen on", path))?);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
-        let accepting = tokio::spawn(accept(Arc::clone(&listener), ears.clone(), Arc::clone(&places)));
-        Ok(Door { path: path.to_owned(), id, listener, accepting, ears, places })
+        let places = Arc::new(Places::new());
+        let (accepts, ended) = oneshot::channel();
+        let accepting = tokio::spawn(accept(Arc::clone(&listener), ears.clone(), Arc::clone(&places), ended));
+        Ok(Door { path: path.to_owned(), id, listener, accepting, accepts, ears, places })
     }
 
     /// Takes no new call, and loses none that was made before. The path is left to whoever has taken it.
@@ -114,15 +167,14 @@ impl Door {
         }
         // Nobody comes to this socket any more: those that did are the last.
         tokio::spawn(async move {
-            self.accepting.abort();
-            let _ = self.accepting.await; // it was told to end
-            while let Ok(place) = Arc::clone(&self.places).acquire_owned().await
-                && let Ok(Ok((stream, _))) = timeout(Duration::from_millis(1), self.listener.accept()).await
-            {
-                hear(stream, self.ears.clone(), place);
+            drop(self.accepts);
+            let _ = self.accepting.await; // it has ended
+            while let Ok(Ok((stream, _))) = timeout(Duration::from_millis(1), self.listener.accept()).await {
+                let Some(place) = self.places.one().await else { return };
+                hear(stream, &self.ears, &self.places, place);
             }
             // A connection gives its place back after its request is with the loop, or will never be.
-            let _all = self.places.acquire_many(CONNECTIONS_MAX).await;
+            let _all = self.places.free.acquire_many(CONNECTIONS_MAX).await;
             let _ = self.ears.events.send(Event::Silent).await; // the loop ends after this, or has
         });
     }
@@ -135,15 +187,19 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
-async fn accept(listener: Arc<UnixListener>, ears: Ears, places: Arc<Semaphore>) {
+async fn accept(listener: Arc<UnixListener>, ears: Ears, places: Arc<Places>, mut ended: oneshot::Receiver<()>) {
     let mut has_told = false;
     loop {
-        // Where there is no place, who connects waits in the kernel's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut ended => return,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 has_told = false;
-                hear(stream, ears.clone(), place);
+                // Meanwhile, who connects waits in the kernel's queue.
+                let Some(place) = places.one().await else { return };
+                hear(stream, &ears, &places, place);
             }
             Err(error) => {
                 if !std::mem::replace(&mut has_told, true) {
@@ -157,16 +213,21 @@ async fn accept(listener: Arc<UnixListener>, ears: Ears, places: Arc<Semaphore>)
 }
 
 /// `place`: kept until the request has come.
-fn hear(stream: UnixStream, ears: Ears, place: OwnedSemaphorePermit) {
+fn hear(stream: UnixStream, ears: &Ears, places: &Places, place: OwnedSemaphorePermit) {
+    let (ears, gives_way) = (ears.clone(), places.taken());
     tokio::spawn(async move {
-        receive(stream, ears).await;
+        receive(stream, ears, gives_way).await;
         drop(place);
     });
 }
 
-async fn receive(stream: UnixStream, ears: Ears) {
+async fn receive(stream: UnixStream, ears: Ears, gives_way: oneshot::Receiver<()>) {
     let arrived = Instant::now();
-    let received = timeout(FRAME_TIME, read(&stream)).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    let received = tokio::select! {
+        biased;
+        received = timeout(FRAME_TIME, read(&stream)) => received.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())),
+        Ok(()) = gives_way => Err(io::Error::new(ErrorKind::TimedOut, "it was silent while others waited")),
+    };
     let call = received.and_then(|(frame, netns)| Ok(Call { frame, netns, stream: blocking(stream)?, arrived }));
     match call {
         Ok(call) => drop(ears.events.send(Event::Arrived(Box::new(call))).await),

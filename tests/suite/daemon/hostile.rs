@@ -1,7 +1,7 @@
 //! What may come on the socket: each is refused by itself, and the daemon serves on with the descriptors it had.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -218,6 +218,11 @@ fn idle(node: &Node) {
         send(stream, b"plx1", &[netns.as_fd()]);
     }
     serves(node);
+    // Who came later than one of those gets its place, and no more than it needs.
+    held[IDLE - 1].set_nonblocking(true).unwrap();
+    let last = held[IDLE - 1].read(&mut [0]).map_err(|e| e.kind());
+    assert_eq!(last, Err(ErrorKind::WouldBlock), "nobody waited until a silent one's time was over");
+    held[IDLE - 1].set_nonblocking(false).unwrap();
     for mut stream in held {
         assert_eq!(answer(&mut stream), Said::Closed, "nobody is waited for without end");
     }
