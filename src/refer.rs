@@ -23,13 +23,9 @@ use crate::cni::request::{Command, Request};
 use crate::config::{Config, Fallback};
 use crate::log::warn;
 use crate::place::Served;
-use crate::wire::{Answer, Frame, VARIABLES};
+use crate::wire::{ADD_TIME, Answer, DEL_TIME, Frame, VARIABLES};
 
-/// How long an answer may take: longer than the daemon gives a request, shorter than a runtime waits (containerd: 4 minutes).
-const ANSWER_TIME: Duration = Duration::from_secs(180);
-/// The same for a DEL, which is then carried out here: the kernel takes no such time.
-const DEL_TIME: Duration = Duration::from_secs(30);
-/// The same of STATUS, which a runtime repeats all the time.
+/// How long STATUS may take, which a runtime repeats all the time.
 const STATUS_TIME: Duration = Duration::from_secs(2);
 /// Between two attempts to find the daemon.
 const RETRY_MS: u16 = 50;
@@ -112,7 +108,7 @@ pub fn ready(socket: &Path, fallback: Fallback, request: &Request) -> Result<(),
 }
 
 fn once(socket: &Path, netns: &NetNs, request: &Request) -> Result<Answer, Silence> {
-    let time = if request.command == Command::Del { DEL_TIME } else { ANSWER_TIME };
+    let time = if request.command == Command::Del { DEL_TIME } else { ADD_TIME };
     let mut stream = connect(socket, time).map_err(Silence::Unheard)?;
     let sent = frame(request).send(&mut stream, Some(netns.as_fd()));
     sent.and_then(|()| Answer::receive(&mut stream)).map_err(Silence::Broken)

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -39,6 +40,12 @@ pub const VARIABLES: [&str; 8] = [
     "CNI_NETNS_OVERRIDE",
     "TRACEPARENT",
 ];
+
+/// How long `plexus-cni` waits for the answer to an ADD: longer than the daemon gives one, shorter than a runtime waits (containerd: 4
+/// minutes).
+pub const ADD_TIME: Duration = Duration::from_secs(180);
+/// The same of a DEL, which it then carries out by itself: the kernel takes no such time.
+pub const DEL_TIME: Duration = Duration::from_secs(30);
 
 const _: () = assert!(REQUEST_BYTES_MAX as u64 > STDIN_BYTES_MAX);
 

@@ -1,6 +1,7 @@
 //! `plexus daemon`: serves the requests of this node's `plexus-cni` until it is told to end.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use plexus::config::daemon::DaemonConfig;
@@ -43,6 +44,10 @@ pub(super) struct DaemonArgs {
     /// A file that is written to besides; it is put aside when it is full
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
+    /// How long an ADD may wait and be served; then what it began is undone
+    #[arg(long, value_name = "SECONDS", default_value_t = daemon::REQUEST_TIME.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=daemon::REQUEST_TIME_MAX.as_secs()))]
+    request_time: u64,
 }
 
 fn level(word: &str) -> Result<Level, String> {
@@ -96,7 +101,8 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
         _ => LogConf::of_program(args.log_file, args.log_level.unwrap_or(Level::Error)),
     };
     let notes = conf.as_ref().map(notes).unwrap_or_default();
+    let request_time = Duration::from_secs(args.request_time);
     let socket = args.socket_dir.join(SOCKET);
-    let options = Options { socket, kubeconfig: args.kubeconfig, metrics, keep, notes, log };
+    let options = Options { socket, kubeconfig: args.kubeconfig, metrics, keep, notes, log, request_time };
     Ok(daemon::run(&options)?)
 }

@@ -11,6 +11,7 @@ mod listen;
 pub mod metrics;
 mod page;
 mod reconcile;
+mod running;
 mod seat;
 mod work;
 
@@ -27,13 +28,14 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use crate::cni::request::Command;
 use crate::config::LogConf;
 use crate::keep::Keep;
-use crate::kube::Cancel;
 use crate::log::warn;
+use crate::wire::{ADD_TIME, DEL_TIME};
 use http::Listen;
 use line::{Line, Place, Verb, Width};
 pub use listen::OpenError;
 use listen::{Door, Ears};
 use page::{Board, Window};
+use running::Running;
 use seat::Shared;
 use work::{Call, Refusal, Workers};
 
@@ -45,8 +47,15 @@ const ADDS_MAX: usize = 12;
 const DELS_MAX: usize = 24;
 /// How often the loop looks at its own clock.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a request may wait and be served: shorter than `plexus-cni` waits for its answer.
+/// How long an ADD may wait and be served, where nobody says otherwise: what it began is undone in what is left of [`ADD_TIME`].
 pub const REQUEST_TIME: Duration = Duration::from_secs(120);
+/// The longest that it may be told.
+pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(170);
+/// How long a DEL may: after that its caller carries it out.
+const REMOVAL_TIME: Duration = Duration::from_secs(25);
+
+const _: () = assert!(REQUEST_TIME_MAX.as_secs() < ADD_TIME.as_secs() && REMOVAL_TIME.as_secs() < DEL_TIME.as_secs());
+
 /// How long requests under way may take once the daemon is to end.
 const DRAIN_TIME: Duration = Duration::from_secs(60);
 /// Threads that look at files for those who ask how the daemon is; they end when nobody asks.
@@ -84,6 +93,8 @@ pub struct Options {
     pub notes: Vec<String>,
     /// What is written down, and where: requests' configurations have no say in it.
     pub log: LogConf,
+    /// How long an ADD may wait and be served; see [`REQUEST_TIME`].
+    pub request_time: Duration,
 }
 
 /// Serves until it is told to end.
@@ -130,7 +141,8 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     crate::log::verbose(|| format!("the daemon listens on {}", options.socket.display()));
     let mut daemon = Daemon {
         line: Line::new(Width { adds: ADDS_MAX, dels: DELS_MAX }),
-        running: Vec::new(),
+        running: Running::default(),
+        request_time: options.request_time,
         workers,
         door: Some(door),
         stopping: None,
@@ -148,7 +160,8 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
 /// What the loop keeps.
 struct Daemon {
     line: Line<Box<Call>>,
-    running: Vec<(String, Cancel)>,
+    running: Running,
+    request_time: Duration,
     workers: Workers,
     door: Option<Door>,
     /// When it ends, whoever is still at work.
@@ -167,7 +180,7 @@ impl Daemon {
             match event {
                 Event::Arrived(call) => self.admit(call),
                 Event::Ended(sandbox) => {
-                    self.running.retain(|(name, _)| *name != sandbox);
+                    self.running.end(&sandbox);
                     self.line.ended(&sandbox);
                 }
                 Event::Stop(why) => self.stop(why),
@@ -177,9 +190,7 @@ impl Daemon {
                     if self.stopping.is_none() {
                         self.window.open(&self.board);
                     }
-                    for late in self.line.expired(Instant::now()) {
-                        late.refuse(Refusal::Deadline, &self.shared.metrics);
-                    }
+                    self.expire(Instant::now());
                 }
             }
             self.start_next();
@@ -207,22 +218,39 @@ impl Daemon {
             _ => Verb::Add,
         };
         let sandbox = call.sandbox();
-        let (arrived, deadline) = (call.arrived, call.arrived + REQUEST_TIME);
+        let (arrived, deadline) = (call.arrived, call.arrived + self.time(verb));
         match self.line.admit(Place { sandbox: sandbox.clone(), verb, arrived, deadline, call }) {
             Ok(admitted) => {
                 admitted.cancelled.into_iter().for_each(|call| call.refuse(Refusal::Cancelled, metrics));
                 if admitted.cancels_running {
-                    self.running.iter().filter(|(name, _)| *name == sandbox).for_each(|(_, cancel)| cancel.cancel());
+                    self.running.cancel(&sandbox);
                 }
             }
             Err(call) => call.refuse(Refusal::TooMany, metrics),
         }
     }
 
+    fn time(&self, verb: Verb) -> Duration {
+        match verb {
+            Verb::Add => self.request_time,
+            Verb::Del => REMOVAL_TIME,
+        }
+    }
+
+    /// Who has waited too long is told so, and who is being served is to end.
+    fn expire(&mut self, now: Instant) {
+        for late in self.line.expired(now) {
+            late.refuse(Refusal::Deadline, &self.shared.metrics);
+        }
+        for _ in 0..self.running.expire(now) {
+            self.shared.metrics.refused(Refusal::Deadline.counted());
+        }
+    }
+
     fn start_next(&mut self) {
-        while let Some(Place { sandbox, call, .. }) = self.line.next(Instant::now()) {
-            let cancel = self.workers.give(sandbox.clone(), call);
-            self.running.push((sandbox, cancel));
+        while let Some(Place { sandbox, call, deadline, .. }) = self.line.next(Instant::now()) {
+            let cancel = self.workers.give(sandbox.clone(), call, deadline);
+            self.running.begin(sandbox, cancel, deadline);
         }
     }
 

@@ -27,6 +27,8 @@ use crate::wire::{Answer, Frame};
 
 /// Under this name the engine serves whatever the configuration says.
 const NAME: &str = "plexus-cni";
+/// What an ADD is told that was served when its time was over.
+const LATE: &str = "the daemon was not done with this request in time, and has undone it: try again later";
 /// Stack of a worker, in bytes: plans and results are deep JSON.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -52,7 +54,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    fn counted(self) -> metrics::Refusal {
+    /// Under what it is counted.
+    pub(super) fn counted(self) -> metrics::Refusal {
         match self {
             Refusal::TooMany => metrics::Refusal::TooMany,
             Refusal::Deadline => metrics::Refusal::Deadline,
@@ -109,6 +112,7 @@ struct Work {
     sandbox: String,
     call: Box<Call>,
     cancel: Cancel,
+    deadline: Instant,
 }
 
 /// See the module.
@@ -131,10 +135,10 @@ impl Workers {
     }
 
     /// Has a request served; what is returned ends it early. There is a worker for each that the line lets through.
-    pub(super) fn give(&self, sandbox: String, call: Box<Call>) -> Cancel {
+    pub(super) fn give(&self, sandbox: String, call: Box<Call>, deadline: Instant) -> Cancel {
         let cancel = Cancel::default();
         if let Err(mpsc::TrySendError::Full(work) | mpsc::TrySendError::Disconnected(work)) =
-            self.queue.try_send(Work { sandbox, call, cancel: cancel.clone() })
+            self.queue.try_send(Work { sandbox, call, cancel: cancel.clone(), deadline })
         {
             work.call.refuse(Refusal::TooMany, &self.metrics);
         }
@@ -145,9 +149,9 @@ impl Workers {
 fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) {
     loop {
         let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Work { sandbox, call, cancel }) = next else { return };
+        let Ok(Work { sandbox, call, cancel, deadline }) = next else { return };
         // Also outside the engine a panic costs one request, and not its worker, nor its sandbox for ever.
-        if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, cancel))).is_err() {
+        if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, cancel, deadline))).is_err() {
             shared.metrics.refused(metrics::Refusal::Panic);
         }
         shared.nudge();
@@ -158,7 +162,7 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) 
 }
 
 /// One request. What it attached and could tell nobody of is detached again.
-fn serve(call: Call, shared: &Shared, cancel: Cancel) {
+fn serve(call: Call, shared: &Shared, cancel: Cancel, deadline: Instant) {
     let waited = call.arrived.elapsed();
     let Call { frame, netns, stream, arrived } = call;
     let trace = TraceId::of(frame.variable(TRACEPARENT).and_then(|text| str::from_utf8(text).ok()));
@@ -190,6 +194,10 @@ fn serve(call: Call, shared: &Shared, cancel: Cancel) {
     let done = panic::catch_unwind(AssertUnwindSafe(|| engine::serve(NAME, &request, &seat)));
     let said = match done {
         Ok(_) if seat.has_given_back() => Answer::Yours,
+        Ok(Ok(_)) if request.command == Command::Add && deadline <= Instant::now() => {
+            engine::undo_unheard(NAME, (*request).clone(), &seat);
+            error(CniError::new(Code::TryAgainLater, LATE), request.version)
+        }
         Ok(Ok(result)) => Answer::Result(result.unwrap_or_default()),
         Ok(Err(refused)) => error(refused, request.version),
         Err(_) => {

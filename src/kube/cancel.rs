@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
+/// What is told to whom it is said.
+pub(super) const CANCELLED: &str = "cancelled: its DEL came, or its time is over";
+
 /// Whether somebody still waits for a request. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel {

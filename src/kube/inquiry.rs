@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::ask;
 use super::cache::Kept;
 use super::call::Failure;
-use super::cancel::Cancel;
+use super::cancel::{CANCELLED, Cancel};
 use super::dra::PodClaims;
 use super::known::{Known, count};
 use super::status::Word;
@@ -83,7 +83,7 @@ impl Inquiry {
             }
         };
         if self.cancel.is_cancelled() {
-            return Err(Failure::Passing("cancelled: its DEL came".to_owned()));
+            return Err(Failure::Passing(CANCELLED.to_owned()));
         }
         let last = match known {
             Found::Now(item) => {

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::cache::{KeptDefinition, KeptPod};
 use super::call::{Calls, Failure};
-use super::cancel::Cancel;
+use super::cancel::{CANCELLED, Cancel};
 use super::inquiry::Inquiry;
 use super::objects;
 use super::outbox::Outbox;
@@ -256,7 +256,7 @@ impl Known {
             };
             let found = tokio::select! {
                 found = asked => found,
-                () = cancel.cancelled() => Err(Failure::Passing("cancelled: its DEL came".to_owned())),
+                () = cancel.cancelled() => Err(Failure::Passing(CANCELLED.to_owned())),
             };
             drop(answer.try_send(found)); // who waited may have gone
         });

@@ -339,7 +339,7 @@ fn cancelled() {
     cancel.cancel();
     let (answer, mut inquiry) = waiting.join().unwrap();
     let error = answer.unwrap_err();
-    assert!(error.is_transient() && error.to_string().ends_with("cancelled: its DEL came"), "{error}");
+    assert!(error.is_transient() && error.to_string().contains("cancelled: its DEL came"), "{error}");
     assert!(inquiry.definition("default", "blue", true).is_err(), "and asks nothing more");
     assert_eq!(node.asked(), ["a"]);
 }

@@ -1,13 +1,15 @@
 //! Calls of one sandbox are served in the order in which they came, and what its DEL makes needless is not begun.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 
 use super::frame::{Said, answer, connect, of_pod, send};
-use super::{Daemon, hold_pool, left, node, pods, records, until};
+use super::{DIR, Daemon, hold_pool, left, node, pods, records, until};
 use crate::case::Case;
 use crate::meta::Node;
 use crate::need::Need;
@@ -18,6 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::order_add_and_del_at_once_leave_nothing", mac, at_once),
         Case::new("daemon::order_a_waiting_add_is_cancelled_by_its_del", mac, cancelled),
         Case::new("daemon::order_a_del_waits_for_the_add_before_it", mac, behind),
+        Case::new("daemon::order_an_add_whose_time_is_over_is_undone", mac, late),
     ]
 }
 
@@ -84,6 +87,33 @@ fn cancelled() {
     }
     assert_eq!(left(&node), Vec::<String>::new());
     daemon.stop();
+}
+
+fn late() {
+    let node = node("fail");
+    let daemon = Daemon::start_as(Path::new(env!("CARGO_BIN_EXE_plexus")), None, &["--request-time", "1"]);
+    let names = pods(&node, 1, NETWORKS);
+    let held = hold_pool();
+    let mut add = start(&node, "ADD", &names[0]);
+    until("its time is over, and counted", || {
+        let page = page("/metrics");
+        page.contains("plexus_requests_refused_total{reason=\"deadline\"} 1\n")
+    });
+    assert_eq!(records(), 1, "it is in its middle");
+    drop(held);
+    let said = answer(&mut add);
+    assert!(said.code() == Some(11) && format!("{said:?}").contains("has undone it"), "{said:?}");
+    assert_eq!((left(&node), records()), (vec![], 0));
+    daemon.stop();
+}
+
+/// What the daemon shows there.
+fn page(path: &str) -> String {
+    let mut stream = UnixStream::connect(format!("{DIR}/metrics.sock")).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: plexus\r\n\r\n").as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 fn behind() {
