@@ -103,6 +103,7 @@ pub struct Options {
 /// The socket cannot be made, or another daemon has it that is not to be replaced; threads cannot be started.
 pub fn run(options: &Options) -> Result<(), OpenError> {
     raise_descriptor_limit();
+    crate::log::frees_output();
     crate::log::begin(&options.log);
     options.notes.iter().for_each(|note| warn(note));
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS_MAX).build();

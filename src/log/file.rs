@@ -34,12 +34,17 @@ const GZIP_ENDING: &str = ".gz";
 ///
 /// # Errors
 /// The line is not in the file: it cannot be opened, is a folder or a disk, has no reader, or its disk is full.
-pub(super) fn append(path: &Path, conf: &LogConf, line: &[u8]) -> io::Result<()> {
+pub(super) fn append(path: &Path, conf: &LogConf, output: Output, line: &[u8]) -> io::Result<()> {
     let mut file = open(path)?;
+    let is_output = is_output(&file)?;
+    if is_output && output == Output::Answer {
+        return Err(io::Error::other(OfAnswer));
+    }
     let meta = file.metadata()?;
     let limit = u64::from(conf.max_size_mb).saturating_mul(MEGABYTE);
     let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
-    if meta.is_file() && meta.len() > 0 && meta.len().saturating_add(length) > limit {
+    // What standard output leads to was opened by whoever started this process, and would lead to the full file still.
+    if !is_output && meta.is_file() && meta.len() > 0 && meta.len().saturating_add(length) > limit {
         // Where it cannot be put aside the line is worth more than the bound.
         if let Ok(next) = put_aside(path, file.try_clone()?, conf) {
             file = next;
@@ -49,6 +54,15 @@ pub(super) fn append(path: &Path, conf: &LogConf, line: &[u8]) -> io::Result<()>
         written if written == line.len() => Ok(()),
         _ => Err(ErrorKind::WriteZero.into()),
     }
+}
+
+/// What standard output of this process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// The caller reads an answer from it.
+    Answer,
+    /// Nothing: a log may go there.
+    Free,
 }
 
 /// The file is where the answer goes: a line in it would be one in the answer.
@@ -78,9 +92,6 @@ fn open(path: &Path) -> io::Result<File> {
     let kind = file.metadata()?.file_type();
     if kind.is_block_device() {
         return Err(ErrorKind::InvalidInput.into());
-    }
-    if is_output(&file)? {
-        return Err(io::Error::other(OfAnswer));
     }
     Ok(file)
 }
@@ -240,25 +251,25 @@ mod tests {
     fn what_is_no_file_keeps_nobody_waiting() {
         let dir = folder("odd");
         let line = b"line\n";
-        assert!(append(&dir, &conf(), line).is_err(), "a folder");
+        assert!(append(&dir, &conf(), Output::Answer, line).is_err(), "a folder");
         let fifo = dir.join("fifo");
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
-        assert!(append(&fifo, &conf(), line).is_err(), "a FIFO that nobody reads");
+        assert!(append(&fifo, &conf(), Output::Answer, line).is_err(), "a FIFO that nobody reads");
         let mut reader = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&fifo).unwrap();
-        append(&fifo, &conf(), line).unwrap();
+        append(&fifo, &conf(), Output::Answer, line).unwrap();
         let mut got = [0; 5];
         reader.read_exact(&mut got).unwrap();
         assert_eq!(&got, line);
-        while append(&fifo, &conf(), &[b'x'; 4096]).is_ok() {} // it is full: an error and no wait
+        while append(&fifo, &conf(), Output::Answer, &[b'x'; 4096]).is_ok() {} // it is full: an error and no wait
         let circle = dir.join("circle");
         std::os::unix::fs::symlink(&circle, &circle).unwrap();
-        assert!(append(&circle, &conf(), line).is_err());
-        append(Path::new("/dev/null"), &conf(), line).unwrap();
-        let full = append(Path::new("/dev/full"), &conf(), line).unwrap_err();
+        assert!(append(&circle, &conf(), Output::Answer, line).is_err());
+        append(Path::new("/dev/null"), &conf(), Output::Answer, line).unwrap();
+        let full = append(Path::new("/dev/full"), &conf(), Output::Answer, line).unwrap_err();
         assert_eq!(full.kind(), ErrorKind::StorageFull);
-        append(&dir.join("new/folder/log"), &conf(), line).unwrap();
+        append(&dir.join("new/folder/log"), &conf(), Output::Answer, line).unwrap();
         assert_eq!(fs::read(dir.join("new/folder/log")).unwrap(), line);
-        assert!(append(&dir.join("fifo/log"), &conf(), line).is_err());
+        assert!(append(&dir.join("fifo/log"), &conf(), Output::Answer, line).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -270,7 +281,7 @@ mod tests {
         fs::write(dir.join("log-of-somebody-else.txt"), "stays").unwrap();
         let half = vec![b'x'; 600 << 10];
         for round in 0..5 {
-            append(&path, &conf(), &half).unwrap();
+            append(&path, &conf(), Output::Answer, &half).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().len(), 600 << 10, "round {round}");
         }
         let found = names(&dir);
@@ -284,12 +295,12 @@ mod tests {
         let dir = folder("link");
         let (path, target) = (dir.join("log"), dir.join("real.log"));
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        append(&path, &conf(), &vec![b'x'; 1 << 20]).unwrap();
+        append(&path, &conf(), Output::Answer, &vec![b'x'; 1 << 20]).unwrap();
         let other = Flock::lock(File::open(&target).unwrap(), FlockArg::LockExclusive).unwrap();
-        append(&path, &conf(), b"a\n").unwrap();
+        append(&path, &conf(), Output::Answer, b"a\n").unwrap();
         assert_eq!(fs::metadata(&target).unwrap().len(), (1 << 20) + 2, "who holds the lock is about to put it aside");
         drop(other);
-        append(&path, &conf(), b"b\n").unwrap();
+        append(&path, &conf(), Output::Answer, b"b\n").unwrap();
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
         assert_eq!(fs::read(&target).unwrap(), b"b\n");
         fs::remove_dir_all(&dir).unwrap();
@@ -307,7 +318,7 @@ mod tests {
                 scope.spawn(move || {
                     for number in 0..lines {
                         let line = format!("{writer} {number} {}\n", "y".repeat(1000));
-                        append(path, conf, line.as_bytes()).unwrap();
+                        append(path, conf, Output::Answer, line.as_bytes()).unwrap();
                     }
                 });
             }
@@ -351,7 +362,7 @@ mod tests {
         let older = dir.join("log-2020-01-01T00-00-00.000");
         fs::write(&older, "line\n").unwrap();
         fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
-        append(&path, &conf, b"next\n").unwrap();
+        append(&path, &conf, Output::Answer, b"next\n").unwrap();
         let begin = Instant::now();
         while older.exists() && begin.elapsed() < Duration::from_secs(30) {
             thread::yield_now();

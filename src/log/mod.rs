@@ -29,12 +29,20 @@ thread_local! {
 /// One process, one log: that of the first configuration it serves, or what the daemon was told when it was started.
 static LOG: OnceLock<LogConf> = OnceLock::new();
 
+/// Set by a process that answers nobody on standard output.
+static OUTPUT: OnceLock<file::Output> = OnceLock::new();
+
 /// Said once by a process: the log would be in the answer.
 static MISDIRECTED: Once = Once::new();
 
 /// From now on the configuration says what is written down. A second one of the same process changes nothing.
 pub fn begin(conf: &LogConf) {
     LOG.get_or_init(|| conf.clone());
+}
+
+/// Standard output is nobody's answer in this process: a log may go there.
+pub fn frees_output() {
+    OUTPUT.get_or_init(|| file::Output::Free);
 }
 
 /// While this lives, lines of its thread say which request they are of.
@@ -103,7 +111,7 @@ fn say(level: Level, line: impl FnOnce() -> String) {
 /// Whether the file has the line now.
 fn note(conf: &LogConf, level: Level, line: &str) -> bool {
     let Some(path) = conf.file.as_deref().filter(|_| level <= conf.level) else { return false };
-    let done = file::append(path, conf, &formed(level, line));
+    let done = file::append(path, conf, *OUTPUT.get_or_init(|| file::Output::Answer), &formed(level, line));
     let is_answer = |e: &io::Error| e.get_ref().is_some_and(|e| e.is::<file::OfAnswer>());
     if done.as_ref().is_err_and(is_answer) {
         MISDIRECTED.call_once(|| {

@@ -33,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("observe::status_with_and_without_a_daemon", &[], status),
         Case::new("observe::the_api_server_away_is_named", &[Need::Macvlan, Need::ApiServer], away),
         Case::new("observe::one_trace_in_the_log_and_the_record", &[], trace),
+        Case::new("observe::the_log_of_a_daemon_may_go_to_standard_output", &[], log_on_output),
     ]
 }
 
@@ -205,6 +206,25 @@ fn away() {
     member.cluster.door(Door::Open);
     until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "it is back");
     asked(&member.node).ok();
+}
+
+/// A pipe, as a container's is, and a file; the latter is never put aside: nobody would open it again.
+fn log_on_output() {
+    let node = referring(node());
+    let path = "/run/scratch/output";
+    let words = ["daemon", "--socket-dir", DIR, "--log-level", "verbose", "--log-file", "/dev/stdout"];
+    for output in [Stdio::piped(), fs::File::create(path).unwrap().into()] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+        let mut daemon = Daemon(command.args(words).stdout(output).stderr(Stdio::null()).spawn().unwrap());
+        until(|| UnixStream::connect(format!("{DIR}/plexus.sock")).is_ok(), "the daemon listens");
+        node.add("a", "");
+        node.call("DEL", "a").run().ok();
+        let piped = daemon.0.stdout.take();
+        daemon.end();
+        let mut text = fs::read_to_string(path).unwrap_or_default();
+        piped.map(|mut output| output.read_to_string(&mut text).unwrap());
+        assert!(text.contains("Add: default:a:") && text.contains("the daemon ends"), "{text}");
+    }
 }
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
