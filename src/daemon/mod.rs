@@ -243,7 +243,8 @@ impl Daemon {
         for late in self.line.expired(now) {
             late.refuse(Refusal::Deadline, &self.shared.metrics);
         }
-        for _ in 0..self.running.expire(now) {
+        for sandbox in self.running.expire(now) {
+            warn(&format!("container {sandbox}: its request has had its time, and is told to end"));
             self.shared.metrics.refused(Refusal::Deadline.counted());
         }
     }

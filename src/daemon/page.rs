@@ -156,6 +156,9 @@ impl Page for Board {
         let unwritable = readiness::writable("the state directory", &state_dir).err().map(|error| error.msg);
         let mut unready: Vec<String> = self.ended().into_iter().chain(unwritable).collect();
         if let Some(known) = self.shared.known() {
+            if known.rests() {
+                unready.push("the thread that asks the API server panicked, and begins again".to_owned());
+            }
             unready.extend(away(&known));
         }
         unready

@@ -34,14 +34,15 @@ impl Running {
         self.all.iter().filter(|one| one.sandbox == sandbox).for_each(|one| one.cancel.cancel());
     }
 
-    /// Ends those early whose time is over: how many these are since it was asked last.
-    pub(super) fn expire(&mut self, now: Instant) -> usize {
+    /// Ends those early whose time is over: the sandboxes of those of which that was not said before.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<String> {
         let late = self.all.iter_mut().filter(|one| !one.is_late && one.deadline <= now);
         late.map(|one| {
             one.is_late = true;
             one.cancel.cancel();
+            one.sandbox.clone()
         })
-        .count()
+        .collect()
     }
 }
 
@@ -59,12 +60,12 @@ mod tests {
             running.begin(name.to_owned(), cancel.clone(), *deadline);
         }
         running.end("gone");
-        assert_eq!(running.expire(now), 0);
-        assert_eq!((running.expire(early.1), running.expire(early.1)), (1, 0));
+        assert!(running.expire(now).is_empty());
+        assert_eq!((running.expire(early.1), running.expire(early.1)), (vec!["early".to_owned()], vec![]));
         let cancelled = || [&early.0, &late.0, &gone.0].map(Cancel::is_cancelled);
         assert_eq!(cancelled(), [true, false, false]);
         running.cancel("late");
         assert_eq!(cancelled(), [true, true, false]);
-        assert_eq!(running.expire(late.1), 1, "its DEL came, and it goes on nevertheless");
+        assert_eq!(running.expire(late.1), ["late"], "its DEL came, and it goes on nevertheless");
     }
 }

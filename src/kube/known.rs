@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use super::again::{self, Rest};
 use super::cache::{KeptDefinition, KeptPod};
 use super::call::{Calls, Failure};
 use super::cancel::{CANCELLED, Cancel};
@@ -114,6 +115,8 @@ pub(super) struct Shared {
     outbox: Arc<Outbox>,
     wire: Arc<Wire>,
     heartbeat: Heartbeat,
+    /// The thread has panicked, and begins again soon.
+    rests: AtomicBool,
 }
 
 impl Known {
@@ -138,6 +141,7 @@ impl Known {
             outbox: Arc::new(Outbox::new(state_dir.clone(), config.api_deadline)),
             wire: Arc::new(Wire::new(config.kubeconfig.clone(), config.api_call_timeout, config.api_deadline)),
             heartbeat: Heartbeat::new(),
+            rests: AtomicBool::new(false),
             state_dir,
         });
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
@@ -146,12 +150,7 @@ impl Known {
         let (alive, ended) = oneshot::channel();
         let served = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("api".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = served.serve() => {}
-                    _ = ended => {}
-                }
-            });
+            again::drive(&runtime, ended, Rest::USUAL, &served.rests, || served.serve());
             // Without waiting for what hangs in it (name servers, above all).
             runtime.shutdown_background();
         });
@@ -182,7 +181,12 @@ impl Known {
         }
     }
 
-    /// How long ago the thread turned last; none where it has ended, which it does by a panic alone.
+    /// Whether nothing is watched for the moment, because the thread panicked.
+    pub fn rests(&self) -> bool {
+        self.running.shared.rests.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the thread turned last; none where it has ended, which it does by many panics alone.
     pub fn heartbeat_age(&self) -> Option<Duration> {
         let Running { shared, thread, .. } = &*self.running;
         (!thread.is_finished()).then(|| shared.heartbeat.age())

@@ -95,15 +95,13 @@ fn late() {
     let names = pods(&node, 1, NETWORKS);
     let held = hold_pool();
     let mut add = start(&node, "ADD", &names[0]);
-    until("its time is over, and counted", || {
-        let page = page("/metrics");
-        page.contains("plexus_requests_refused_total{reason=\"deadline\"} 1\n")
-    });
+    until("its time is over", || daemon.said().contains("has had its time"));
     assert_eq!(records(), 1, "it is in its middle");
     drop(held);
     let said = answer(&mut add);
     assert!(said.code() == Some(11) && format!("{said:?}").contains("has undone it"), "{said:?}");
     assert_eq!((left(&node), records()), (vec![], 0));
+    assert!(page("/metrics").contains("plexus_requests_refused_total{reason=\"deadline\"} 1\n"));
     daemon.stop();
 }
 
