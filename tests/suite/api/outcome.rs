@@ -9,6 +9,7 @@ pub(super) fn cases() -> Vec<Case> {
     let needs = &[Need::Macvlan, Need::ApiServer];
     vec![
         Case::new("api::outcome::the_status_says_every_interface", needs, status),
+        Case::new("api::outcome::the_status_has_the_mtu_of_a_result", &[Need::ApiServer], mtu),
         Case::new("api::outcome::other_writers_lose_nothing", needs, writers),
         Case::new("api::outcome::conflicts_and_pods_of_the_same_name", needs, conflicts),
         Case::new("api::outcome::a_role_without_patch_is_enough", needs, no_patch),
@@ -45,6 +46,20 @@ fn status() {
     assert_eq!(events.len(), 3, "{events:?}");
     let of_blue = format!("Add net1 [10.2.0.2/24] from {}/blue", member.cluster.namespace());
     assert!(events.contains(&("AddedInterface".to_owned(), of_blue)), "{events:?}");
+}
+
+/// A result has it since CNI 1.1: of a plugin that says it.
+const SIZED: &str = r#"cat >/dev/null
+[ "$CNI_COMMAND" != ADD ] || echo "{\"cniVersion\": \"1.1.0\", \"interfaces\":
+    [{\"name\": \"$CNI_IFNAME\", \"mtu\": 1400, \"sandbox\": \"$CNI_NETNS\"}]}""#;
+
+fn mtu() {
+    let member = Member::new();
+    member.node.script("sized", SIZED);
+    member.cluster.definition("sized", &json!({"cniVersion": "1.1.0", "name": "sized", "type": "sized", "mtu": 1400}));
+    member.add("a", "sized").1.ok();
+    let status = member.cluster.network_status("a");
+    assert_eq!((&status[0]["mtu"], &status[1]["mtu"]), (&Value::Null, &json!(1400)), "{status}");
 }
 
 fn writers() {
