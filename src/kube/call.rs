@@ -1,6 +1,8 @@
 //! One call of the API: its deadline, what is tried again, and what came of it in plain words.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, header};
@@ -105,12 +107,23 @@ pub(super) struct Calls {
     per_call: Duration,
     /// When every attempt has ended.
     until: Instant,
+    patch_is_refused: Arc<AtomicBool>,
 }
 
 impl Calls {
     pub(super) fn new(connected: Connected, per_call: Duration, until: Instant) -> Calls {
-        let Connected { client, server, term } = connected;
-        Calls { client, server, term, per_call, until }
+        let Connected { client, server, term, patch_is_refused } = connected;
+        Calls { client, server, term, per_call, until, patch_is_refused }
+    }
+
+    /// Whether our role allows no patch of a pod's status, as far as was seen since the credentials were read.
+    pub(super) fn patch_is_refused(&self) -> bool {
+        self.patch_is_refused.load(Ordering::Relaxed)
+    }
+
+    /// It does not, but allows to replace it.
+    pub(super) fn note_patch_is_refused(&self) {
+        self.patch_is_refused.store(true, Ordering::Relaxed);
     }
 
     /// How long an attempt that begins now may take.

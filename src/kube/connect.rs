@@ -2,6 +2,8 @@
 //! does not do: with it the calls of a request share one connection and one handshake.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -37,6 +39,8 @@ pub(super) struct Connected {
     pub(super) server: String,
     /// Until when how it is logged in is valid, as far as that can be seen from here.
     pub(super) term: Option<Term>,
+    /// This role has been refused a patch of a pod's status.
+    pub(super) patch_is_refused: Arc<AtomicBool>,
 }
 
 /// By a kubeconfig, or by what a pod has of its cluster, within a time: files that are named may be no files, and a program may hang.
@@ -64,7 +68,7 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
     let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
     let term = term(&found.auth_info);
     let client = stack(found).map_err(|e| refuse(&format!("preparing to connect to {server}"), e))?;
-    Ok(Connected { client, server, term })
+    Ok(Connected { client, server, term, patch_is_refused: Arc::default() })
 }
 
 /// A clock may be wrong: who has an expired certificate is not refused here, but told of it when the server refuses.

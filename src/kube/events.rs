@@ -15,9 +15,12 @@ use crate::cluster::Arrival;
 use crate::cni::error::{CniError, Code};
 use crate::journal::fnv1a_128;
 use crate::log::warn;
+use crate::trace::TraceId;
 
 /// Who says it.
 const COMPONENT: &str = "plexus";
+/// The annotation that has the request's trace: of an event that is counted up, the last one's.
+const TRACE: &str = "plexus/trace";
 /// The API's bound of an event's text (events.k8s.io/v1 `note`).
 const MESSAGE_BYTES_MAX: usize = 1024;
 /// An event's name begins with its pod's, which has up to 253 of the same 253 bytes.
@@ -31,6 +34,8 @@ pub(super) struct Event {
     kind: &'static str,
     reason: &'static str,
     message: String,
+    /// The request's that it is of.
+    trace: Option<TraceId>,
 }
 
 impl Event {
@@ -38,7 +43,7 @@ impl Event {
     pub(super) fn added(arrival: &Arrival) -> Event {
         let addresses: Vec<String> = arrival.addresses.iter().map(ToString::to_string).collect();
         let message = format!("Add {} [{}] from {}", arrival.ifname, addresses.join(" "), arrival.network);
-        Event { kind: "Normal", reason: "AddedInterface", message }
+        Event { kind: "Normal", reason: "AddedInterface", message, trace: None }
     }
 
     /// Nothing was attached: the cause, and what to do.
@@ -54,12 +59,22 @@ impl Event {
             Code::TryAgainLater => "it is tried again",
             _ => "see the node's log, or run `plexus doctor` there",
         };
-        Event { kind: "Warning", reason, message: bounded(format!("{}; {hint}", error.msg)) }
+        Event { kind: "Warning", reason, message: bounded(format!("{}; {hint}", error.msg)), trace: None }
     }
 
     /// What is attached is not in the pod's status.
     pub(super) fn status_unwritten(text: &str) -> Event {
-        Event { kind: "Warning", reason: "NetworkStatusNotWritten", message: bounded(text.to_owned()) }
+        Event { kind: "Warning", reason: "NetworkStatusNotWritten", message: bounded(text.to_owned()), trace: None }
+    }
+
+    /// It is of this request.
+    pub(super) fn of(self, trace: Option<TraceId>) -> Event {
+        Event { trace, ..self }
+    }
+
+    /// Under what the node's log and journal have its request.
+    fn annotations(&self) -> Value {
+        self.trace.map_or_else(|| json!({}), |trace| json!({ TRACE: trace.to_string() }))
     }
 }
 
@@ -100,7 +115,7 @@ async fn post(calls: &Calls, pod: &About<'_>, event: &Event) -> Result<(), Failu
         Err(Failure::Conflict(_)) => {
             let path = format!("{path}/{}", name(pod, event));
             // Who may tell events may not always read them: what a patch answers is the whole object.
-            let seen = json!({ "lastTimestamp": now }).to_string();
+            let seen = json!({ "lastTimestamp": now, "metadata": { "annotations": event.annotations() } }).to_string();
             let count = calls.merge::<Counted>(&path, seen.as_bytes()).await?.count.unwrap_or(1).saturating_add(1);
             calls.merge::<IgnoredAny>(&path, json!({ "count": count }).to_string().as_bytes()).await.map(|_| ())
         }
@@ -119,7 +134,7 @@ fn object(pod: &About, event: &Event, now: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": { "name": name(pod, event), "namespace": pod.namespace },
+        "metadata": { "name": name(pod, event), "namespace": pod.namespace, "annotations": event.annotations() },
         "involvedObject": {
             "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
         },

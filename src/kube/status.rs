@@ -14,7 +14,8 @@ use super::objects::{About, Identity, PodObject, pod_path, pod_status_path};
 use super::unwritten::Unwritten;
 use crate::cluster::News;
 use crate::journal::PodName;
-use crate::log::warn;
+use crate::log::{self, warn};
+use crate::trace::TraceId;
 
 /// The annotation (network CRD standard 5).
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -34,6 +35,8 @@ pub(super) struct Word {
     status: Option<String>,
     noted: Option<Unwritten>,
     events: Vec<Event>,
+    /// The last request's.
+    trace: Option<TraceId>,
 }
 
 /// What came of telling it.
@@ -52,17 +55,19 @@ impl Word {
     pub(super) fn of(state_dir: &Path, pod: &PodName, uid: Option<&str>, news: &News) -> Word {
         let PodName { namespace, name, .. } = pod;
         let uid = uid.unwrap_or(&pod.uid);
-        let (status, events) = match news {
+        let (status, events): (_, Vec<Event>) = match news {
             News::Attached { status, arrivals } => (Some(*status), arrivals.iter().map(Event::added).collect()),
             News::Failed { error } => (None, vec![Event::failed(error)]),
         };
+        let trace = log::trace();
         let mut word = Word {
             namespace: namespace.clone(),
             name: name.clone(),
             uid: uid.to_owned(),
             status: status.map(str::to_owned),
             noted: None,
-            events,
+            events: events.into_iter().map(|event| event.of(trace)).collect(),
+            trace,
         };
         let note = |status| Unwritten::note(state_dir, &word.pod(), status).inspect_err(|e| warn(e)).ok();
         word.noted = status.and_then(note);
@@ -103,7 +108,7 @@ impl Word {
                 Told::Written
             }
             Err(failure) => {
-                keep(calls, &pod, &failure, self.noted.as_ref()).await;
+                keep(calls, &pod, &failure, self.noted.as_ref(), self.trace).await;
                 Told::Unwritten
             }
         }
@@ -126,12 +131,21 @@ pub(super) async fn write(calls: &Calls, pod: &About<'_>, status: &str) -> Resul
         object.insert("uid".to_owned(), pod.uid.into());
     }
     let body = json!({ "metadata": metadata }).to_string();
+    if calls.patch_is_refused() {
+        match put(calls, pod, status).await {
+            // Somebody has changed the role: it may be the other way round now.
+            Err(Failure::Forbidden(_)) => {}
+            done => return done,
+        }
+    }
     let mut tries = 0;
     loop {
         tries += 1;
         match calls.merge::<PodObject>(&pod_status_path(pod)?, body.as_bytes()).await {
             Ok(object) if !object.is(pod.namespace, pod.name) => return Err(calls.foreign()),
-            Err(Failure::Forbidden(_)) => return put(calls, pod, status).await,
+            Err(Failure::Forbidden(_)) => {
+                return put(calls, pod, status).await.inspect(|()| calls.note_patch_is_refused());
+            }
             Err(Failure::Conflict(why) | Failure::Lasting(why)) if is_another(&why) => return Err(Failure::Missing),
             Err(Failure::Conflict(_)) if tries < TRIES_MAX => {}
             done => return done.map(|_| ()),
@@ -178,7 +192,7 @@ async fn put(calls: &Calls, pod: &About<'_>, status: &str) -> Result<(), Failure
 }
 
 /// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.
-async fn keep(calls: &Calls, pod: &About<'_>, failure: &Failure, noted: Option<&Unwritten>) {
+async fn keep(calls: &Calls, pod: &About<'_>, failure: &Failure, noted: Option<&Unwritten>, trace: Option<TraceId>) {
     let About { namespace, name, .. } = pod;
     // Deleted meanwhile, or replaced by another of its name: nobody will read it. Or the server will never take it.
     if matches!(failure, Failure::Missing | Failure::Lasting(_)) {
@@ -192,5 +206,5 @@ async fn keep(calls: &Calls, pod: &About<'_>, failure: &Failure, noted: Option<&
     };
     let text = format!("the network-status of pod {namespace}/{name} is not written, {later}: {failure}");
     warn(&text);
-    events::post_all(calls, pod, &[Event::status_unwritten(&text)]).await;
+    events::post_all(calls, pod, &[Event::status_unwritten(&text).of(trace)]).await;
 }

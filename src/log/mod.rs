@@ -64,6 +64,11 @@ impl Drop for Traced {
     }
 }
 
+/// What this thread is at work on, where that has a name.
+pub fn trace() -> Option<TraceId> {
+    TRACE.get()
+}
+
 /// With which a line begins.
 fn mark() -> String {
     TRACE.get().map(|trace| format!("trace={trace} ")).unwrap_or_default()

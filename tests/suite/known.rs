@@ -35,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("known::a_renewed_client_certificate_is_read", server, renewed),
         Case::new("known::a_cancelled_request_ends_at_once", server, cancelled),
         Case::new("known::the_status_is_told_after_the_answer", server, after),
+        Case::new("known::a_role_without_patch_costs_two_requests", server, no_patch),
         Case::new("known::statuses_of_a_killed_daemon_are_written", server, notes),
     ]
 }
@@ -375,6 +376,27 @@ fn after() {
     ask(&known).tell(&name, &attached("[]"));
     assert!(known.drain(LIMIT));
     assert!(note.exists() && known.counts().unwritten == 1);
+}
+
+/// Only the first status is tried to be patched.
+fn no_patch() {
+    let node = Node::new();
+    let known = node.synced();
+    let name = node.pod("a", &json!({}));
+    node.cluster.fail("PATCH", "/status", usize::MAX, Fault::Status(403));
+    let told = |text: &str| {
+        node.cluster.seen();
+        known.cluster(Cancel::default(), true).tell(&name, &attached(&json!([{ "name": text }]).to_string()));
+        assert_eq!(node.cluster.network_status("a")[0]["name"], text);
+        let seen = node.cluster.seen().into_iter().filter(|seen| seen.path.contains("/pods/"));
+        seen.map(|seen| seen.method).collect::<Vec<_>>()
+    };
+    assert_eq!(told("first"), ["PATCH", "GET", "PUT"]);
+    assert_eq!(told("second"), ["GET", "PUT"]);
+    // The role is another now.
+    node.cluster.heal();
+    node.cluster.fail("PUT", "/status", usize::MAX, Fault::Status(403));
+    assert_eq!(told("third"), ["GET", "PUT", "PATCH"]);
 }
 
 fn notes() {

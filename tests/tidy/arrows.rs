@@ -38,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("deleter", &[]),
     ("place", &["cni", "config", "phase", "trace", "cluster", "deleter"]),
     ("handover", &["cni", "config", "cluster", "place"]),
-    ("kube", &["cni", "config", "sources", "journal", "heartbeat", "log", "native", "devices", "cluster"]),
+    ("kube", &["cni", "config", "sources", "journal", "trace", "heartbeat", "log", "native", "devices", "cluster"]),
     ("chain", &["cni"]),
     ("convert", &["cni"]),
     ("chained", &["cni", "journal", "log", "native", "convert", "deleter"]),
