@@ -25,7 +25,7 @@ use crate::job::Job;
 use crate::journal::{self, Key, PodName};
 use crate::log::{self, warn};
 use crate::native::{self, Verdict};
-use crate::phase::Phase;
+use crate::phase::{Executed, Phase};
 use crate::place::{Place, Served, timed};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::refer::{self, Asked};
@@ -259,8 +259,8 @@ fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Served {
     }
     let path = config.search_path(&job.request.path);
     let plan = timed(job.place, Phase::Plan, || job.plan(asked.wanted, asked.pod, &path))?;
-    if plan.executes() {
-        job.place.allow_execution()?;
+    if let Some(why) = plan.executed() {
+        job.place.allow_execution(why)?;
     }
     let attached = attach_all(job, &plan, pod)?;
     account::added(&plan, &attached.results);
@@ -411,7 +411,7 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
     let Some(held) = held else { return Ok(Found::Nothing) };
     let records = held.records().map_err(|e| from_journal(&e))?;
     if records.iter().any(|record| detach::executes(&record.intent)) {
-        job.place.allow_execution()?;
+        job.place.allow_execution(Executed::Record)?;
     }
     for record in records.iter().rev() {
         // First: nobody who cannot know it goes on.
@@ -458,7 +458,7 @@ fn is_elsewhere(job: &Job) -> bool {
 
 /// What has no record: Multus may have attached it. `attached`: there was a record, and it could not be read.
 fn del_unrecorded(job: &Job, config: &Config, attached: bool) -> Result<(), CniError> {
-    job.place.allow_execution()?;
+    job.place.allow_execution(Executed::NoRecord)?;
     let Request { container_id: sandbox, ifname, args, .. } = job.request;
     let remains = takeover::find(job, config, &Asker { sandbox, ifname, args, runtime: &config.runtime })?;
     remains.detach(job, config, sandbox, inside(job)?)?;

@@ -13,7 +13,7 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::request::Request;
 use crate::config::Config;
 use crate::deleter::{Child, Deletes};
-use crate::phase::Phase;
+use crate::phase::{Executed, Phase};
 use crate::trace::{TRACEPARENT, TraceId};
 
 /// What a call is answered: a result's bytes, if there are any.
@@ -91,7 +91,7 @@ pub trait Place: Debug {
     ///
     /// # Errors
     /// It is not done here, but by the caller.
-    fn allow_execution(&self) -> Result<(), CniError> {
+    fn allow_execution(&self, _why: Executed) -> Result<(), CniError> {
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ use crate::config::{NativePolicy, Policy};
 use crate::devices::{Allotment, need};
 use crate::journal::{self, Allotted, Key, PodName};
 use crate::native::{self, Around, Ipam, Native, Verdict};
+use crate::phase::Executed;
 use crate::select::Selection;
 
 /// More links in one pod than any node can use; a request beyond it is an attack or a mistake.
@@ -476,12 +477,15 @@ impl Plan {
         })
     }
 
-    /// Whether another program works for it: a plugin, or `ip`, which alone makes a tap (an ioctl, netdevice(7)).
-    pub fn executes(&self) -> bool {
-        self.attachments.iter().flat_map(|attachment| &attachment.steps).any(|step| match &step.how {
-            How::Native(native) => native.kind == backends::Kind::Tap || matches!(native.ipam, Ipam::Executed(_)),
-            How::Chained(_) => false,
-            How::Executed(_) => true,
+    /// Why another program works for it, where one does: a plugin, or `ip`, which alone makes a tap (an ioctl, netdevice(7)). The
+    /// first reason is told.
+    pub fn executed(&self) -> Option<Executed> {
+        self.attachments.iter().flat_map(|attachment| &attachment.steps).find_map(|step| match &step.how {
+            How::Native(native) if matches!(native.ipam, Ipam::Executed(_)) => Some(Executed::Ipam),
+            How::Native(native) if native.kind == backends::Kind::Tap => Some(Executed::Program),
+            How::Native(_) | How::Chained(_) => None,
+            How::Executed(_) if native::builds(&step.plugin) => Some(Executed::Configuration),
+            How::Executed(_) => Some(Executed::Type),
         })
     }
 

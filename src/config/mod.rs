@@ -233,6 +233,18 @@ impl Config {
         })
     }
 
+    /// The same of keys that need not say a default network: what it is changes nothing of the rest.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn parse_keys(keys: &Map<String, Value>) -> Result<Config, CniError> {
+        let mut object = keys.clone();
+        if !["delegates", "clusterNetwork"].iter().any(|key| keys.contains_key(*key)) {
+            object.insert("delegates".to_owned(), serde_json::json!([{ "type": META_TYPES.first() }]));
+        }
+        Config::parse(&object)
+    }
+
     /// Whether the default networks can be definitions.
     pub fn names_definitions(&self) -> bool {
         match &self.primary {

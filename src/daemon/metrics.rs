@@ -27,10 +27,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::cni::request::Command;
-use crate::phase::Phase;
+use crate::phase::{Executed, Phase};
 
 use labels::ErrnoName;
-pub use labels::{ApiOutcome, ApiVerb, Cache, Executed, Finding, OTHER, Outcome, Refusal};
+pub use labels::{ApiOutcome, ApiVerb, Became, Cache, Finding, OTHER, Outcome, Refusal};
 use pools::Pools;
 pub use pools::{Fill, NETWORK_BYTES_MAX, NETWORKS_MAX};
 use table::Row;
@@ -82,7 +82,7 @@ pub struct Metrics {
     pools: Arc<Pools>,
     journal_records: Level,
     journal_bytes: Level,
-    findings: Family<One, Counter>,
+    findings: Family<Two, Counter>,
 }
 
 impl Default for Metrics {
@@ -154,8 +154,8 @@ impl Metrics {
         self.waiting.set(waiting);
     }
 
-    /// A plugin was executed.
-    pub fn delegate(&self, reason: Executed) {
+    /// A request was given back.
+    pub fn given_back(&self, reason: Executed) {
         self.delegates.get_or_create(&[("reason", reason.word())]).inc();
     }
 
@@ -204,8 +204,8 @@ impl Metrics {
     }
 
     /// Reconciling found something.
-    pub fn finding(&self, what: Finding) {
-        self.findings.get_or_create(&[("what", what.word())]).inc();
+    pub fn finding(&self, what: Finding, became: Became) {
+        self.findings.get_or_create(&[("what", what.word()), ("became", became.word())]).inc();
     }
 
     /// Everything as OpenMetrics text ([`MEDIA_TYPE`]).

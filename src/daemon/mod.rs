@@ -9,13 +9,14 @@ mod keeping;
 mod line;
 mod listen;
 pub mod metrics;
+mod node;
 mod page;
 mod reconcile;
 mod running;
 mod seat;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,11 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::cni::request::Command;
-use crate::config::LogConf;
+use crate::config::{self, LogConf};
 use crate::keep::Keep;
 use crate::log::warn;
 use crate::wire::{ADD_TIME, DEL_TIME};
+use crate::{cluster, confdir};
 use http::Listen;
 use line::{Line, Place, Verb, Width};
 pub use listen::OpenError;
@@ -126,11 +128,20 @@ fn raise_descriptor_limit() {
 
 async fn serve(options: &Options) -> Result<(), OpenError> {
     let (events, heard) = mpsc::channel(EVENTS_MAX);
-    let shared = Shared::new(options.kubeconfig.clone()).map_err(OpenError::system("start the deleters"))?;
+    let conf_dir = options.keep.as_ref().map_or(Path::new(confdir::DIRECTORY), |keep| &keep.dir);
+    let node = node::config(options.keep.as_ref(), conf_dir);
+    let state_dir = node.as_ref().map_or(Path::new(config::STATE_DIR), |node| &node.state_dir);
+    let shared = Shared::new(options.kubeconfig.clone(), state_dir).map_err(OpenError::system("start the deleters"))?;
     let shared = Arc::new(shared);
+    let is_told = |keep: &Keep| keep.config().is_some_and(|config| config.kubeconfig.is_some());
+    if let Some(node) = &node
+        && (options.kubeconfig.is_some() || cluster::is_in_cluster() || options.keep.as_ref().is_some_and(is_told))
+    {
+        shared.watch_ahead(node);
+    }
     let board = Arc::new(Board::new(Arc::clone(&shared)));
     let workers = Workers::start(ADDS_MAX + DELS_MAX, &shared, &events).map_err(OpenError::system("start a worker"))?;
-    reconcile::start().map_err(OpenError::system("start reconciling"))?;
+    reconcile::start(&shared, conf_dir).map_err(OpenError::system("start reconciling"))?;
     watch_signals(&events).map_err(OpenError::system("listen for signals"))?;
     // Last: whoever finds the socket is served.
     let ears = Ears { events: events.clone(), metrics: Arc::clone(&shared.metrics) };

@@ -1,19 +1,20 @@
 //! The daemon's reconciling, in a thread of its own: at the start, in intervals, and when links of the host change. What it finds
 //! goes to the log. It does not know what is reconciled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::metrics::{self, Finding, Metrics};
+use super::seat::Shared;
 use crate::alive::CACHE_DIRS;
-use crate::confdir::{self, Fate};
-use crate::config::{Config, META_TYPES, STATE_DIR};
 use crate::detach::DATA_DIR;
 use crate::log::{verbose, warn};
-use crate::reconcile::{Cause, Reconciler, Report, Watch, watch_links};
+use crate::reconcile::{Became, Cause, Reconciler, Report, Watch, watch_links};
 use crate::survey::Places;
 use crate::takeover;
 
@@ -34,32 +35,45 @@ const STACK_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// No thread.
-pub(super) fn start() -> io::Result<()> {
+pub(super) fn start(shared: &Arc<Shared>, conf_dir: &Path) -> io::Result<()> {
     let named = thread::Builder::new().name("reconcile".to_owned()).stack_size(STACK_BYTES);
-    named.spawn(run).map(drop)
+    let (shared, conf_dir) = (Arc::clone(shared), conf_dir.to_owned());
+    named.spawn(move || run(&shared, &conf_dir)).map(drop)
 }
 
-fn run() {
-    let mut reconciler = Reconciler::default();
+fn run(shared: &Shared, conf_dir: &Path) {
+    let mut reconcilers = BTreeMap::new();
     // First: what changes during a round is told after it.
     let mut watch = watch();
     let mut cause = Cause::Start;
     let mut whole = Instant::now();
     loop {
         let begun = Instant::now();
-        let places = places(Path::new(confdir::DIRECTORY));
-        let round = panic::catch_unwind(AssertUnwindSafe(|| reconciler.round(&places, &cause)));
-        let report = round.unwrap_or_else(|_| {
-            warn("reconcile: a round panicked");
-            reconciler = Reconciler::default();
-            Report::default()
-        });
-        tell(&report);
-        if !matches!(cause, Cause::Links(_)) {
-            whole = Instant::now() + if report.has_more { INTERVAL_OF_MANY } else { INTERVAL };
+        let cache_dirs = cache_dirs(conf_dir);
+        let mut has_more = false;
+        for state_dir in shared.state_dirs() {
+            let places = places(state_dir.clone(), cache_dirs.clone());
+            // A folder that was not known before is looked at as a whole.
+            let is_new = !reconcilers.contains_key(&state_dir);
+            let reconciler = reconcilers.entry(state_dir).or_insert_with(Reconciler::default);
+            let report = round(reconciler, &places, if is_new { &Cause::Start } else { &cause });
+            tell(&report, &shared.metrics);
+            has_more |= report.has_more;
+        }
+        if has_more || !matches!(cause, Cause::Links(_)) {
+            whole = Instant::now() + if has_more { INTERVAL_OF_MANY } else { INTERVAL };
         }
         cause = next(&mut watch, whole, QUIET.max(begun.elapsed() * QUIET_SHARE));
     }
+}
+
+fn round(reconciler: &mut Reconciler, places: &Places, cause: &Cause) -> Report {
+    let round = panic::catch_unwind(AssertUnwindSafe(|| reconciler.round(places, cause)));
+    round.unwrap_or_else(|_| {
+        warn("reconcile: a round panicked");
+        *reconciler = Reconciler::default();
+        Report::default()
+    })
 }
 
 fn watch() -> Option<Watch> {
@@ -85,7 +99,12 @@ fn next(watch: &mut Option<Watch>, whole: Instant, quiet: Duration) -> Cause {
     Cause::Timer
 }
 
-fn tell(report: &Report) {
+fn tell(report: &Report, metrics: &Metrics) {
+    for found in report.fresh() {
+        if let Some(what) = Finding::ALL.iter().find(|finding| finding.word() == found.what.word()) {
+            metrics.finding(*what, counted(found.became));
+        }
+    }
     report.news().for_each(|line| warn(&format!("reconcile: {line}")));
     verbose(|| {
         let counts: Vec<String> = report.counts().map(|(what, count)| format!("{} {count}", what.word())).collect();
@@ -93,30 +112,32 @@ fn tell(report: &Report) {
     });
 }
 
-/// As `plexus gc` without arguments, and where the node's own configuration has its state.
-fn places(conf_dir: &Path) -> Places {
+fn counted(became: Became) -> metrics::Became {
+    match became {
+        Became::Reported => metrics::Became::Reported,
+        Became::Repaired => metrics::Became::Repaired,
+        Became::Collected => metrics::Became::Collected,
+    }
+}
+
+/// The runtimes' caches, and where the node's own configuration has Multus'.
+fn cache_dirs(conf_dir: &Path) -> Vec<PathBuf> {
     let mut cache_dirs: Vec<PathBuf> = CACHE_DIRS.iter().map(PathBuf::from).collect();
     let configured = takeover::configured(conf_dir).into_iter();
     cache_dirs.extend(configured.filter(|dir| !CACHE_DIRS.iter().any(|known| dir == Path::new(known))));
+    cache_dirs
+}
+
+/// As `plexus gc` without arguments.
+fn places(state_dir: PathBuf, cache_dirs: Vec<PathBuf>) -> Places {
     Places {
-        state_dir: state_dir(conf_dir).unwrap_or_else(|| PathBuf::from(STATE_DIR)),
+        state_dir,
         cache_dirs,
         data_dirs: [PathBuf::from(DATA_DIR)].into(),
         bridges: BTreeSet::new(),
         on_node: false,
         min_age: MIN_AGE,
     }
-}
-
-/// By the first file of the folder that is a configuration of the meta-plugin.
-fn state_dir(conf_dir: &Path) -> Option<PathBuf> {
-    let lists = confdir::read(conf_dir).ok()?.into_iter().filter_map(|file| match file.fate {
-        Fate::Chosen(list) | Fate::Ignored(list) => Some(list),
-        Fate::Broken(_) | Fate::NotRead => None,
-    });
-    let mut plugins = lists.flat_map(|list| list.plugins);
-    let own = plugins.find(|plugin| META_TYPES.contains(&plugin.plugin_type.as_str()))?;
-    Config::parse(&own.object).ok().map(|config| config.state_dir)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 use crate::deleter::Deletes;
 use crate::kube::{Cancel, Known, Live};
 use crate::log::warn;
-use crate::phase::Phase;
+use crate::phase::{Executed, Phase};
 use crate::place::{self, OfFiles, Opening, Place};
 use crate::sources::SourceError;
 use crate::trace::TraceId;
@@ -32,6 +32,9 @@ const TELL_TIME: Duration = Duration::from_secs(5);
 /// How long statuses and events wait while there is always a request that is served.
 const UNTOLD_TIME: Duration = Duration::from_millis(500);
 
+/// Folders of journals that are remembered: more than one is of a node whose configuration changes.
+const STATE_DIRS_MAX: usize = 8;
+
 /// What all requests share.
 pub(super) struct Shared {
     /// What is counted of them.
@@ -40,10 +43,10 @@ pub(super) struct Shared {
     lane: Mutex<()>,
     /// In the place of what requests' configurations say.
     kubeconfig: Option<PathBuf>,
-    /// Watched from the first request on that names a pod.
+    /// Watched from the start, where the options say how, or from the first request on that names a pod.
     known: Mutex<Option<Watched>>,
-    /// Where the last request that attaches has its journal.
-    state_dir: Mutex<PathBuf>,
+    /// Where requests have their journals; the one that was named last is the last.
+    state_dirs: Mutex<Vec<PathBuf>>,
     /// Opened, and with no request now: at most one for each that was ever served at once.
     hosts: Mutex<Vec<Host>>,
     /// Requests being served.
@@ -53,11 +56,28 @@ pub(super) struct Shared {
     nudged: Mutex<Instant>,
 }
 
-/// A cluster that is watched, and what it was found by.
-struct Watched {
+/// What a cluster is watched by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Terms {
     kubeconfig: Option<PathBuf>,
     state_dir: PathBuf,
+    /// How long a call, all of them, and what is about to come may take.
+    times: [Duration; 3],
+}
+
+/// A cluster that is watched.
+struct Watched {
+    terms: Terms,
+    /// No request has said yet that it is this one.
+    is_presumed: bool,
     known: Known,
+}
+
+impl Watched {
+    fn start(config: &Config, terms: Terms) -> Result<Watched, SourceError> {
+        let known = Known::start(&Config { kubeconfig: terms.kubeconfig.clone(), ..config.clone() }, None)?;
+        Ok(Watched { terms, is_presumed: false, known })
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -67,14 +87,15 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(kubeconfig: Option<PathBuf>) -> io::Result<Shared> {
+    /// `state_dir`: where requests will have their journal, as far as is known.
+    pub(super) fn new(kubeconfig: Option<PathBuf>, state_dir: &Path) -> io::Result<Shared> {
         Ok(Shared {
             metrics: Arc::new(Metrics::new()),
             deleters: Deleters::start()?,
             lane: Mutex::new(()),
             kubeconfig,
             known: Mutex::new(None),
-            state_dir: Mutex::new(PathBuf::from(config::STATE_DIR)),
+            state_dirs: Mutex::new(vec![state_dir.to_owned()]),
             hosts: Mutex::default(),
             serving: AtomicUsize::new(0),
             processors: thread::available_parallelism().map_or(1, usize::from),
@@ -102,40 +123,62 @@ impl Shared {
 
     /// Where requests that attach have their journal.
     pub(super) fn state_dir(&self) -> PathBuf {
-        self.state_dir.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state_dirs().pop().unwrap_or_else(|| PathBuf::from(config::STATE_DIR))
+    }
+
+    /// All places where requests have had it, the last one last.
+    pub(super) fn state_dirs(&self) -> Vec<PathBuf> {
+        self.state_dirs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note_state_dir(&self, used: &Path) {
-        let mut noted = self.state_dir.lock().unwrap_or_else(PoisonError::into_inner);
-        if *noted != used {
-            used.clone_into(&mut noted);
+        let mut noted = self.state_dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.last().is_none_or(|last| last != used) {
+            noted.retain(|known| known != used);
+            noted.push(used.to_owned());
+            let forgotten = noted.len().saturating_sub(STATE_DIRS_MAX);
+            noted.drain(..forgotten);
         }
     }
 
-    /// The cluster of a configuration. The first one is watched; another is asked, each time.
-    fn cluster(&self, config: &Config, cancel: &Cancel) -> Result<Box<dyn Cluster>, SourceError> {
+    fn terms(&self, config: &Config) -> Terms {
         let kubeconfig = match &self.kubeconfig {
             Some(own) => Some(own.clone()),
             // Whoever runs in a pod of the cluster sees that pod's files, and not those of the node.
             None if cluster::is_in_cluster() => None,
             None => config.kubeconfig.clone(),
         };
-        let mut watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = match watched.take() {
-            Some(first) => first,
-            None => {
-                let own = Config { kubeconfig: kubeconfig.clone(), ..config.clone() };
-                let known = Known::start(&own, None)?;
-                Watched { kubeconfig: own.kubeconfig, state_dir: own.state_dir, known }
+        let times = [config.api_call_timeout, config.api_deadline, config.appear_wait];
+        Terms { kubeconfig, state_dir: config.state_dir.clone(), times }
+    }
+
+    /// Watches what requests will ask, as far as is known before the first of them.
+    pub(super) fn watch_ahead(&self, config: &Config) {
+        match Watched::start(config, self.terms(config)) {
+            Ok(watched) => {
+                let watched = Watched { is_presumed: true, ..watched };
+                *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(watched);
             }
+            Err(why) => warn(&format!("the cluster is not watched before a request asks for it: {why}")),
+        }
+    }
+
+    /// The cluster of a configuration. The first one is watched; another is asked, each time.
+    fn cluster(&self, config: &Config, cancel: &Cancel) -> Result<Box<dyn Cluster>, SourceError> {
+        let terms = self.terms(config);
+        let mut watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = match watched.take().filter(|first| !first.is_presumed || first.terms == terms) {
+            Some(first) => Watched { is_presumed: false, ..first },
+            None => Watched::start(config, terms.clone())?,
         };
         let first = watched.insert(first);
-        if first.kubeconfig == kubeconfig && first.state_dir == config.state_dir {
+        if first.terms.kubeconfig == terms.kubeconfig && first.terms.state_dir == terms.state_dir {
             let inquiry = first.known.cluster(cancel.clone(), config.status_before_answer);
             return Ok(Box::new(inquiry.told_later()));
         }
         drop(watched);
-        Live::new(&Config { kubeconfig, ..config.clone() }).map(|live| Box::new(live) as Box<dyn Cluster>)
+        let own = Config { kubeconfig: terms.kubeconfig, ..config.clone() };
+        Live::new(&own).map(|live| Box::new(live) as Box<dyn Cluster>)
     }
 
     /// Waits until everything is told that requests have told, or it takes too long.
@@ -250,7 +293,8 @@ impl Place for Seat<'_> {
         Some(self.trace)
     }
 
-    fn allow_execution(&self) -> Result<(), CniError> {
+    fn allow_execution(&self, why: Executed) -> Result<(), CniError> {
+        self.shared.metrics.given_back(why);
         self.given_back.store(true, Ordering::Relaxed);
         Err(place::given_back())
     }

@@ -24,6 +24,7 @@ pub use kubeconfig::Account;
 use crate::cni::list::List;
 use crate::cni::version::Version;
 use crate::confdir::Fate;
+use crate::config::Config;
 use crate::config::daemon::{DaemonConfig, Origin};
 use crate::install::compose;
 
@@ -100,6 +101,14 @@ impl Keep {
     /// Where the node's kubeconfig is, as the daemon sees it.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join(FOLDER).join(KUBECONFIG)
+    }
+
+    /// What plexus' file is to say, whatever the default network is: how the API server is reached, where the state is. None where
+    /// its keys cannot be read: who is asked with that file says why.
+    pub fn config(&self) -> Option<Config> {
+        let mut keys = self.usual();
+        keys.extend(self.own.clone());
+        Config::parse_keys(&keys).ok()
     }
 
     /// Keys that a file of a person's need not have.

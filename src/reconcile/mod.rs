@@ -115,11 +115,24 @@ impl What {
     }
 }
 
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Became {
+    /// It was told, and let be.
+    Reported,
+    /// It was put right.
+    Repaired,
+    /// It was of the dead, and is gone.
+    Collected,
+}
+
 /// Something that does not agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// What.
     pub what: What,
+    /// What became of it.
+    pub became: Became,
     /// It in one line: whose, where, and what was or can be done.
     pub line: String,
 }
@@ -135,14 +148,23 @@ pub struct Report {
     pub has_more: bool,
     /// What could not be looked at or removed.
     pub failures: Vec<String>,
-    news: Vec<String>,
+    news: BTreeSet<String>,
 }
 
 impl Report {
     fn note(&mut self, what: What, line: String) {
+        self.note_done(what, Became::Reported, line);
+    }
+
+    fn note_done(&mut self, what: What, became: Became, line: String) {
         if self.found.len() < FINDINGS_MAX {
-            self.found.push(Found { what, line });
+            self.found.push(Found { what, became, line });
         }
+    }
+
+    /// What was found that the rounds before did not find.
+    pub fn fresh(&self) -> impl Iterator<Item = &Found> {
+        self.found.iter().filter(|found| self.news.contains(&found.line))
     }
 
     /// How often each was found, in the order of [`What::ALL`]; what was not found is left out.
@@ -199,7 +221,10 @@ impl Reconciler {
         report.failures.append(&mut survey.failures);
         for torn in &survey.torn {
             match journal.sweep(torn) {
-                Ok(true) => report.note(What::Torn, format!("{} said nothing: removed", torn.display())),
+                Ok(true) => {
+                    let line = format!("{} said nothing: removed", torn.display());
+                    report.note_done(What::Torn, Became::Repaired, line);
+                }
                 Ok(false) => {} // an ADD has just begun
                 Err(e) => report.failures.push(native::chain(&e)),
             }
@@ -256,7 +281,8 @@ impl Reconciler {
             match collect::detach_file(&journal, &intent.key, &places.state_dir, &is_dead, Duration::ZERO) {
                 Ok(true) => {
                     report.collected += 1;
-                    report.note(What::Ended, format!("{} had ended without a DEL: collected", whose(intent)));
+                    let line = format!("{} had ended without a DEL: collected", whose(intent));
+                    report.note_done(What::Ended, Became::Collected, line);
                 }
                 Ok(false) => {} // somebody was faster
                 Err(e) if e.code == Code::TryAgainLater => {}
@@ -388,6 +414,7 @@ mod tests {
             let mut report = Report::default();
             report.note(What::Lease, line.to_owned());
             reconciler.remember(&mut report, is_whole);
+            assert_eq!(report.news().count(), report.fresh().count());
             (report.news().count(), report.counts().collect::<Vec<_>>())
         };
         assert_eq!(told("a", true), (1, vec![(What::Lease, 1)]));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::api::{Member, NETWORKS};
 use crate::call::{Answer, Call, Side};
 use crate::case::Case;
-use crate::kube::Door;
+use crate::kube::{Door, Fault};
 use crate::meta::{Node, node};
 use crate::need::Need;
 use crate::testbed::{RECORDS, files_below};
@@ -33,6 +33,11 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("observe::status_with_and_without_a_daemon", &[], status),
         Case::new("observe::the_api_server_away_is_named", &[Need::Macvlan, Need::ApiServer], away),
         Case::new("observe::one_trace_in_the_log_and_the_record", &[], trace),
+        Case::new("observe::one_trace_in_the_log_and_the_event", &[Need::Macvlan, Need::ApiServer], trace_of_event),
+        Case::new("observe::the_api_server_is_watched_from_the_start", &[Need::Macvlan, Need::ApiServer], watched),
+        Case::new("observe::a_status_that_is_not_written_is_counted", &[Need::Macvlan, Need::ApiServer], unwritten),
+        Case::new("observe::findings_and_what_is_given_back_are_counted", &[], counted),
+        Case::new("observe::the_state_is_where_the_configuration_says", &[Need::Macvlan], state_dirs),
         Case::new("observe::the_log_of_a_daemon_may_go_to_standard_output", &[], log_on_output),
     ]
 }
@@ -206,6 +211,100 @@ fn away() {
     member.cluster.door(Door::Open);
     until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "it is back");
     asked(&member.node).ok();
+}
+
+fn trace_of_event() {
+    let mut member = Member::new();
+    member.node = referring(member.node);
+    let own = "/run/scratch/daemon.log";
+    let _daemon = Daemon::start(&["--log-level", "verbose", "--log-file", own]);
+    let events = || {
+        let path = format!("/api/v1/namespaces/{}/events", member.cluster.namespace());
+        let list = member.cluster.get(&path)["items"].as_array().unwrap().clone();
+        list.into_iter().map(|event| event["metadata"]["annotations"]["plexus/trace"].clone()).collect::<Vec<_>>()
+    };
+    let uid = member.pod("a", &[(NETWORKS, "nowhere")]);
+    assert!(!member.call("ADD", "a", &uid).run().succeeded());
+    until(|| events().len() == 1, "the event");
+    let log = fs::read_to_string(own).unwrap();
+    let first = events()[0].as_str().unwrap().to_owned();
+    assert!(log.contains(&format!("trace={first} ADD ")), "{first}: {log}");
+    // Said again it has the trace of the last request.
+    let call = member.call("ADD", "a", &uid).env("TRACEPARENT", format!("00-{TRACE}-b7ad6b7169203331-01"));
+    assert!(!call.run().succeeded());
+    until(|| events() == [json!(TRACE)], "the last one's trace");
+}
+
+/// With a configuration of its own the daemon knows the server before anybody asks.
+fn watched() {
+    let mut member = Member::new();
+    member.node = referring(member.node);
+    let kubeconfig = member.node.conf["kubeconfig"].as_str().unwrap().to_owned();
+    member.cluster.door(Door::Refused);
+    let _daemon = Daemon::start(&["--kubeconfig", &kubeconfig]);
+    until(|| get("/readyz").is_some_and(|(code, body)| code == "503" && body.contains("API server: ")), "it is away");
+    member.cluster.door(Door::Open);
+    until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "definitions have come");
+    let known = |page: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(r#"plexus_cache_objects{cache="definition"} "#));
+        line.is_some_and(|number| number.parse::<u64>().unwrap() >= 2)
+    };
+    assert!(known(&get("/metrics").unwrap().1), "those of this case, and what others have on the same server");
+    member.cluster.seen();
+    // The requests' configuration waits for other times: it is watched by these.
+    member.add("a", "blue").1.ok();
+    until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "definitions are there still");
+    let before = member.cluster.count("GET", "/network-attachment-definitions/");
+    member.add("b", "blue").1.ok();
+    assert_eq!(member.cluster.count("GET", "/network-attachment-definitions/"), before, "it is known");
+}
+
+fn unwritten() {
+    let mut member = Member::new();
+    member.node = referring(member.node);
+    let _daemon = Daemon::start(&[]);
+    member.cluster.fail("", "/status", usize::MAX, Fault::Status(403));
+    member.add("a", "blue").1.ok();
+    has("plexus_status_writes_failed_total 1");
+    has(r#"plexus_api_calls_total{verb="patch",outcome="failed"} 1"#);
+}
+
+fn counted() {
+    let node = referring(node());
+    fs::create_dir_all(format!("{RECORDS}/journal")).unwrap();
+    let torn = format!("{RECORDS}/journal/cluster:torn:eth0.jsonl");
+    fs::write(&torn, "").unwrap();
+    let _daemon = Daemon::start(&[]);
+    has(r#"plexus_reconcile_findings_total{what="torn",became="repaired"} 1"#);
+    assert!(!fs::exists(torn).unwrap());
+    node.script("noted", r#"conf=$(cat); [ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#);
+    node.add("a", "chained");
+    has(r#"plexus_requests_given_back_total{reason="type"} 1"#);
+    node.call("DEL", "a").run().ok();
+    has(r#"plexus_requests_given_back_total{reason="record"} 1"#);
+    node.call("DEL", "a").run().ok();
+    has(r#"plexus_requests_given_back_total{reason="no_record"} 1"#);
+}
+
+/// As `--config` says, and as the configurations of requests do.
+fn state_dirs() {
+    let mut node = referring(node());
+    let [told, other] = ["/run/scratch/told", "/run/scratch/other"];
+    let config = "/run/scratch/daemon-config.json";
+    let written = json!({"cniConfigDir": "/run/scratch/net.d", "socketDir": DIR, "stateDir": told, "logLevel": "error",
+        "logFile": "/run/scratch/daemon.log"});
+    fs::write(config, written.to_string()).unwrap();
+    fs::create_dir_all(format!("{told}/journal")).unwrap();
+    let torn = format!("{told}/journal/cluster:torn:eth0.jsonl");
+    fs::write(&torn, "").unwrap();
+    let _daemon = Daemon::start(&["--config", config]);
+    until(|| !fs::exists(&torn).unwrap(), "the first round is where the configuration says");
+    node.conf["stateDir"] = json!(other);
+    node.add("a", "six");
+    node.bed.ip("-n a link del net1");
+    let said = || fs::read_to_string("/run/scratch/daemon.log").unwrap_or_default();
+    until(|| said().contains("net1 of network") && said().contains("is gone"), "it is looked for where requests say");
+    node.call("DEL", "a").run().ok();
 }
 
 /// A pipe, as a container's is, and a file; the latter is never put aside: nobody would open it again.

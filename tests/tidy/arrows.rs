@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("asked", &["cni"]),
     ("native", &["asked", "cni"]),
     ("devices", &["cni", "sources", "journal", "native"]),
-    ("plan", &["cni", "config", "select", "journal", "native", "devices"]),
+    ("plan", &["cni", "config", "select", "journal", "phase", "native", "devices"]),
     ("cluster", &["cni", "config", "sources", "journal", "native", "devices"]),
     ("gather", &["cni", "config", "select", "sources", "journal", "native", "devices", "plan", "cluster"]),
     (

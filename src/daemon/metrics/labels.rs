@@ -63,14 +63,14 @@ words! {
         Definition = "definition",
     }
 
-    /// Why a plugin is executed.
-    Executed {
-        /// plexus builds no such type.
-        Type = "type",
-        /// Its configuration has a key that plexus does not build.
-        Key = "key",
-        /// Addresses are asked of a plugin.
-        Ipam = "ipam",
+    /// What became of what reconciling found.
+    Became {
+        /// It was told, and let be.
+        Reported = "reported",
+        /// It was put right.
+        Repaired = "repaired",
+        /// It was of the dead, and is gone.
+        Collected = "collected",
     }
 
     /// What the API server is asked.

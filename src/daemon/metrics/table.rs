@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use prometheus_client::registry::Unit;
 
-use super::labels::{ApiOutcome, ApiVerb, Cache, Executed, Finding, OTHER, Outcome, Refusal};
+use super::labels::{ApiOutcome, ApiVerb, Became, Cache, Finding, OTHER, Outcome, Refusal};
 use super::pools::NETWORKS_MAX;
 use super::{DELEGATE, PHASE_SECONDS_BUCKETS, REQUEST_SECONDS_BUCKETS, VERBS};
-use crate::phase::Phase;
+use crate::phase::{Executed, Phase};
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,9 +101,9 @@ rows! {
         "Requests that were not served, or not to their end";
     UNDER_WAY = "plexus_requests_under_way" Gauge None, [], "Requests that are being served";
     WAITING = "plexus_requests_waiting" Gauge None, [], "Requests that wait for their turn";
-    DELEGATES = "plexus_delegates" Counter None,
+    DELEGATES = "plexus_requests_given_back" Counter None,
         [("reason", Values::Closed(|| Executed::ALL.iter().map(|one| one.word()).collect()))],
-        "Plugins that were executed, by why plexus did not do it itself";
+        "Requests that execute plugins, which plexus-cni then serves itself, by the first reason";
     KERNEL_ERRORS = "plexus_kernel_errors" Counter None, [("errno", Values::Bounded("an errno's name, such as `ENODEV`"))],
         "Netlink messages that the kernel refused";
     CACHE_HITS = "plexus_cache_hits" Counter None, [CACHE], "Objects that were known when a request asked for them";
@@ -120,7 +120,8 @@ rows! {
     JOURNAL_RECORDS = "plexus_journal_records" Gauge None, [], "Records in the journal";
     JOURNAL = "plexus_journal" Gauge Some(Unit::Bytes), [], "What the journal's records are long, together";
     FINDINGS = "plexus_reconcile_findings" Counter None,
-        [("what", Values::Closed(|| Finding::ALL.iter().map(|one| one.word()).collect()))],
+        [("what", Values::Closed(|| Finding::ALL.iter().map(|one| one.word()).collect())),
+         ("became", Values::Closed(|| Became::ALL.iter().map(|one| one.word()).collect()))],
         "Where journal, kernel, leases and sandboxes did not agree";
     MEMORY = "process_resident_memory" Gauge Some(Unit::Bytes), [], "The daemon's memory, as the kernel counts it";
 }

@@ -16,8 +16,10 @@ fn full() -> Metrics {
     Kind::ALL.iter().for_each(|kind| metrics.attachment(Some(*kind), millisecond));
     metrics.attachment(None, millisecond);
     Refusal::ALL.iter().for_each(|reason| metrics.refused(*reason));
-    Executed::ALL.iter().for_each(|reason| metrics.delegate(*reason));
-    Finding::ALL.iter().for_each(|what| metrics.finding(*what));
+    Executed::ALL.iter().for_each(|reason| metrics.given_back(*reason));
+    for what in Finding::ALL {
+        Became::ALL.iter().for_each(|became| metrics.finding(*what, *became));
+    }
     for cache in Cache::ALL {
         metrics.cache_asked(*cache, 1, 1);
         metrics.known(*cache, 1000);
