@@ -7,9 +7,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    admission, api, capability, chains, check, config, crash, daemon, defects, devices, examples, gc, install, interop,
-    known, kube, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program, reconcile,
-    status, takeover, tools, validate, world,
+    admission, api, capability, chains, check, config, crash, daemon, defects, deploy, devices, examples, gc, install,
+    interop, known, kube, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program,
+    reconcile, status, takeover, tools, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -37,6 +37,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(plugins::cases());
     cases.extend(meta::cases());
     cases.extend(defects::cases());
+    cases.extend(deploy::cases());
     cases.extend(api::cases());
     cases.extend(examples::cases());
     cases.extend(capability::cases());

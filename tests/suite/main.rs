@@ -25,6 +25,7 @@ mod config;
 mod crash;
 mod daemon;
 mod defects;
+mod deploy;
 mod devices;
 mod examples;
 mod gc;
