@@ -260,7 +260,7 @@ fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Served {
     let path = config.search_path(&job.request.path);
     let plan = timed(job.place, Phase::Plan, || job.plan(asked.wanted, asked.pod, &path))?;
     if let Some(why) = plan.executed() {
-        job.place.allow_execution(why)?;
+        job.place.allow_execution(job.request, why)?;
     }
     let attached = attach_all(job, &plan, pod)?;
     account::added(&plan, &attached.results);
@@ -411,7 +411,7 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
     let Some(held) = held else { return Ok(Found::Nothing) };
     let records = held.records().map_err(|e| from_journal(&e))?;
     if records.iter().any(|record| detach::executes(&record.intent)) {
-        job.place.allow_execution(Executed::Record)?;
+        job.place.allow_execution(job.request, Executed::Record)?;
     }
     for record in records.iter().rev() {
         // First: nobody who cannot know it goes on.
@@ -458,7 +458,7 @@ fn is_elsewhere(job: &Job) -> bool {
 
 /// What has no record: Multus may have attached it. `attached`: there was a record, and it could not be read.
 fn del_unrecorded(job: &Job, config: &Config, attached: bool) -> Result<(), CniError> {
-    job.place.allow_execution(Executed::NoRecord)?;
+    job.place.allow_execution(job.request, Executed::NoRecord)?;
     let Request { container_id: sandbox, ifname, args, .. } = job.request;
     let remains = takeover::find(job, config, &Asker { sandbox, ifname, args, runtime: &config.runtime })?;
     remains.detach(job, config, sandbox, inside(job)?)?;

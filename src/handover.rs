@@ -15,7 +15,9 @@ use crate::cluster::{self, Cluster};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Request;
 use crate::config::Config;
+use crate::phase::Executed;
 use crate::place::{OfFiles, Place};
+use crate::refer::Lease;
 
 /// What is executed, and its command.
 const PROGRAM: &str = "plexus";
@@ -25,8 +27,10 @@ const COMMAND: &str = "oneshot";
 const MARK: &str = "PLEXUS_HANDED_OVER";
 
 /// `plexus-cni`, as the runtime executes it.
-#[derive(Debug)]
-pub struct Program;
+#[derive(Debug, Default)]
+pub struct Program {
+    lease: Lease,
+}
 
 impl Place for Program {
     fn asks_daemon(&self) -> bool {
@@ -39,6 +43,10 @@ impl Place for Program {
             return Err(execute(request));
         }
         OfFiles.reach(config, request)
+    }
+
+    fn allow_execution(&self, request: &Request, why: Executed) -> Result<(), CniError> {
+        self.lease.take(request, why)
     }
 }
 

@@ -87,11 +87,11 @@ pub trait Place: Debug {
         std::env::var(TRACEPARENT).ok().and_then(|text| TraceId::parse(&text).ok())
     }
 
-    /// Called before anything is changed by a request that executes a plugin.
+    /// Called before anything is changed by a request that executes a plugin. It may wait until others have done so.
     ///
     /// # Errors
-    /// It is not done here, but by the caller.
-    fn allow_execution(&self, _why: Executed) -> Result<(), CniError> {
+    /// It is not done here, but by the caller; or not now.
+    fn allow_execution(&self, _request: &Request, _why: Executed) -> Result<(), CniError> {
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use backends::NetNs;
@@ -22,11 +23,16 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Request};
 use crate::config::{Config, Fallback};
 use crate::log::warn;
+use crate::phase::Executed;
 use crate::place::Served;
-use crate::wire::{ADD_TIME, Answer, DEL_TIME, Frame, VARIABLES};
+use crate::wire::{ADD_TIME, Answer, DEL_TIME, Frame, LEASE, LEASE_TIME, VARIABLES};
 
 /// How long STATUS may take, which a runtime repeats all the time.
 const STATUS_TIME: Duration = Duration::from_secs(2);
+/// How long a DEL waits until it may execute plugins: then it does so, whoever else does.
+const DEL_LEASE_TIME: Duration = Duration::from_secs(10);
+/// Beyond what the daemon takes to say that there is no lease.
+const LEASE_SLACK: Duration = Duration::from_secs(5);
 /// Between two attempts to find the daemon.
 const RETRY_MS: u16 = 50;
 
@@ -128,6 +134,54 @@ fn connect(path: &Path, time: Duration) -> io::Result<UnixStream> {
         return Err(io::Error::new(ErrorKind::PermissionDenied, why));
     }
     Ok(stream)
+}
+
+/// Waits until this process may execute plugins for a request: there is a bound for the node, which the daemon keeps. The lease lasts
+/// as long as what is returned; it is not passed on to other programs. Without a daemon there is none.
+///
+/// # Errors
+/// Code 11, of an ADD: as many others execute plugins as may.
+pub fn lease(socket: &Path, request: &Request) -> Result<Option<UnixStream>, CniError> {
+    let time = if request.command == Command::Del { DEL_LEASE_TIME } else { LEASE_TIME + LEASE_SLACK };
+    let asked = connect(socket, time).and_then(|mut stream| {
+        let pairs = vec![(LEASE.into(), request.container_id.clone().into())];
+        Frame { pairs, stdin: Vec::new() }.send(&mut stream, None)?;
+        Answer::receive(&mut stream).map(|answer| (answer, stream))
+    });
+    match asked {
+        Ok((Answer::Error(bytes), _)) if request.command != Command::Del => Err(error_of(&bytes)),
+        // A DEL ends, whoever else is at work.
+        Ok((Answer::Error(_), _)) => Ok(None),
+        Ok((Answer::Result(_) | Answer::Yours, stream)) => Ok(Some(stream)),
+        Err(e) => {
+            warn(&format!("executing plugins without asking the daemon at {}: {e}", socket.display()));
+            Ok(None)
+        }
+    }
+}
+
+/// The lease of this process, once it has one.
+#[derive(Debug, Default)]
+pub struct Lease(OnceLock<UnixStream>);
+
+impl Lease {
+    /// Waits for it, where the node has a daemon and this process has none yet.
+    ///
+    /// # Errors
+    /// As [`lease`].
+    pub fn take(&self, request: &Request, why: Executed) -> Result<(), CniError> {
+        // Of what nobody knows anything there is seldom anything to execute.
+        if why == Executed::NoRecord {
+            return Ok(());
+        }
+        let socket = Config::parse(&request.config).ok().and_then(|config| config.daemon_socket);
+        if let Some(socket) = socket.filter(|_| self.0.get().is_none())
+            && let Some(stream) = lease(&socket, request)?
+        {
+            self.0.get_or_init(|| stream);
+        }
+        Ok(())
+    }
 }
 
 /// What the request was read from; its command is that of `request`, which may undo what the environment says.

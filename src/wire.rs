@@ -47,6 +47,12 @@ pub const ADD_TIME: Duration = Duration::from_secs(180);
 /// The same of a DEL, which it then carries out by itself: the kernel takes no such time.
 pub const DEL_TIME: Duration = Duration::from_secs(30);
 
+/// In the place of a request: somebody is about to execute plugins for this container. It is answered when it may, with
+/// [`Answer::Yours`], and may for as long as it keeps the connection.
+pub const LEASE: &str = "PLEXUS_LEASE";
+/// How long that may take.
+pub const LEASE_TIME: Duration = Duration::from_secs(60);
+
 const _: () = assert!(REQUEST_BYTES_MAX as u64 > STDIN_BYTES_MAX);
 
 /// One request as it arrives.

@@ -7,5 +7,5 @@ use std::process::ExitCode;
 static MEMORY: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    plexus::engine::run(&plexus::handover::Program)
+    plexus::engine::run(&plexus::handover::Program::default())
 }

@@ -48,6 +48,9 @@ pub(super) struct DaemonArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = daemon::REQUEST_TIME.as_secs(),
         value_parser = clap::value_parser!(u64).range(1..=daemon::REQUEST_TIME_MAX.as_secs()))]
     request_time: u64,
+    /// For how many pods plugins that plexus does not build are executed at once, by plexus-cni
+    #[arg(long, value_name = "NUMBER", default_value_t = daemon::EXECUTIONS, value_parser = clap::value_parser!(u16).range(1..))]
+    executions: u16,
 }
 
 fn level(word: &str) -> Result<Level, String> {
@@ -101,8 +104,9 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
         _ => LogConf::of_program(args.log_file, args.log_level.unwrap_or(Level::Error)),
     };
     let notes = conf.as_ref().map(notes).unwrap_or_default();
+    let executions = usize::from(args.executions);
     let request_time = Duration::from_secs(args.request_time);
     let socket = args.socket_dir.join(SOCKET);
-    let options = Options { socket, kubeconfig: args.kubeconfig, metrics, keep, notes, log, request_time };
+    let options = Options { socket, kubeconfig: args.kubeconfig, metrics, keep, notes, log, request_time, executions };
     Ok(daemon::run(&options)?)
 }

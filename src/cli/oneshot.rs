@@ -6,19 +6,27 @@ use std::process::ExitCode;
 use plexus::cluster::{self, Cluster};
 use plexus::cni::{CniError, Request};
 use plexus::config::Config;
+use plexus::phase::Executed;
 use plexus::place::{OfFiles, Place};
+use plexus::refer::Lease;
 
 /// Serves the request in the environment and on standard input.
 pub(super) fn run() -> ExitCode {
-    plexus::engine::serve_as("plexus-cni", &Oneshot)
+    plexus::engine::serve_as("plexus-cni", &Oneshot::default())
 }
 
-#[derive(Debug)]
-struct Oneshot;
+#[derive(Debug, Default)]
+struct Oneshot {
+    lease: Lease,
+}
 
 impl Place for Oneshot {
     fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
         if cluster::is_needed(config, request) { open(config) } else { OfFiles.reach(config, request) }
+    }
+
+    fn allow_execution(&self, request: &Request, why: Executed) -> Result<(), CniError> {
+        self.lease.take(request, why)
     }
 }
 

@@ -29,7 +29,7 @@ use super::metrics::{Metrics, Refusal};
 use super::work::Call;
 use crate::cni::request::Command;
 use crate::log::warn;
-use crate::wire::{Frame, HEAD_BYTES};
+use crate::wire::{Frame, HEAD_BYTES, LEASE};
 
 /// Connections that have not sent their request yet.
 const CONNECTIONS_MAX: u32 = 256;
@@ -267,7 +267,7 @@ async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
     }
     let body = bytes.get(HEAD_BYTES..).filter(|body| Some(body.len()) == length);
     let frame = Frame::parse(body.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "more than one request"))?)?;
-    if netns.is_none() && frame.command() != Some(Command::Status) {
+    if netns.is_none() && frame.command() != Some(Command::Status) && frame.variable(LEASE).is_none() {
         return Err(io::Error::new(ErrorKind::InvalidData, "no network namespace came with it"));
     }
     Ok((frame, netns))

@@ -72,6 +72,8 @@ pub struct Metrics {
     under_way: Level,
     waiting: Level,
     delegates: Family<One, Counter>,
+    executing: Level,
+    executions_waiting: Level,
     kernel_errors: Family<[(&'static str, ErrnoName); 1], Counter>,
     hits: Family<One, Counter>,
     misses: Family<One, Counter>,
@@ -107,6 +109,8 @@ impl Metrics {
             under_way: add(&mut registry, &table::UNDER_WAY, Gauge::default()),
             waiting: add(&mut registry, &table::WAITING, Gauge::default()),
             delegates: add(&mut registry, &table::DELEGATES, Family::default()),
+            executing: add(&mut registry, &table::EXECUTING, Gauge::default()),
+            executions_waiting: add(&mut registry, &table::EXECUTIONS_WAITING, Gauge::default()),
             kernel_errors: add(&mut registry, &table::KERNEL_ERRORS, Family::default()),
             hits: add(&mut registry, &table::CACHE_HITS, Family::default()),
             misses: add(&mut registry, &table::CACHE_MISSES, Family::default()),
@@ -157,6 +161,12 @@ impl Metrics {
     /// A request was given back.
     pub fn given_back(&self, reason: Executed) {
         self.delegates.get_or_create(&[("reason", reason.word())]).inc();
+    }
+
+    /// For how many pods plugins are executed, and how many requests wait for that.
+    pub fn executions(&self, under_way: u64, waiting: u64) {
+        self.executing.set(under_way);
+        self.executions_waiting.set(waiting);
     }
 
     /// The kernel refused a message.

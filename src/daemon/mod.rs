@@ -6,6 +6,7 @@
 mod deleters;
 pub mod http;
 mod keeping;
+mod leases;
 mod line;
 mod listen;
 pub mod metrics;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::UnixStream;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -30,9 +32,10 @@ use crate::cni::request::Command;
 use crate::config::{self, LogConf};
 use crate::keep::Keep;
 use crate::log::warn;
-use crate::wire::{ADD_TIME, DEL_TIME};
+use crate::wire::{ADD_TIME, DEL_TIME, LEASE_TIME};
 use crate::{cluster, confdir};
 use http::Listen;
+use leases::Leases;
 use line::{Line, Place, Verb, Width};
 pub use listen::OpenError;
 use listen::{Door, Ears};
@@ -53,6 +56,8 @@ const TICK: Duration = Duration::from_millis(250);
 pub const REQUEST_TIME: Duration = Duration::from_secs(120);
 /// The longest that it may be told.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(170);
+/// For how many pods plugins may be executed at once, where nobody says otherwise: each is a process or more, of 10 MB and more.
+pub const EXECUTIONS: u16 = 16;
 /// How long a DEL may: after that its caller carries it out.
 const REMOVAL_TIME: Duration = Duration::from_secs(25);
 
@@ -72,6 +77,8 @@ enum Event {
     Arrived(Box<Call>),
     /// A request of this sandbox is answered.
     Ended(String),
+    /// One who executed plugins for this sandbox is done with that, or has gone.
+    Returned(String),
     /// Somebody wants the daemon to end.
     Stop(&'static str),
     /// Nobody who connected before the daemon was to end has still to send a request.
@@ -97,6 +104,8 @@ pub struct Options {
     pub log: LogConf,
     /// How long an ADD may wait and be served; see [`REQUEST_TIME`].
     pub request_time: Duration,
+    /// For how many pods plugins may be executed at once; see [`EXECUTIONS`].
+    pub executions: usize,
 }
 
 /// Serves until it is told to end.
@@ -149,11 +158,13 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     if let Some(keep) = options.keep.clone() {
         keeping::start(keep, Arc::clone(&board)).map_err(OpenError::system("watch the node's configuration"))?;
     }
-    tokio::spawn(tick(events));
+    tokio::spawn(tick(events.clone()));
     crate::log::verbose(|| format!("the daemon listens on {}", options.socket.display()));
     let mut daemon = Daemon {
         line: Line::new(Width { adds: ADDS_MAX, dels: DELS_MAX }),
         running: Running::default(),
+        leases: Leases::new(options.executions),
+        events: events.clone(),
         request_time: options.request_time,
         workers,
         door: Some(door),
@@ -173,6 +184,8 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
 struct Daemon {
     line: Line<Box<Call>>,
     running: Running,
+    leases: Leases<Box<Call>>,
+    events: Sender<Event>,
     request_time: Duration,
     workers: Workers,
     door: Option<Door>,
@@ -195,6 +208,7 @@ impl Daemon {
                     self.running.end(&sandbox);
                     self.line.ended(&sandbox);
                 }
+                Event::Returned(sandbox) => self.leases.returned(&sandbox),
                 Event::Stop(why) => self.stop(why),
                 Event::Silent => self.silent = true,
                 Event::Tick => {
@@ -206,8 +220,10 @@ impl Daemon {
                 }
             }
             self.start_next();
+            self.lease_next();
             self.shared.metrics.requests(number(self.line.serving()), number(self.line.waiting()));
-            let is_idle = self.silent && self.line.is_empty();
+            self.shared.metrics.executions(number(self.leases.held()), number(self.leases.waiting()));
+            let is_idle = self.silent && self.line.is_empty() && self.leases.waiting() == 0;
             if self.stopping.is_some_and(|until| is_idle || Instant::now() >= until) && heard.is_empty() {
                 return;
             }
@@ -216,6 +232,11 @@ impl Daemon {
 
     fn admit(&mut self, call: Box<Call>) {
         let metrics = &self.shared.metrics;
+        if let Some(sandbox) = call.lease() {
+            let deadline = call.arrived + LEASE_TIME;
+            let refused = self.leases.ask(sandbox, deadline, call).err();
+            return refused.into_iter().for_each(|call| call.refuse(Refusal::TooMany, metrics));
+        }
         let verb = match call.command() {
             Some(Command::Status) => {
                 let (board, place) = (Arc::clone(&self.board), Arc::clone(&self.statuses).try_acquire_owned());
@@ -242,6 +263,23 @@ impl Daemon {
         }
     }
 
+    /// Who may execute plugins now does so until its connection ends, however it ends.
+    fn lease_next(&mut self) {
+        while let Some((sandbox, call)) = self.leases.next() {
+            let Ok(stream) = call.answer_lease().and_then(UnixStream::from_std) else {
+                self.leases.returned(&sandbox); // it has gone
+                continue;
+            };
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                // Nothing is sent on it any more: what can be read is its end.
+                let _ = stream.readable().await;
+                drop(stream);
+                let _ = events.send(Event::Returned(sandbox)).await; // the loop may have ended
+            });
+        }
+    }
+
     fn time(&self, verb: Verb) -> Duration {
         match verb {
             Verb::Add => self.request_time,
@@ -253,6 +291,9 @@ impl Daemon {
     fn expire(&mut self, now: Instant) {
         for late in self.line.expired(now) {
             late.refuse(Refusal::Deadline, &self.shared.metrics);
+        }
+        for late in self.leases.expired(now) {
+            late.refuse(Refusal::Unleased, &self.shared.metrics);
         }
         for sandbox in self.running.expire(now) {
             warn(&format!("container {sandbox}: its request has had its time, and is told to end"));

@@ -293,7 +293,7 @@ impl Place for Seat<'_> {
         Some(self.trace)
     }
 
-    fn allow_execution(&self, why: Executed) -> Result<(), CniError> {
+    fn allow_execution(&self, _request: &Request, why: Executed) -> Result<(), CniError> {
         self.shared.metrics.given_back(why);
         self.given_back.store(true, Ordering::Relaxed);
         Err(place::given_back())

@@ -23,7 +23,7 @@ use crate::log::{self, warn};
 use crate::phase::Phase;
 use crate::place::Place;
 use crate::trace::{TRACEPARENT, TraceId};
-use crate::wire::{Answer, Frame};
+use crate::wire::{Answer, Frame, LEASE};
 
 /// Under this name the engine serves whatever the configuration says.
 const NAME: &str = "plexus-cni";
@@ -51,6 +51,8 @@ pub(super) enum Refusal {
     Deadline,
     /// What it would attach is to be detached.
     Cancelled,
+    /// Others executed plugins all the time.
+    Unleased,
 }
 
 impl Refusal {
@@ -58,7 +60,7 @@ impl Refusal {
     pub(super) fn counted(self) -> metrics::Refusal {
         match self {
             Refusal::TooMany => metrics::Refusal::TooMany,
-            Refusal::Deadline => metrics::Refusal::Deadline,
+            Refusal::Deadline | Refusal::Unleased => metrics::Refusal::Deadline,
             Refusal::Cancelled => metrics::Refusal::Cancelled,
         }
     }
@@ -67,6 +69,7 @@ impl Refusal {
         match self {
             Refusal::TooMany => "the daemon has as many requests waiting as it takes: try again later",
             Refusal::Deadline => "the daemon did not come to this request in time: try again later",
+            Refusal::Unleased => "as many pods as may have plugins executed for them: try again later",
             Refusal::Cancelled => "the DEL of this sandbox came while its ADD waited",
         }
     }
@@ -80,6 +83,18 @@ impl Call {
 
     pub(super) fn sandbox(&self) -> String {
         String::from_utf8_lossy(self.frame.variable("CNI_CONTAINERID").unwrap_or_default()).into_owned()
+    }
+
+    /// The container that its caller is about to execute plugins for, where it asks whether it may.
+    pub(super) fn lease(&self) -> Option<String> {
+        self.frame.variable(LEASE).map(|sandbox| String::from_utf8_lossy(sandbox).into_owned())
+    }
+
+    /// It may. What is returned is readable when its connection ends.
+    pub(super) fn answer_lease(self) -> io::Result<UnixStream> {
+        answer(&self.stream, &Answer::Yours)?;
+        self.stream.set_nonblocking(true)?;
+        Ok(self.stream)
     }
 
     /// Answers STATUS, with what is not ready.

@@ -7,6 +7,7 @@ mod crash;
 mod frame;
 mod hostile;
 mod keeps;
+mod lease;
 mod long;
 mod order;
 mod same;
@@ -48,6 +49,7 @@ pub(crate) fn cases() -> Vec<Case> {
         away::cases(),
         hostile::cases(),
         keeps::cases(),
+        lease::cases(),
         crash::cases(),
         change::cases(),
         order::cases(),

@@ -86,7 +86,7 @@ fn get(path: &str) -> Option<(String, String)> {
 }
 
 /// Waits until the page has a line.
-fn has(line: &str) {
+pub(crate) fn has(line: &str) {
     let mut page = String::new();
     let begin = Instant::now();
     while begin.elapsed() < LIMIT {

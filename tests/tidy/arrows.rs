@@ -37,7 +37,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("deleter", &[]),
     ("place", &["cni", "config", "phase", "trace", "cluster", "deleter"]),
-    ("handover", &["cni", "config", "cluster", "place"]),
     ("kube", &["cni", "config", "sources", "journal", "trace", "heartbeat", "log", "native", "devices", "cluster"]),
     ("chain", &["cni"]),
     ("convert", &["cni"]),
@@ -112,7 +111,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("wire", &["cni"]),
-    ("refer", &["cni", "config", "log", "place", "wire"]),
+    ("refer", &["cni", "config", "log", "phase", "place", "wire"]),
+    ("handover", &["cni", "config", "phase", "cluster", "place", "refer"]),
     (
         "engine",
         &[

@@ -104,6 +104,9 @@ rows! {
     DELEGATES = "plexus_requests_given_back" Counter None,
         [("reason", Values::Closed(|| Executed::ALL.iter().map(|one| one.word()).collect()))],
         "Requests that execute plugins, which plexus-cni then serves itself, by the first reason";
+    EXECUTING = "plexus_executions_under_way" Gauge None, [], "Pods for which plexus-cni executes plugins now";
+    EXECUTIONS_WAITING = "plexus_executions_waiting" Gauge None, [],
+        "Requests that wait because plugins are executed for as many pods as may";
     KERNEL_ERRORS = "plexus_kernel_errors" Counter None, [("errno", Values::Bounded("an errno's name, such as `ENODEV`"))],
         "Netlink messages that the kernel refused";
     CACHE_HITS = "plexus_cache_hits" Counter None, [CACHE], "Objects that were known when a request asked for them";

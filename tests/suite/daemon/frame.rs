@@ -78,6 +78,14 @@ pub(super) fn send(stream: &mut UnixStream, bytes: &[u8], descriptors: &[Borrowe
     }
 }
 
+/// Waits for an answer without a body, after which the connection stays.
+pub(super) fn answer_head(stream: &mut UnixStream) -> Said {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!((&head[..4], &head[5..]), (b"pla1".as_slice(), [0; 4].as_slice()));
+    if head[4] == 2 { Said::Yours } else { panic!("an answer of kind {}", head[4]) }
+}
+
 /// Waits for the answer, or for the end.
 pub(super) fn answer(stream: &mut UnixStream) -> Said {
     let mut bytes = Vec::new();
