@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use crate::call::Side;
@@ -44,6 +45,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("deploy::the_manifest_mounts_what_plexus_uses", &[], mounts),
         Case::new("deploy::the_manifest_starts_a_daemon_that_serves", &[], starts),
+        Case::new("deploy::a_container_that_is_not_privileged_is_not_enough", &[], read_only),
     ]
 }
 
@@ -117,8 +119,8 @@ fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn starts() {
-    let bed = Testbed::new();
+/// What the manifest has of a container, on a node with a default network.
+fn prepare(bed: &Testbed) -> Value {
     bed.ip("link set lo up");
     mount(Some("tmpfs"), "/etc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     for folder in ["/etc/plexus", "/etc/cni/net.d"] {
@@ -132,14 +134,18 @@ fn starts() {
         "isGateway": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]}}]});
     fs::write("/etc/cni/net.d/10-cluster.conflist", network.to_string()).unwrap();
     let set = object(MANIFEST, "DaemonSet");
-    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    set["spec"]["template"]["spec"]["containers"][0].clone()
+}
+
+/// The daemon, as the container is called.
+fn daemon(container: &Value) -> Daemon {
     let words = list(&container["args"]).iter().map(|word| word.as_str().unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
-    let _daemon = Daemon(command.args(words).env_clear().stdin(Stdio::null()).spawn().unwrap());
-    for probe in ["livenessProbe", "readinessProbe"] {
-        let probe = &container[probe]["httpGet"];
-        until("a probe is answered", || asked(probe, probe["path"].as_str().unwrap()));
-    }
+    Daemon(command.args(words).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// The request's part of the configuration that it writes.
+fn configuration() -> Value {
     let written = until("the runtime's configuration", || {
         let files = fs::read_dir("/etc/cni/net.d").unwrap().map(|entry| entry.unwrap().path());
         let first = files.filter(|path| path.extension().is_some_and(|ending| ending == "conflist")).min()?;
@@ -150,6 +156,41 @@ fn starts() {
     for key in ["name", "cniVersion"] {
         conf[key] = written[key].clone();
     }
+    conf
+}
+
+/// Any other container has /proc/sys read-only: with everything else as it is, a pod is not attached.
+fn read_only() {
+    let bed = Testbed::new();
+    let container = prepare(&bed);
+    assert_eq!(container["securityContext"]["privileged"], true);
+    // The thread's namespace becomes the child's.
+    let _daemon = std::thread::scope(|scope| {
+        let started = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let sys = Some("/proc/sys");
+            mount(sys, "/proc/sys", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, "/proc/sys", None::<&str>, read_only, None::<&str>).unwrap();
+            daemon(&container)
+        });
+        started.join().unwrap()
+    });
+    let conf = configuration();
+    bed.pod("a");
+    let answer = bed.call(Side::Plexus, "plexus-cni").command("ADD").container("id-a").pod("a").conf(&conf).run();
+    assert!(!answer.succeeded() && answer.stdout.contains("read-only file system"), "{answer:?}");
+}
+
+fn starts() {
+    let bed = Testbed::new();
+    let container = prepare(&bed);
+    let _daemon = daemon(&container);
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let probe = &container[probe]["httpGet"];
+        until("a probe is answered", || asked(probe, probe["path"].as_str().unwrap()));
+    }
+    let conf = configuration();
     assert_eq!((&conf["daemonSocketDir"], &conf["fallback"]), (&json!("/run/plexus"), &json!("oneshot")));
     bed.pod("a");
     for (command, line) in [("ADD", r#"{verb="ADD",outcome="done"} 1"#), ("DEL", r#"{verb="DEL",outcome="done"} 1"#)] {
