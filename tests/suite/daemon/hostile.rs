@@ -28,7 +28,9 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// More than the daemon reads from at once.
-const IDLE: usize = 300;
+const IDLE: usize = AT_ONCE + 44;
+/// From how many it does.
+const AT_ONCE: usize = 256;
 /// The largest request that is taken, in bytes.
 const REQUEST_BYTES_MAX: u32 = 9 << 20;
 
@@ -218,11 +220,11 @@ fn idle(node: &Node) {
         send(stream, b"plx1", &[netns.as_fd()]);
     }
     serves(node);
-    // Who came later than one of those gets its place, and no more than it needs.
-    held[IDLE - 1].set_nonblocking(true).unwrap();
-    let last = held[IDLE - 1].read(&mut [0]).map_err(|e| e.kind());
-    assert_eq!(last, Err(ErrorKind::WouldBlock), "nobody waited until a silent one's time was over");
-    held[IDLE - 1].set_nonblocking(false).unwrap();
+    // As many as are in the way have gone, the oldest first, and nobody waited until the time of all was over.
+    let last = &mut held[AT_ONCE - 1];
+    last.set_nonblocking(true).unwrap();
+    assert_eq!(last.read(&mut [0]).map_err(|e| e.kind()), Err(ErrorKind::WouldBlock), "it has its time");
+    last.set_nonblocking(false).unwrap();
     for mut stream in held {
         assert_eq!(answer(&mut stream), Said::Closed, "nobody is waited for without end");
     }
