@@ -147,7 +147,9 @@ fn records(job: &Job, valid: &Valids) -> Result<(), CniError> {
     for torn in &listing.torn {
         failures.extend(journal.sweep(torn).err().map(|e| from_journal(&e)));
     }
-    let is_valid = |key: &Key| valid.iter().any(|v| v.container_id == key.sandbox && v.ifname == key.ifname);
+    // What a pod got while it ran lives as long as the pod: the runtime does not know of it.
+    let is_valid =
+        |key: &Key| valid.iter().any(|v| v.container_id == key.sandbox && (v.ifname == key.ifname || key.is_hot()));
     let mut keys: Vec<Key> = listing.records.into_iter().map(|record| record.intent.key).collect();
     keys.dedup();
     keys.retain(|key| key.network == job.request.network && !is_valid(key));
@@ -199,7 +201,11 @@ pub fn detach_file(
     for record in records.iter().rev() {
         detach::detach(detach::of_record(record, None, state_dir)?)?;
     }
-    held.forget().map_err(|e| from_journal(&e)).map(|()| true)
+    held.forget().map_err(|e| from_journal(&e))?;
+    if key.is_hot() {
+        journal.unplug(&key.sandbox, &key.ifname).map_err(|e| from_journal(&e))?;
+    }
+    Ok(true)
 }
 
 /// Collects what records of older boots hold. Records whose chain executed a plugin stay for the DEL that runtimes send

@@ -2,6 +2,8 @@
 //!
 //! It decides who serves a request and nothing of how. Standard output is written here and nowhere else.
 
+mod plug;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::iter;
@@ -22,7 +24,7 @@ use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
 use crate::detach::{self, Departure, Told};
 use crate::devices::Allotment;
 use crate::job::Job;
-use crate::journal::{self, Key, PodName};
+use crate::journal::{self, Held, Key, PodName, Record};
 use crate::log::{self, warn};
 use crate::native::{self, Verdict};
 use crate::phase::{Executed, Phase};
@@ -32,6 +34,7 @@ use crate::refer::{self, Asked};
 use crate::sources::{Manifests, Pod};
 use crate::takeover::{self, Asker};
 use crate::{account, attach, chain, check, collect, convert, deleter, gather, readiness};
+pub use plug::{Plug, serve_plug, undo_plug};
 
 /// What a person reads who runs the program by hand.
 const ABOUT: &str = "plexus-cni attaches pods to their networks; a container runtime executes it (CNI)";
@@ -220,11 +223,13 @@ fn serve_meta(job: &Job, config: &Config) -> Served {
             added
         }
         Command::Del => {
+            // What it got while it ran; where that fails, the rest is tried all the same.
+            let plugged = plug::unplug_all(job);
             match del_record(job)? {
                 Found::Record => {}
                 found => del_unrecorded(job, config, found == Found::Unreadable)?,
             }
-            Ok(None)
+            plugged.map(|()| None)
         }
         Command::Check => check::record(job).map(|()| None),
         Command::Gc => collect::network(job, Some(config)).map(|()| None),
@@ -245,7 +250,7 @@ fn check_shim(job: &Job, config: &Config) -> Result<(), CniError> {
         return Ok(());
     }
     let msg = "type multus-shim: the API server that Multus' daemon knew is not known here: add \"kubeconfig\" to the \
-               configuration, as `plexus install --from-multus --kubeconfig FILE` does";
+               configuration, as `plexus install --from-multus --kubeconfig FILE` does, or start `plexus daemon` with --kubeconfig FILE";
     Err(CniError::new(Code::InvalidConfig, msg))
 }
 
@@ -408,8 +413,21 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
         }
         held => held.map_err(|e| from_journal(&e))?,
     };
-    let Some(held) = held else { return Ok(Found::Nothing) };
+    held.map_or(Ok(Found::Nothing), |held| del_held(job, &held))
+}
+
+/// The same of one that is held.
+fn del_held(job: &Job, held: &Held) -> Result<Found, CniError> {
     let records = held.records().map_err(|e| from_journal(&e))?;
+    detach_records(job, &records)?;
+    if records.is_empty() {
+        warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
+    }
+    timed(job.place, Phase::Journal, || held.forget()).map_err(|e| from_journal(&e))?;
+    Ok(if records.is_empty() { Found::Unreadable } else { Found::Record })
+}
+
+fn detach_records(job: &Job, records: &[Record]) -> Result<(), CniError> {
     if records.iter().any(|record| detach::executes(&record.intent)) {
         job.place.allow_execution(job.request, Executed::Record)?;
     }
@@ -424,11 +442,7 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
         timed(job.place, Phase::Link, || detach::detach(departure))?;
         account::deleted(&record.intent);
     }
-    if records.is_empty() {
-        warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
-    }
-    timed(job.place, Phase::Journal, || held.forget()).map_err(|e| from_journal(&e))?;
-    Ok(if records.is_empty() { Found::Unreadable } else { Found::Record })
+    Ok(())
 }
 
 /// What a reference plugin attached, or what has lost its record: the configuration says what there can be.

@@ -136,6 +136,18 @@ pub fn of_pod(
     Ok(Asked { wanted, pod: name, warnings })
 }
 
+/// One network that a pod gets while it runs: its configuration is at hand, and `asking` names its interface.
+///
+/// # Errors
+/// It is none, or one of plexus itself.
+pub fn plugged(config: &Config, conf: &[u8], wish: &Selection, asking: &Asking) -> Result<Wanted, CniError> {
+    let list = parse_list(conf, &NetworkName::Inline)?;
+    let selection = Selection { ifname: Some(asking.ifname.to_owned()), ..wish.clone() };
+    let network = Network { name: list.name.clone(), list, resource: None, selection: Some(selection) };
+    // Not the first one, whose interface the runtime names.
+    want(1, network, Allotment::Unasked, config, asking)
+}
+
 /// The last network of every pod, where the node's configuration names one. What is in its folder and cannot be used keeps no pod
 /// from starting (Multus), and is said.
 fn auxiliary(

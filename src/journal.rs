@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{OnceLock, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -29,9 +29,14 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod boot;
 mod listing;
+mod plugged;
 
+pub use boot::boot_id;
 pub use listing::Listing;
+use plugged::Unplugged;
+pub use plugged::{HOT, PLUGGED};
 
 /// How long a command waits for another one of the same attachment: longer than the kernel takes for anything, shorter than a
 /// runtime waits.
@@ -46,7 +51,6 @@ const NAME_BYTES_MAX: usize = 230;
 pub const SUFFIX: &str = ".jsonl";
 /// The directory of records, below `stateDir`.
 pub const RECORDS: &str = "journal";
-const BOOT_FILE: &str = "boot";
 
 /// What the runtime gives to every command of an attachment (CNI spec, "attachment": container id, name, interface name).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,7 +62,7 @@ pub struct Key {
     pub sandbox: String,
     /// CNI_IFNAME.
     pub ifname: String,
-    /// The kind, where it was executed directly; empty for the meta-plugin. A delegate of the meta-plugin that calls a kind under
+    /// The kind, where it was executed directly; [`HOT`] for an interface that a pod got while it ran; empty for the meta-plugin. A delegate of the meta-plugin that calls a kind under
     /// the same network's name (flannel) has a record of its own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub plugin: String,
@@ -370,23 +374,6 @@ impl Journal {
             other => other,
         }
     }
-
-    /// Whether records of an older boot may still be there: true once per boot, until [`Journal::settle`].
-    pub fn is_of_older_boot(&self, boot_id: &str) -> bool {
-        let seen = || -> io::Result<Vec<u8>> { read_bounded(&self.open(&self.dir.join(BOOT_FILE), false)?) };
-        seen().map_or(self.dir.is_dir(), |seen| seen.trim_ascii() != boot_id.as_bytes())
-    }
-
-    /// Records that what an older boot left has been collected. Not being able to write that is no failure: the next call
-    /// collects again.
-    pub fn settle(&self, boot_id: &str) {
-        let written = || -> io::Result<()> {
-            let mut file = self.open(&self.dir.join(BOOT_FILE), true)?;
-            file.set_len(0)?;
-            file.write_all(boot_id.as_bytes())
-        };
-        let _ = written();
-    }
 }
 
 /// Locks a record. A command that was killed may hold its own for a while yet: a child of it that has not executed anything so
@@ -514,20 +501,6 @@ impl Held {
     }
 }
 
-const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
-
-/// The running kernel's boot id.
-///
-/// # Errors
-/// It cannot be read: then nobody knows which record is of an older boot, and none may be taken for one.
-pub fn boot_id() -> Result<&'static str, Error> {
-    static BOOT_ID: OnceLock<Result<String, i32>> = OnceLock::new();
-    let read = || fs::read_to_string(BOOT_ID_FILE).map(|id| id.trim().to_owned());
-    let once = || read().map_err(|e| e.raw_os_error().unwrap_or(Errno::EIO as i32));
-    let unread = |errno: &i32| at("reading the boot id", Path::new(BOOT_ID_FILE))(io::Error::from_raw_os_error(*errno));
-    BOOT_ID.get_or_init(once).as_deref().map_err(unread)
-}
-
 /// The device group (IFLA_GROUP) of a request's links in its pod: the same for every command of the request, and never
 /// 0, which is the group of everything else.
 pub fn group_of(key: &Key) -> u32 {
@@ -567,6 +540,8 @@ pub fn parse(bytes: &[u8]) -> Vec<Record> {
             last.commitment = Some(done);
         } else if let (Ok(progress), Some(last)) = (serde_json::from_slice::<Progress>(line), records.last_mut()) {
             last.progress.push(progress);
+        } else if let Ok(gone) = serde_json::from_slice::<Unplugged>(line) {
+            records.iter_mut().for_each(|record| record.forget(&gone.unplugged));
         }
     }
     records

@@ -75,6 +75,20 @@ pub fn parse_networks(text: &str, pod_namespace: &str) -> Result<Vec<Selection>,
     parse(text, pod_namespace).map_err(|why| SelectError { annotation: NETWORKS, why })
 }
 
+/// What clients of Multus' `/delegate` wish for one interface: `ips`, `mac`, `cni-args`, as in the annotation. An empty one is none.
+///
+/// # Errors
+/// As [`parse_networks`], in a sentence.
+pub fn parse_attributes(object: &Map<String, Value>) -> Result<Selection, String> {
+    let wants_none = gojson::field(object, "ips").and_then(Value::as_array).is_some_and(Vec::is_empty);
+    Ok(Selection {
+        ips: if wants_none { Vec::new() } else { ips(object)? },
+        mac: hardware(object, "mac", 6, "failed to mac")?.map(of_one_host).transpose()?,
+        cni_args: map(object, "cni-args")?,
+        ..Selection::default()
+    })
+}
+
 /// The default-network annotation: exactly one network, by default of `multus_namespace`.
 ///
 /// # Errors

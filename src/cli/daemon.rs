@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use plexus::config::daemon::DaemonConfig;
 use plexus::config::{Level, LogConf, SOCKET};
+use plexus::daemon::compat::Compat;
 use plexus::daemon::http::{Exposure, Listen};
 use plexus::daemon::{self, Options};
 use plexus::keep::{Account, Keep};
@@ -26,6 +27,9 @@ pub(super) struct DaemonArgs {
     /// The folder of its socket, plexus.sock: `daemonSocketDir` of the node's configuration
     #[arg(long, value_name = "DIR", default_value = SOCKET_DIR)]
     socket_dir: PathBuf,
+    /// A folder with a second socket, multus.sock, on which Multus' shim and clients of its `/delegate` are served as by its own daemon
+    #[arg(long, value_name = "DIR")]
+    compat_socket_dir: Option<PathBuf>,
     /// How the API server is reached; otherwise by the service account of its pod, or as the node's configuration says
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -87,7 +91,10 @@ fn notes(conf: &DaemonConfig) -> Vec<String> {
         (conf.enable_pprof, "enablePprof: there are no profiles; see --metrics"),
         (conf.connection_limit.is_some(), "connectionLimit: the daemon has bounds of its own"),
         (conf.certificate.is_some(), "perNodeCertificate: no certificate is asked for; see --kubeconfig"),
-        (conf.chroot_dir.is_some(), "chrootDir: plugins are executed by plexus-cni, on the node"),
+        (
+            conf.chroot_dir.is_some(),
+            "chrootDir: plugins are executed by plexus-cni, on the node; those of multus.sock where the daemon is",
+        ),
         (conf.metrics_port.is_some(), "metricsPort: on this machine's own address only; see --metrics-anywhere"),
     ];
     let unused = unused.iter().filter(|(is_given, _)| *is_given).map(|(_, note)| (*note).to_owned());
@@ -107,6 +114,9 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
     let executions = usize::from(args.executions);
     let request_time = Duration::from_secs(args.request_time);
     let socket = args.socket_dir.join(SOCKET);
-    let options = Options { socket, kubeconfig: args.kubeconfig, metrics, keep, notes, log, request_time, executions };
+    let own = |conf: &DaemonConfig| conf.network.clone();
+    let compat = args.compat_socket_dir.map(|dir| Compat::new(&dir, conf.as_ref().map(own).unwrap_or_default()));
+    let kubeconfig = args.kubeconfig;
+    let options = Options { socket, compat, kubeconfig, metrics, keep, notes, log, request_time, executions };
     Ok(daemon::run(&options)?)
 }

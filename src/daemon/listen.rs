@@ -1,4 +1,4 @@
-//! The daemon's socket: made so that a new daemon takes it over with no call refused, and the frames that arrive on it.
+//! The daemon's sockets: made so that a new daemon takes them over with no call refused, and the frames that arrive on its own.
 //!
 //! It does not know what a request asks for.
 
@@ -25,8 +25,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
 use super::Event;
+use super::compat::{self, Overlay};
 use super::metrics::{Metrics, Refusal};
-use super::work::Call;
+use super::work::{Back, Call, Purpose};
 use crate::cni::request::Command;
 use crate::log::warn;
 use crate::wire::{Frame, HEAD_BYTES, LEASE};
@@ -34,11 +35,11 @@ use crate::wire::{Frame, HEAD_BYTES, LEASE};
 /// Connections that have not sent their request yet.
 const CONNECTIONS_MAX: u32 = 256;
 /// How long one may take for it: it is written by a program that has it whole.
-const FRAME_TIME: Duration = Duration::from_secs(10);
+pub(super) const FRAME_TIME: Duration = Duration::from_secs(10);
 /// The same where all places are taken and somebody waits for one.
 const CROWDED_TIME: Duration = Duration::from_millis(500);
 /// How long an answer may take to write: who does not read has gone.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// After a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes read at a time: most requests at once.
@@ -66,6 +67,15 @@ impl OpenError {
     }
 }
 
+/// What is spoken on a socket.
+#[derive(Clone)]
+pub(super) enum Tongue {
+    /// Frames of `plexus-cni`.
+    Frames,
+    /// The protocol of Multus' shim.
+    Shim(Arc<Overlay>),
+}
+
 /// Who is told of what arrives.
 #[derive(Clone)]
 pub(super) struct Ears {
@@ -73,9 +83,11 @@ pub(super) struct Ears {
     pub(super) events: Sender<Event>,
     /// Counts what is none.
     pub(super) metrics: Arc<Metrics>,
+    /// What is heard.
+    pub(super) tongue: Tongue,
 }
 
-/// The socket while it takes requests.
+/// A socket while it takes requests.
 pub(super) struct Door {
     path: PathBuf,
     /// The socket file, by device and inode.
@@ -216,8 +228,16 @@ async fn accept(listener: Arc<UnixListener>, ears: Ears, places: Arc<Places>, mu
 fn hear(stream: UnixStream, ears: &Ears, places: &Places, place: OwnedSemaphorePermit) {
     let (ears, gives_way) = (ears.clone(), places.taken());
     tokio::spawn(async move {
-        receive(stream, ears, gives_way).await;
-        drop(place);
+        match &ears.tongue {
+            Tongue::Frames => {
+                receive(stream, ears, gives_way).await;
+                drop(place);
+            }
+            Tongue::Shim(overlay) => {
+                let overlay = Arc::clone(overlay);
+                compat::converse(stream, ears, overlay, (place, gives_way)).await;
+            }
+        }
     });
 }
 
@@ -228,7 +248,9 @@ async fn receive(stream: UnixStream, ears: Ears, gives_way: oneshot::Receiver<()
         received = timeout(FRAME_TIME, read(&stream)) => received.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())),
         Ok(()) = gives_way => Err(io::Error::new(ErrorKind::TimedOut, "it was silent while others waited")),
     };
-    let call = received.and_then(|(frame, netns)| Ok(Call { frame, netns, stream: blocking(stream)?, arrived }));
+    let call = received.and_then(|(frame, netns)| {
+        Ok(Call { frame, netns, back: Back::Frame(blocking(stream)?), arrived, purpose: Purpose::Own })
+    });
     match call {
         Ok(call) => drop(ears.events.send(Event::Arrived(Box::new(call))).await),
         Err(error) => {
@@ -246,12 +268,18 @@ fn blocking(stream: UnixStream) -> io::Result<StdStream> {
     Ok(stream)
 }
 
-/// One request, from somebody who may make one.
-async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
+/// Whether whoever is at the other end may ask.
+pub(super) fn admit(stream: &UnixStream) -> io::Result<()> {
     let peer = getsockopt(stream, PeerCredentials)?.uid();
     if peer != 0 && peer != geteuid().as_raw() {
         return Err(io::Error::new(ErrorKind::PermissionDenied, format!("user {peer} may not ask")));
     }
+    Ok(())
+}
+
+/// One request, from somebody who may make one.
+async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
+    admit(stream)?;
     let (mut bytes, mut netns) = (Vec::new(), None);
     let mut length = None;
     while length.is_none_or(|length| bytes.len() < HEAD_BYTES + length) {

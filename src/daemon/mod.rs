@@ -3,6 +3,7 @@
 //!
 //! It does not know how a pod is attached: that is the engine's.
 
+pub mod compat;
 mod deleters;
 pub mod http;
 mod keeping;
@@ -34,11 +35,12 @@ use crate::keep::Keep;
 use crate::log::warn;
 use crate::wire::{ADD_TIME, DEL_TIME, LEASE_TIME};
 use crate::{cluster, confdir};
+use compat::Compat;
 use http::Listen;
 use leases::Leases;
 use line::{Line, Place, Verb, Width};
 pub use listen::OpenError;
-use listen::{Door, Ears};
+use listen::{Door, Ears, Tongue};
 use page::{Board, Window};
 use running::Running;
 use seat::Shared;
@@ -81,7 +83,7 @@ enum Event {
     Returned(String),
     /// Somebody wants the daemon to end.
     Stop(&'static str),
-    /// Nobody who connected before the daemon was to end has still to send a request.
+    /// Nobody who connected to one of its sockets before it was to end has still to send a request.
     Silent,
     /// Time goes by.
     Tick,
@@ -92,6 +94,8 @@ enum Event {
 pub struct Options {
     /// Its socket.
     pub socket: PathBuf,
+    /// The socket on which it speaks as Multus' daemon does, and what holds there over what is sent.
+    pub compat: Option<Compat>,
     /// How it reaches the API server, where requests' configurations are not to say it.
     pub kubeconfig: Option<PathBuf>,
     /// Where its metrics and its health are told, if anywhere.
@@ -149,12 +153,17 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         shared.watch_ahead(node);
     }
     let board = Arc::new(Board::new(Arc::clone(&shared)));
-    let workers = Workers::start(ADDS_MAX + DELS_MAX, &shared, &events).map_err(OpenError::system("start a worker"))?;
+    let workers =
+        Workers::start(ADDS_MAX + DELS_MAX, &shared, &board, &events).map_err(OpenError::system("start a worker"))?;
     reconcile::start(&shared, conf_dir).map_err(OpenError::system("start reconciling"))?;
     watch_signals(&events).map_err(OpenError::system("listen for signals"))?;
     // Last: whoever finds the socket is served.
-    let ears = Ears { events: events.clone(), metrics: Arc::clone(&shared.metrics) };
-    let door = Door::open(&options.socket, ears)?;
+    let ears = Ears { events: events.clone(), metrics: Arc::clone(&shared.metrics), tongue: Tongue::Frames };
+    let mut doors = vec![Door::open(&options.socket, ears.clone())?];
+    if let Some(compat) = &options.compat {
+        let tongue = Tongue::Shim(Arc::new(compat.overlay(options.kubeconfig.as_deref())));
+        doors.push(Door::open(&compat.socket, Ears { tongue, ..ears })?);
+    }
     if let Some(keep) = options.keep.clone() {
         keeping::start(keep, Arc::clone(&board)).map_err(OpenError::system("watch the node's configuration"))?;
     }
@@ -167,9 +176,9 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         events: events.clone(),
         request_time: options.request_time,
         workers,
-        door: Some(door),
+        open: doors.len(),
+        doors,
         stopping: None,
-        silent: false,
         window: Window::new(options.metrics.clone()),
         board,
         statuses: Arc::new(Semaphore::new(STATUSES_MAX)),
@@ -188,11 +197,12 @@ struct Daemon {
     events: Sender<Event>,
     request_time: Duration,
     workers: Workers,
-    door: Option<Door>,
+    /// Its sockets, until it is to end.
+    doors: Vec<Door>,
+    /// On how many of them a request may still come.
+    open: usize,
     /// When it ends, whoever is still at work.
     stopping: Option<Instant>,
-    /// No request will come any more.
-    silent: bool,
     window: Window,
     board: Arc<Board>,
     statuses: Arc<Semaphore>,
@@ -210,7 +220,7 @@ impl Daemon {
                 }
                 Event::Returned(sandbox) => self.leases.returned(&sandbox),
                 Event::Stop(why) => self.stop(why),
-                Event::Silent => self.silent = true,
+                Event::Silent => self.open = self.open.saturating_sub(1),
                 Event::Tick => {
                     self.board.heartbeat.beat();
                     if self.stopping.is_none() {
@@ -223,7 +233,7 @@ impl Daemon {
             self.lease_next();
             self.shared.metrics.requests(number(self.line.serving()), number(self.line.waiting()));
             self.shared.metrics.executions(number(self.leases.held()), number(self.leases.waiting()));
-            let is_idle = self.silent && self.line.is_empty() && self.leases.waiting() == 0;
+            let is_idle = self.open == 0 && self.line.is_empty() && self.leases.waiting() == 0;
             if self.stopping.is_some_and(|until| is_idle || Instant::now() >= until) && heard.is_empty() {
                 return;
             }
@@ -238,7 +248,7 @@ impl Daemon {
             return refused.into_iter().for_each(|call| call.refuse(Refusal::TooMany, metrics));
         }
         let verb = match call.command() {
-            Some(Command::Status) => {
+            Some(Command::Status) if call.is_own() => {
                 let (board, place) = (Arc::clone(&self.board), Arc::clone(&self.statuses).try_acquire_owned());
                 let Ok(place) = place else { return call.refuse(Refusal::TooMany, metrics) };
                 tokio::task::spawn_blocking(move || {
@@ -247,7 +257,8 @@ impl Daemon {
                 });
                 return;
             }
-            Some(Command::Del) => Verb::Del,
+            // One of a single interface ends no other call of its pod.
+            Some(Command::Del) if !call.is_plug() => Verb::Del,
             _ => Verb::Add,
         };
         let sandbox = call.sandbox();
@@ -310,9 +321,9 @@ impl Daemon {
 
     /// No new request is taken; those that have come are served.
     fn stop(&mut self, why: &str) {
-        if let Some(door) = self.door.take() {
+        if self.stopping.is_none() {
             crate::log::verbose(|| format!("the daemon ends: {why}"));
-            door.close();
+            self.doors.drain(..).for_each(Door::close);
             self.window.close();
         }
         self.stopping.get_or_insert_with(|| Instant::now() + DRAIN_TIME);

@@ -196,8 +196,10 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Seat<'a> {
     shared: &'a Shared,
-    /// CNI_NETNS, as the caller opened it.
-    netns: Arc<OwnedFd>,
+    /// CNI_NETNS, as the caller opened it; none: it is opened here, by its path.
+    netns: Option<Arc<OwnedFd>>,
+    /// Nobody else can execute this request's plugins.
+    executes: bool,
     cancel: Cancel,
     trace: TraceId,
     given_back: AtomicBool,
@@ -209,9 +211,26 @@ pub(super) struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     pub(super) fn new(shared: &'a Shared, netns: OwnedFd, cancel: Cancel, trace: TraceId) -> Seat<'a> {
+        Seat::take(shared, Some(Arc::new(netns)), cancel, trace)
+    }
+
+    /// Of a caller who only names the namespace, and to whom nothing can be given back.
+    pub(super) fn of_path(shared: &'a Shared, cancel: Cancel, trace: TraceId) -> Seat<'a> {
+        Seat::take(shared, None, cancel, trace)
+    }
+
+    fn take(shared: &'a Shared, netns: Option<Arc<OwnedFd>>, cancel: Cancel, trace: TraceId) -> Seat<'a> {
         shared.serving.fetch_add(1, Ordering::Relaxed);
-        let (netns, given_back) = (Arc::new(netns), AtomicBool::new(false));
-        Seat { shared, netns, cancel, trace, given_back, phases: Default::default(), pod: RefCell::default() }
+        Seat {
+            shared,
+            executes: netns.is_none(),
+            netns,
+            cancel,
+            trace,
+            given_back: AtomicBool::new(false),
+            phases: Default::default(),
+            pod: RefCell::default(),
+        }
     }
 
     /// What each phase took that there was.
@@ -246,9 +265,12 @@ impl Place for Seat<'_> {
     }
 
     fn opening(&self, request: &Request) -> Opening {
-        let netns = Arc::clone(&self.netns);
+        let netns = self.netns.clone();
         let path = request.netns.clone().unwrap_or_default();
-        Box::new(move || NetNs::of_descriptor(&netns, &path))
+        Box::new(move || match netns {
+            Some(netns) => NetNs::of_descriptor(&netns, &path),
+            None => NetNs::open(&path),
+        })
     }
 
     fn deletes(&self) -> &dyn Deletes {
@@ -294,6 +316,9 @@ impl Place for Seat<'_> {
     }
 
     fn allow_execution(&self, _request: &Request, why: Executed) -> Result<(), CniError> {
+        if self.executes {
+            return Ok(());
+        }
         self.shared.metrics.given_back(why);
         self.given_back.store(true, Ordering::Relaxed);
         Err(place::given_back())

@@ -12,16 +12,19 @@ use std::time::Instant;
 use tokio::sync::mpsc::Sender;
 
 use super::Event;
+use super::compat;
+use super::http::Page;
 use super::metrics::{self, Metrics, Outcome};
+use super::page::Board;
 use super::seat::{Seat, Shared};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Invocation, Request};
 use crate::cni::version::Version;
-use crate::engine;
+use crate::engine::{self, Plug};
 use crate::kube::Cancel;
 use crate::log::{self, warn};
 use crate::phase::Phase;
-use crate::place::Place;
+use crate::place::{Place, Served};
 use crate::trace::{TRACEPARENT, TraceId};
 use crate::wire::{Answer, Frame, LEASE};
 
@@ -32,14 +35,74 @@ const LATE: &str = "the daemon was not done with this request in time, and has u
 /// Stack of a worker, in bytes: plans and results are deep JSON.
 const STACK_BYTES: usize = 1 << 20;
 
+/// The way back to who asked.
+#[derive(Debug)]
+pub(super) enum Back {
+    /// `plexus-cni`.
+    Frame(UnixStream),
+    /// Multus' shim, or who speaks as it does.
+    Shim(compat::Reply),
+}
+
+impl Back {
+    fn answer(self, answer: &Answer) -> io::Result<()> {
+        match self {
+            Back::Frame(mut stream) => stream.write_all(&answer.to_bytes()),
+            Back::Shim(reply) => reply.answer(answer),
+        }
+    }
+
+    /// For the loop's thread, which waits for nobody.
+    fn refuse(self, answer: &Answer) {
+        match self {
+            Back::Frame(mut stream) => _ = stream.write_all(&answer.to_bytes()), // who has gone needs none
+            Back::Shim(reply) => reply.tell(answer),
+        }
+    }
+}
+
+/// What a request is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// A runtime's, from `plexus-cni`, which serves itself what the daemon does not.
+    Own,
+    /// A runtime's, all of which is served here.
+    Runtime,
+    /// One interface more in a pod that runs, or one less.
+    Plug(Box<Plug>),
+}
+
+impl Purpose {
+    fn serve(&self, request: &Request, seat: &Seat, board: &Board) -> Served {
+        match self {
+            Purpose::Own => engine::serve(NAME, request, seat),
+            Purpose::Runtime => {
+                let is_status = request.command == Command::Status;
+                let refused = is_status.then(|| not_ready(&board.unready())).flatten();
+                refused.map_or_else(|| engine::serve(NAME, request, seat), Err)
+            }
+            Purpose::Plug(plug) => engine::serve_plug(request, plug, seat),
+        }
+    }
+
+    /// What an ADD attached that nobody heard of.
+    fn undo(&self, request: Request, seat: &Seat) {
+        match self {
+            Purpose::Own | Purpose::Runtime => engine::undo_unheard(NAME, request, seat),
+            Purpose::Plug(plug) => engine::undo_plug(request, plug, seat),
+        }
+    }
+}
+
 /// A request that came, and the way back.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) frame: Frame,
-    /// CNI_NETNS; ADD and DEL do not come without.
+    /// CNI_NETNS; ADD and DEL of `plexus-cni` do not come without.
     pub(super) netns: Option<OwnedFd>,
-    pub(super) stream: UnixStream,
+    pub(super) back: Back,
     pub(super) arrived: Instant,
+    pub(super) purpose: Purpose,
 }
 
 /// Why a request is not served.
@@ -81,8 +144,22 @@ impl Call {
         self.frame.command()
     }
 
+    /// Whether it came from `plexus-cni`.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.purpose, Purpose::Own)
+    }
+
+    /// Whether it is of one interface, and not of its pod.
+    pub(super) fn is_plug(&self) -> bool {
+        matches!(self.purpose, Purpose::Plug(_))
+    }
+
+    /// Whose calls are served one after the other: a sandbox's, and those that name none. No sandbox has a colon in its name.
     pub(super) fn sandbox(&self) -> String {
-        String::from_utf8_lossy(self.frame.variable("CNI_CONTAINERID").unwrap_or_default()).into_owned()
+        match self.command() {
+            Some(command @ (Command::Gc | Command::Status)) => format!(":{}", command.as_str()),
+            _ => String::from_utf8_lossy(self.frame.variable("CNI_CONTAINERID").unwrap_or_default()).into_owned(),
+        }
     }
 
     /// The container that its caller is about to execute plugins for, where it asks whether it may.
@@ -92,35 +169,36 @@ impl Call {
 
     /// It may. What is returned is readable when its connection ends.
     pub(super) fn answer_lease(self) -> io::Result<UnixStream> {
-        answer(&self.stream, &Answer::Yours)?;
-        self.stream.set_nonblocking(true)?;
-        Ok(self.stream)
+        let Back::Frame(mut stream) = self.back else { return Err(io::ErrorKind::InvalidInput.into()) };
+        stream.write_all(&Answer::Yours.to_bytes())?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
     }
 
     /// Answers STATUS, with what is not ready.
     pub(super) fn answer_status(self, unready: &[String], metrics: &Metrics) {
-        let (said, outcome) = if unready.is_empty() {
-            (Answer::Result(Vec::new()), Outcome::Done)
-        } else {
-            let msg = format!("the daemon is not ready: {}", unready.join("; "));
-            let error = CniError::new(Code::NotAvailable, msg);
-            (Answer::Error(error.to_json(Version::CURRENT)), Outcome::Failed)
+        let (said, outcome) = match not_ready(unready) {
+            None => (Answer::Result(Vec::new()), Outcome::Done),
+            Some(error) => (Answer::Error(error.to_json(Version::CURRENT)), Outcome::Failed),
         };
-        let _ = answer(&self.stream, &said); // who has gone needs none
+        let _ = self.back.answer(&said); // who has gone needs none
         metrics.request(Command::Status, outcome, self.arrived.elapsed());
     }
 
-    /// A DEL ends whatever the daemon does: its caller carries it out.
+    /// A DEL ends whatever the daemon does: `plexus-cni` carries it out.
     pub(super) fn refuse(self, refusal: Refusal, metrics: &Metrics) {
         metrics.refused(refusal.counted());
         let error = || CniError::new(Code::TryAgainLater, refusal.text()).to_json(Version::CURRENT);
-        let said = if self.command() == Some(Command::Del) { Answer::Yours } else { Answer::Error(error()) };
-        let _ = answer(&self.stream, &said); // who has gone needs none
+        let is_given_back = self.command() == Some(Command::Del) && self.is_own();
+        let said = if is_given_back { Answer::Yours } else { Answer::Error(error()) };
+        self.back.refuse(&said);
     }
 }
 
-fn answer(mut stream: &UnixStream, answer: &Answer) -> io::Result<()> {
-    stream.write_all(&answer.to_bytes())
+/// What STATUS is refused with, where something is not ready.
+fn not_ready(unready: &[String]) -> Option<CniError> {
+    let msg = || format!("the daemon is not ready: {}", unready.join("; "));
+    (!unready.is_empty()).then(|| CniError::new(Code::NotAvailable, msg()))
 }
 
 struct Work {
@@ -138,13 +216,19 @@ pub(super) struct Workers {
 
 impl Workers {
     /// Starts so many.
-    pub(super) fn start(number: usize, shared: &Arc<Shared>, events: &Sender<Event>) -> io::Result<Workers> {
+    pub(super) fn start(
+        number: usize,
+        shared: &Arc<Shared>,
+        board: &Arc<Board>,
+        events: &Sender<Event>,
+    ) -> io::Result<Workers> {
         let (queue, works) = mpsc::sync_channel(number);
         let works = Arc::new(Mutex::new(works));
         for index in 0..number {
-            let (works, shared, events) = (Arc::clone(&works), Arc::clone(shared), events.clone());
+            let (works, events) = (Arc::clone(&works), events.clone());
+            let (shared, board) = (Arc::clone(shared), Arc::clone(board));
             let named = thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK_BYTES);
-            named.spawn(move || work(&works, &shared, &events))?;
+            named.spawn(move || work(&works, &shared, &board, &events))?;
         }
         Ok(Workers { queue, metrics: Arc::clone(&shared.metrics) })
     }
@@ -161,12 +245,12 @@ impl Workers {
     }
 }
 
-fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) {
+fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, board: &Board, events: &Sender<Event>) {
     loop {
         let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Work { sandbox, call, cancel, deadline }) = next else { return };
         // Also outside the engine a panic costs one request, and not its worker, nor its sandbox for ever.
-        if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, cancel, deadline))).is_err() {
+        if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, board, (cancel, deadline)))).is_err() {
             shared.metrics.refused(metrics::Refusal::Panic);
         }
         shared.nudge();
@@ -177,9 +261,9 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, events: &Sender<Event>) 
 }
 
 /// One request. What it attached and could tell nobody of is detached again.
-fn serve(call: Call, shared: &Shared, cancel: Cancel, deadline: Instant) {
+fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel, Instant)) {
     let waited = call.arrived.elapsed();
-    let Call { frame, netns, stream, arrived } = call;
+    let Call { frame, netns, back, arrived, purpose } = call;
     let trace = TraceId::of(frame.variable(TRACEPARENT).and_then(|text| str::from_utf8(text).ok()));
     let _traced = log::traced(Some(trace));
     let command = frame.command();
@@ -189,7 +273,7 @@ fn serve(call: Call, shared: &Shared, cancel: Cancel, deadline: Instant) {
             Answer::Error(_) => Outcome::Failed,
             Answer::Yours => Outcome::GivenBack,
         };
-        let told = answer(&stream, said);
+        let told = back.answer(said);
         // One without a command is as good as no frame.
         match command {
             Some(command) => shared.metrics.request(command, outcome, arrived.elapsed()),
@@ -198,19 +282,28 @@ fn serve(call: Call, shared: &Shared, cancel: Cancel, deadline: Instant) {
         told
     };
     let error = |error: CniError, version| Answer::Error(error.to_json(version));
-    let request = match Request::from_env(frame.pairs.into_iter(), &*frame.stdin) {
-        Ok(Invocation::Call(request)) if matches!(request.command, Command::Add | Command::Del) => request,
-        Ok(_) => return drop(served(&Answer::Yours)),
+    let is_own = matches!(purpose, Purpose::Own);
+    let mut request = match Request::from_env(frame.pairs.into_iter(), &*frame.stdin) {
+        Ok(Invocation::Call(request)) if !is_own || matches!(request.command, Command::Add | Command::Del) => request,
+        Ok(_) if is_own => return drop(served(&Answer::Yours)),
+        Ok(_) => return drop(served(&error(compat::no_command(), Version::CURRENT))),
         Err(refused) => return drop(served(&error(refused, Version::CURRENT))),
     };
-    let Some(netns) = netns else { return drop(served(&Answer::Yours)) };
-    let seat = Seat::new(shared, netns, cancel, trace);
+    let seat = match (netns, &purpose) {
+        (Some(netns), _) => Seat::new(shared, netns, cancel, trace),
+        (None, Purpose::Own) => return drop(served(&Answer::Yours)),
+        (None, Purpose::Runtime | Purpose::Plug(_)) => Seat::of_path(shared, cancel, trace),
+    };
     seat.phase(Phase::Queue, waited);
-    let done = panic::catch_unwind(AssertUnwindSafe(|| engine::serve(NAME, &request, &seat)));
+    if !is_own && request.command == Command::Add {
+        // Whoever asked makes its own version of it.
+        request.version = Version::CURRENT;
+    }
+    let done = panic::catch_unwind(AssertUnwindSafe(|| purpose.serve(&request, &seat, board)));
     let said = match done {
         Ok(_) if seat.has_given_back() => Answer::Yours,
         Ok(Ok(_)) if request.command == Command::Add && deadline <= Instant::now() => {
-            engine::undo_unheard(NAME, (*request).clone(), &seat);
+            purpose.undo((*request).clone(), &seat);
             error(CniError::new(Code::TryAgainLater, LATE), request.version)
         }
         Ok(Ok(result)) => Answer::Result(result.unwrap_or_default()),
@@ -226,7 +319,7 @@ fn serve(call: Call, shared: &Shared, cancel: Cancel, deadline: Instant) {
     if let Err(gone) = told {
         warn(&format!("{} {}: the caller has gone: {gone}", request.command.as_str(), request.container_id));
         if attached {
-            engine::undo_unheard(NAME, *request, &seat);
+            purpose.undo(*request, &seat);
         }
     }
 }

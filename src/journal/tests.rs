@@ -175,3 +175,65 @@ fn the_first_call_of_a_boot_is_told_apart() {
     assert!(!journal.is_of_older_boot("b1"));
     assert!(journal.is_of_older_boot("b2"));
 }
+
+#[test]
+fn an_interface_that_was_removed_is_no_longer_in_its_record() {
+    let journal = journal("unplugged");
+    let mut intent = intent("a");
+    intent.group = Some(7);
+    for name in ["net1", "net2"] {
+        let more = Attachment { ifname: name.into(), default: false, ..intent.attachments[0].clone() };
+        intent.attachments.push(more);
+    }
+    let outcomes = ["eth0", "net1", "net2"].map(|name| Outcome { result: name.into(), made: None, micros: 1 });
+    let mut held = held(&journal, &intent.key);
+    held.intend(&intent).unwrap();
+    for attachment in 0..3 {
+        let original = Original::Tuning(backends::chained::tuning::Original::default());
+        held.note(&Progress { attachment, step: attachment, original }).unwrap();
+    }
+    held.commit(&Commitment { outcomes: outcomes.into(), status: None }).unwrap();
+    let whole = held.records().unwrap().remove(0);
+    let one = whole.only("net1").unwrap();
+    assert_eq!((one.intent.attachments.len(), one.intent.group), (1, None));
+    assert_eq!((one.progress.len(), one.progress[0].attachment, one.progress[0].step), (1, 0, 1));
+    assert_eq!(one.commitment.unwrap().outcomes[0].result, "net1");
+    assert!(whole.only("net9").is_none());
+    held.unplugged("net1").unwrap();
+    held.unplugged("net9").unwrap();
+    let left = held.records().unwrap().remove(0);
+    let names: Vec<_> = left.intent.attachments.iter().map(|attachment| attachment.ifname.as_str()).collect();
+    let places: Vec<_> = left.progress.iter().map(|progress| (progress.attachment, progress.step)).collect();
+    assert_eq!((names, places), (vec!["eth0", "net2"], vec![(0, 0), (1, 2)]));
+    assert_eq!(left.commitment.unwrap().outcomes[1].result, "net2");
+}
+
+#[test]
+fn what_was_plugged_is_found_by_its_sandbox() {
+    let journal = journal("plugged");
+    let key =
+        |network: &str| Key { network: network.into(), sandbox: "a".into(), ifname: "hot0".into(), plugin: HOT.into() };
+    assert_eq!(journal.plugged("a").unwrap(), Vec::<String>::new());
+    assert_eq!(journal.plugged(&"a".repeat(300)).unwrap(), Vec::<String>::new());
+    journal.plug(&key("net")).unwrap();
+    journal.plug(&key("net")).unwrap();
+    assert!(journal.hold_plugged("a", "hot0").unwrap().is_none(), "nothing was begun");
+    // What leads nowhere is nobody's.
+    journal.plug(&key("other")).unwrap();
+    held(&journal, &key("other")).intend(&Intent { key: key("other"), ..intent("a") }).unwrap();
+    assert!(journal.hold_plugged("a", "hot0").unwrap().is_some());
+    assert!(journal.plug(&key("net")).is_err(), "it has a record");
+    assert_eq!(journal.plugged("a").unwrap(), ["hot0"]);
+    assert!(journal.own_record("a").unwrap().is_none());
+    // A link to somewhere else is no record, and is not followed.
+    let place = journal.dir.with_file_name(PLUGGED).join("a");
+    std::os::unix::fs::symlink("/etc/passwd", place.join("hot1")).unwrap();
+    fs::write(place.join("hot2"), "x").unwrap();
+    for ifname in ["hot1", "hot2", "hot9"] {
+        assert!(journal.hold_plugged("a", ifname).unwrap().is_none(), "{ifname}");
+        journal.unplug("a", ifname).unwrap();
+    }
+    journal.unplug("a", "hot0").unwrap();
+    assert!(!place.exists());
+    journal.unplug("a", "hot0").unwrap();
+}

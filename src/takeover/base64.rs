@@ -26,7 +26,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut count) = (0_u32, 0);
     for letter in letters.bytes() {
-        bits = bits << 6 | u32::try_from(ALPHABET.iter().position(|known| *known == letter)?).ok()?;
+        bits = bits << 6 | u32::from(value(letter)?);
         count += 6;
         if count >= 8 {
             count -= 8;
@@ -35,6 +35,17 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
         }
     }
     (bits == 0).then_some(bytes)
+}
+
+fn value(letter: u8) -> Option<u8> {
+    match letter {
+        b'A'..=b'Z' => Some(letter - b'A'),
+        b'a'..=b'z' => Some(letter - b'a' + 26),
+        b'0'..=b'9' => Some(letter - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 mod away;
 mod change;
+mod compat;
 mod crash;
+mod delegate;
 mod frame;
 mod hostile;
 mod keeps;
@@ -54,6 +56,8 @@ pub(crate) fn cases() -> Vec<Case> {
         change::cases(),
         order::cases(),
         long::cases(),
+        compat::cases(),
+        delegate::cases(),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -90,6 +94,11 @@ impl Daemon {
     }
 
     fn start_as(program: &Path, user: Option<u32>, more: &[&str]) -> Daemon {
+        Daemon::start_where(program, user, more, hide_pods)
+    }
+
+    /// `place`: what is done in the thread that starts it.
+    fn start_where(program: &Path, user: Option<u32>, more: &[&str], place: fn()) -> Daemon {
         let before = socket_id();
         let number = fs::read_dir("/run/scratch").map_or(0, Iterator::count);
         let log = PathBuf::from(format!("/run/scratch/daemon-{number}.log"));
@@ -103,7 +112,7 @@ impl Daemon {
         // The thread's namespace becomes the child's.
         let child = thread::scope(|scope| {
             let started = scope.spawn(|| {
-                hide_pods();
+                place();
                 command.spawn().unwrap()
             });
             started.join().unwrap()
@@ -211,7 +220,12 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Held: every ADD waits in its middle, for ten seconds at most.
 fn hold_pool() -> Flock<File> {
-    let folder = Path::new(LEASES).join(POOL);
+    hold_pool_of(POOL)
+}
+
+/// The same of another network.
+fn hold_pool_of(network: &str) -> Flock<File> {
+    let folder = Path::new(LEASES).join(network);
     fs::create_dir_all(&folder).unwrap();
     let file = File::options().create(true).truncate(false).read(true).write(true).open(folder.join("lock")).unwrap();
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap()

@@ -118,6 +118,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "cni",
             "config",
+            "select",
             "sources",
             "journal",
             "log",
@@ -147,6 +148,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "cni",
             "config",
+            "select",
             "sources",
             "journal",
             "heartbeat",
