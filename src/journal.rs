@@ -24,6 +24,7 @@ use std::time::Duration;
 use backends::Made;
 use backends::chained::Original;
 use backends::host_device::Device;
+use ipam::spare;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
@@ -328,6 +329,9 @@ impl Journal {
     }
 
     fn hold_at(&self, path: PathBuf, create: bool, patience: Duration) -> Result<Option<Held>, Error> {
+        if let Some(file) = create.then(|| self.made_ahead(&path)).flatten() {
+            return Ok(Some(Held { file, path }));
+        }
         for _ in 0..HOLD_TRIES_MAX {
             let file = match self.open(&path, create) {
                 Err(e) if e.kind() == ErrorKind::NotFound && !create => return Ok(None),
@@ -344,6 +348,12 @@ impl Journal {
             }
         }
         Err(at("taking hold of the record", &path)(busy()))
+    }
+
+    /// A new record, held before it has its name; none where there is a record already, or no file made ahead.
+    fn made_ahead(&self, path: &Path) -> Option<Flock<File>> {
+        let file = Flock::lock(spare::take(&self.dir)?, FlockArg::LockExclusiveNonblock).ok()?;
+        spare::name(&file, path).ok().map(|()| file)
     }
 
     /// Gives what is no file in a record's place another name, which no record has.

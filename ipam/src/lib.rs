@@ -17,6 +17,7 @@ mod index;
 mod number;
 mod range;
 mod resolv;
+pub mod spare;
 pub mod static_;
 
 pub use error::{Error, ErrorKind};

@@ -76,12 +76,12 @@ impl DaemonArgs {
 }
 
 /// A daemon-config.json, and what is to be kept of the node's configuration by it.
-fn read(file: &Path) -> Result<(DaemonConfig, Keep), Failure> {
+fn read(file: &Path, socket_dir: &Path) -> Result<(DaemonConfig, Keep), Failure> {
     let refused = |why: String| Failure::Input { act: format!("reading {}", file.display()), why };
     let bytes = sources::read(file).map_err(refused)?;
     let conf = DaemonConfig::parse(&bytes).map_err(|e| refused(e.msg))?;
     let account = Account::of_pod(&|name| std::env::var(name).ok());
-    let keep = Keep::of(&conf, account).map_err(refused)?;
+    let keep = Keep::of(&conf, account, socket_dir).map_err(refused)?;
     Ok((conf, keep))
 }
 
@@ -104,6 +104,9 @@ fn notes(conf: &DaemonConfig) -> Vec<String> {
 
 /// Runs it.
 pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
+    // What the node's configuration names must be found from everywhere.
+    let socket_dir = std::path::absolute(&args.socket_dir).unwrap_or_else(|_| args.socket_dir.clone());
+    let read = |file: &Path| read(file, &socket_dir);
     let (conf, keep) = args.config.as_deref().map(read).transpose()?.unzip();
     let metrics = args.metrics(conf.as_ref())?;
     let log = match &conf {

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipam::spare;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixStream;
 use tokio::runtime::Builder;
@@ -118,6 +119,7 @@ pub struct Options {
 /// The socket cannot be made, or another daemon has it that is not to be replaced; threads cannot be started.
 pub fn run(options: &Options) -> Result<(), OpenError> {
     raise_descriptor_limit();
+    spare::keep();
     crate::log::frees_output();
     crate::log::begin(&options.log);
     options.notes.iter().for_each(|note| warn(note));

@@ -45,7 +45,9 @@ mod tests {
         std::fs::write(dir.join("00-a.conf"), r#"{"cniVersion": "1.0.0", "name": "n", "type": "bridge"}"#).unwrap();
         std::fs::write(dir.join("10-b.conf"), file("/found")).unwrap();
         std::fs::write(dir.join("20-c.conf"), file("/later")).unwrap();
-        let keep = |text: &str| Keep::of(&DaemonConfig::parse(text.as_bytes()).unwrap(), None).unwrap();
+        let keep = |text: &str| {
+            Keep::of(&DaemonConfig::parse(text.as_bytes()).unwrap(), None, Path::new("/host/run/plexus")).unwrap()
+        };
         let told = keep(r#"{"stateDir": "/told", "kubeconfig": "/k"}"#);
         let state =
             |keep: Option<&Keep>, dir: &Path| config(keep, dir).map(|config| (config.state_dir, config.kubeconfig));

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use backends::{Host, Kind, NetNs, Pod};
+use ipam::spare;
 
 use super::deleters::Deleters;
 use super::metrics::Metrics;
@@ -118,6 +119,13 @@ impl Shared {
             *nudged = Instant::now();
             drop(nudged);
             known.nudge();
+        }
+    }
+
+    /// Files for the next request, while nobody waits.
+    pub(super) fn make_ahead(&self) {
+        if self.serving.load(Ordering::Relaxed) == 0 {
+            spare::refill();
         }
     }
 

@@ -257,6 +257,7 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, board: &Board, events: &
         if events.blocking_send(Event::Ended(sandbox)).is_err() {
             return;
         }
+        shared.make_ahead();
     }
 }
 

@@ -71,17 +71,17 @@ pub struct Keep {
 
 impl Keep {
     /// What the configuration of Multus' daemon says. `account`: who the daemon is; the node's kubeconfig is made of it where the
-    /// configuration has none.
+    /// configuration has none. `socket_dir`: where it listens, as it sees that; Multus' `socketDir` is of another socket.
     ///
     /// # Errors
     /// A sentence: `cniVersion` is none.
-    pub fn of(daemon: &DaemonConfig, account: Option<Account>) -> Result<Keep, String> {
+    pub fn of(daemon: &DaemonConfig, account: Option<Account>, socket_dir: &Path) -> Result<Keep, String> {
         let version = daemon.cni_version.as_deref();
         let parse =
             |text: &str| Version::parse(text).ok_or_else(|| format!("cniVersion: {text:?} is no version of CNI"));
         let mut own = daemon.network.clone();
         own.retain(|key, _| !key.eq_ignore_ascii_case(READINESS));
-        own.entry("daemonSocketDir").or_insert_with(|| on_node(&daemon.socket_dir).into());
+        own.entry("daemonSocketDir").or_insert_with(|| on_node(socket_dir).into());
         let account = account.filter(|_| !own.contains_key("kubeconfig"));
         Ok(Keep {
             dir: daemon.cni_config_dir.clone(),

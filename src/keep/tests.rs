@@ -54,7 +54,8 @@ impl Dir {
     fn keep(&self, daemon: &Value) -> Keep {
         let mut daemon = daemon.clone();
         daemon["cniConfigDir"] = json!(self.0);
-        Keep::of(&DaemonConfig::parse(daemon.to_string().as_bytes()).unwrap(), None).unwrap()
+        Keep::of(&DaemonConfig::parse(daemon.to_string().as_bytes()).unwrap(), None, Path::new("/host/run/plexus"))
+            .unwrap()
     }
 }
 
@@ -99,7 +100,7 @@ fn it_is_made_of_the_default_network_once_plexus_is_ready_and_not_before() {
     let dir = Dir::new("ready");
     dir.put("10-calico.conflist", &network("calico"));
     dir.put("05-loopback.conf", r#"{"cniVersion":"1.0.0","name":"lo","type":"loopback"}"#);
-    let mut keeper = dir.keeper(&json!({"namespaceIsolation": true, "socketDir": "/host/run/plexus",
+    let mut keeper = dir.keeper(&json!({"namespaceIsolation": true, "socketDir": "/host/run/multus",
         "readinessindicatorfile": "/run/x"}));
     let told = keeper.look(false);
     assert!(told.len() == 1 && told[0].contains("not ready"), "{told:?}");
@@ -127,7 +128,9 @@ fn the_decision_is_of_what_was_seen_and_of_nothing_else() {
     let list = |name: &str| Fate::Ignored(Box::new(List::parse(network(name).as_bytes()).unwrap()));
     let found = |name: &str, fate: Fate, unchanged| Found { path: Path::new("/n").join(name), fate, unchanged };
     let broken = || Fate::Broken("half".to_owned());
-    let keep = Keep::of(&DaemonConfig::parse(br#"{"cniConfigDir": "/n"}"#).unwrap(), None).unwrap();
+    let keep =
+        Keep::of(&DaemonConfig::parse(br#"{"cniConfigDir": "/n"}"#).unwrap(), None, Path::new("/host/run/plexus"))
+            .unwrap();
     let seen = |networks: Vec<Found>, last: Option<&Last>, gone| {
         let files = networks.clone();
         Seen { files, networks, last: last.cloned(), gone, name: "plexus".to_owned(), ..Seen::default() }
@@ -399,7 +402,7 @@ fn versions_and_names_are_what_the_daemon_says() {
     dir.keeper(&json!({"delegates": [{"cniVersion":"1.0.0","name":"own","type":"ptp"}]})).look(true);
     assert_eq!(dir.runtime(), ours("own"));
     let daemon = DaemonConfig::parse(br#"{"cniVersion": "9"}"#).unwrap();
-    assert!(Keep::of(&daemon, None).unwrap_err().contains("cniVersion"));
+    assert!(Keep::of(&daemon, None, Path::new("/host/run/plexus")).unwrap_err().contains("cniVersion"));
 }
 
 #[test]
@@ -423,7 +426,7 @@ fn d13_a_file_that_a_person_wrote_is_watched_as_the_network_is() {
     };
     let account = Some(Account { folder: dir.0.join("account"), server: "https://s".to_owned() });
     let daemon = json!({"multusConfigFile": file, "cniConfigDir": dir.0}).to_string();
-    let keep = Keep::of(&DaemonConfig::parse(daemon.as_bytes()).unwrap(), account).unwrap();
+    let keep = Keep::of(&DaemonConfig::parse(daemon.as_bytes()).unwrap(), account, Path::new("/run/plexus")).unwrap();
     let mut keeper = Keeper::new(keep).unwrap();
     keeper.look(true);
     assert_eq!(dir.runtime(), None, "it is not there yet");

@@ -2,11 +2,12 @@
 //! nobody can read them any more.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ipam::spare;
 use serde::{Deserialize, Serialize};
 
 use super::call::{Calls, Failure};
@@ -58,6 +59,9 @@ impl Unwritten {
             status: status.to_owned(),
         };
         let bytes = serde_json::to_vec(&note).map_err(|e| e.to_string())?;
+        if note_ahead(&path, &bytes).is_some() {
+            return Ok(Unwritten::at(path));
+        }
         let written = match replace(&path, &bytes) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 fs::create_dir_all(directory(state_dir)).and_then(|()| replace(&path, &bytes))
@@ -90,6 +94,12 @@ impl Unwritten {
 
 fn number(path: &Path) -> Option<u64> {
     fs::symlink_metadata(path).ok().map(|meta| meta.ino())
+}
+
+/// In a file made ahead; none where there is none, or a note already.
+fn note_ahead(path: &Path, bytes: &[u8]) -> Option<()> {
+    let mut file = spare::take(path.parent()?)?;
+    file.write_all(bytes).and_then(|()| spare::name(&file, path)).ok()
 }
 
 /// Whole or not there: others read it meanwhile. What is in its place is replaced and never opened. Not `durable`: nothing of it

@@ -22,7 +22,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::index::{self, MAX_LEASES, Seen, Time};
 use crate::number::{Number, file_name, from_file_name};
-use crate::{Error, ErrorKind, fault};
+use crate::{Error, ErrorKind, fault, spare};
 
 /// The longest content of a lease in bytes: container id, line break, interface. A longer one is nobody's.
 pub(super) const MAX_LEASE_BYTES: u64 = 4096;
@@ -163,12 +163,14 @@ impl Directory {
         let name = file_name(at);
         let fail = |error: io::Error| Error::io("creating the lease", &self.path_of(&name), error);
         fault::step("create lease").map_err(fail)?;
-        let flags = OFlag::O_WRONLY | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
-        // EOPNOTSUPP, EISDIR: the file system has no files without a name (NFS; open(2), O_TMPFILE).
-        let Ok(fd) = openat(&self.file, ".", flags, Mode::from_bits_truncate(0o600)) else {
+        let fresh = || {
+            let flags = OFlag::O_WRONLY | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+            openat(&self.file, ".", flags, Mode::from_bits_truncate(0o600)).map(File::from).ok()
+        };
+        // None: the file system has no files without a name (NFS; open(2), O_TMPFILE: EOPNOTSUPP, EISDIR).
+        let Some(file) = spare::take(&self.path).or_else(fresh) else {
             return self.create_lease_in_place(at, content);
         };
-        let file = File::from(fd);
         fault::step("write lease").and_then(|()| file.write_all_at(content, 0)).map_err(fail)?;
         fault::step("name lease").map_err(fail)?;
         let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
