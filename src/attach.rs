@@ -186,7 +186,10 @@ fn check_names_free(plan: &Plan, kernel: &mut Kernel) -> Result<(), CniError> {
     }
     let attachments = || plan.attachments.iter().filter(|a| a.ifname != "lo");
     let names: Vec<&str> = attachments().map(|a| a.ifname.as_str()).collect();
-    let taken = backends::taken(&mut kernel.pod, &names).map_err(from_backend)?;
+    let taken = {
+        let _lane = kernel.place.lane();
+        backends::taken(&mut kernel.pod, &names).map_err(from_backend)?
+    };
     let Some(Attachment { ifname, network, .. }) = attachments().find(|a| taken.contains(&a.ifname.as_str())) else {
         return Ok(());
     };
@@ -198,6 +201,7 @@ type ResolvedSteps = Vec<Vec<Option<Resolved>>>;
 
 /// Masters, MTU bounds: all of the kernel that can refuse without being changed, for all attachments.
 fn resolve(plan: &Plan, kernel: &mut Kernel) -> Result<ResolvedSteps, CniError> {
+    let _lane = kernel.place.lane();
     let mut one = |attachment: &Attachment, step: &Step| match &step.how {
         How::Native(native) if native.spec.awaits_result() => Ok(None),
         How::Native(native) => {

@@ -51,7 +51,8 @@ pub trait Place: Debug {
         &Child
     }
 
-    /// Held while links are made, where several requests at once would only wait for each other in the kernel.
+    /// Held while links are made or looked at, where several requests at once would only wait for each other in the kernel: those that
+    /// wait there for its one lock turn in circles on a processor (mutex_spin_on_owner, kernel/locking/mutex.c).
     fn lane(&self) -> Option<MutexGuard<'_, ()>> {
         None
     }

@@ -19,6 +19,7 @@ mod range;
 mod resolv;
 pub mod spare;
 pub mod static_;
+mod turn;
 
 pub use error::{Error, ErrorKind};
 pub use gotext::{Cidr, MaybeIp};

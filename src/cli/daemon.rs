@@ -86,7 +86,7 @@ fn read(file: &Path, socket_dir: &Path) -> Result<(DaemonConfig, Keep), Failure>
 }
 
 /// Keys of Multus' daemon that this one does nothing for, and what nobody knows.
-fn notes(conf: &DaemonConfig) -> Vec<String> {
+fn notes(conf: &DaemonConfig, has_compat: bool) -> Vec<String> {
     let unused = [
         (conf.enable_pprof, "enablePprof: there are no profiles; see --metrics"),
         (conf.connection_limit.is_some(), "connectionLimit: the daemon has bounds of its own"),
@@ -95,6 +95,7 @@ fn notes(conf: &DaemonConfig) -> Vec<String> {
             conf.chroot_dir.is_some(),
             "chrootDir: plugins are executed by plexus-cni, on the node; those of multus.sock where the daemon is",
         ),
+        (conf.socket_dir.is_some() && !has_compat, "socketDir: nobody listens there; see --compat-socket-dir"),
         (conf.metrics_port.is_some(), "metricsPort: on this machine's own address only; see --metrics-anywhere"),
     ];
     let unused = unused.iter().filter(|(is_given, _)| *is_given).map(|(_, note)| (*note).to_owned());
@@ -113,7 +114,7 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
         Some(conf) if args.log_level.is_none() && args.log_file.is_none() => conf.log.clone(),
         _ => LogConf::of_program(args.log_file, args.log_level.unwrap_or(Level::Error)),
     };
-    let notes = conf.as_ref().map(notes).unwrap_or_default();
+    let notes = conf.as_ref().map(|conf| notes(conf, args.compat_socket_dir.is_some())).unwrap_or_default();
     let executions = usize::from(args.executions);
     let request_time = Duration::from_secs(args.request_time);
     let socket = args.socket_dir.join(SOCKET);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::keys::{self, ACCEPTED, KEYS, Key, Named, Raw, SOCKET_DIR, Unset};
+use super::keys::{self, ACCEPTED, KEYS, Key, Named, Raw, Unset};
 use super::{LogConf, directory, duration, given, optional, refuse};
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
@@ -28,8 +28,8 @@ keys::table! {
 
     chroot_dir: String = "chrootDir", Unset::Nothing, Daemon, r#""/hostroot""#,
         "Where the daemon sees the node's root: plugins are executed in there.";
-    socket_dir: String = "socketDir", Unset::Text(SOCKET_DIR), Daemon, r#""/host/run/multus/""#,
-        "Where the daemon makes its socket.";
+    socket_dir: String = "socketDir", Unset::Nothing, Daemon, r#""/host/run/multus/""#,
+        "Where Multus' daemon listens. plexus' own socket is `--socket-dir`; `--compat-socket-dir` serves Multus' shim.";
     metrics_port: i64 = "metricsPort", Unset::Nothing, Daemon, "9091",
         "The port of the daemon's metrics; not given: none.";
     enable_pprof: bool = "enablePprof", Unset::Flag(false), Daemon, "true",
@@ -102,7 +102,7 @@ pub struct DaemonConfig {
     /// Where the daemon sees the node's root.
     pub chroot_dir: Option<PathBuf>,
     /// Where it makes its socket.
-    pub socket_dir: PathBuf,
+    pub socket_dir: Option<PathBuf>,
     /// The port of its metrics.
     pub metrics_port: Option<u16>,
     /// Profiles at the same port.
@@ -156,7 +156,7 @@ impl DaemonConfig {
         let log = LogConf::read(raw.log_file, raw.log_level.as_deref(), to_stderr, raw.log_options, &mut warnings);
         Ok(DaemonConfig {
             chroot_dir: optional("chrootDir", written.chroot_dir)?,
-            socket_dir: directory("socketDir", written.socket_dir, SOCKET_DIR)?,
+            socket_dir: optional("socketDir", written.socket_dir)?,
             metrics_port: written.metrics_port.map(port).transpose()?,
             enable_pprof: written.enable_pprof.unwrap_or(false),
             connection_limit: written.connection_limit.map(limit).transpose()?,
@@ -245,7 +245,7 @@ mod tests {
             "namespaceIsolation": true}))
         .unwrap();
         assert_eq!(config.origin, Origin::Auto);
-        assert_eq!(config.socket_dir, PathBuf::from("/host/run/multus/"));
+        assert_eq!(config.socket_dir, Some(PathBuf::from("/host/run/multus/")));
         assert_eq!(config.readiness_file, Some(PathBuf::from("/run/ready")));
         assert!(config.log.to_stderr && config.unknown.is_empty());
         let keys: Vec<&String> = config.network.keys().collect();

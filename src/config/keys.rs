@@ -128,8 +128,6 @@ pub(super) const BIN_DIR: &str = "/opt/cni/bin";
 pub(super) const CNI_DIR: &str = "/var/lib/cni/multus";
 /// Where the kubelet keeps its own, unless it is told otherwise.
 pub(super) const KUBELET_DIR: &str = "/var/lib/kubelet";
-/// Where the socket of a daemon is.
-pub(super) const SOCKET_DIR: &str = "/run/multus/";
 /// Where an administrator's definitions are, and whose pods get no further networks.
 pub(super) const SYSTEM: &str = "kube-system";
 /// Whose definitions everybody may name.

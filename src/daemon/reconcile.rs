@@ -26,6 +26,8 @@ const INTERVAL_OF_MANY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(500);
 /// A round over links that took long is not repeated before so many times that long: a twentieth of a processor at most.
 const QUIET_SHARE: u32 = 20;
+/// How long a round waits for requests to end.
+const REST_WAIT: Duration = Duration::from_secs(10);
 /// Longer than a kubelet waits for a pod's networks: a lease that is younger may be of an ADD under way.
 const MIN_AGE: Duration = Duration::from_secs(600);
 /// Stack of the thread, in bytes: records are deep JSON.
@@ -64,6 +66,8 @@ fn run(shared: &Shared, conf_dir: &Path) {
             whole = Instant::now() + if has_more { INTERVAL_OF_MANY } else { INTERVAL };
         }
         cause = next(&mut watch, whole, QUIET.max(begun.elapsed() * QUIET_SHARE));
+        // Pods that come and go change many links; who attaches them is not to wait for this.
+        shared.await_rest(REST_WAIT);
     }
 }
 

@@ -30,8 +30,10 @@ use crate::trace::TraceId;
 /// How long what is still to be told may take when the daemon ends; what is left is on disk.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether requests are being served.
+const REST_LOOK: Duration = Duration::from_millis(100);
 /// How long statuses and events wait while there is always a request that is served.
-const UNTOLD_TIME: Duration = Duration::from_millis(500);
+const UNTOLD_TIME: Duration = Duration::from_secs(2);
 
 /// Folders of journals that are remembered: more than one is of a node whose configuration changes.
 const STATE_DIRS_MAX: usize = 8;
@@ -119,6 +121,14 @@ impl Shared {
             *nudged = Instant::now();
             drop(nudged);
             known.nudge();
+        }
+    }
+
+    /// Waits until no request is being served, `limit` long at most.
+    pub(super) fn await_rest(&self, limit: Duration) {
+        let until = Instant::now() + limit;
+        while self.serving.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+            thread::park_timeout(REST_LOOK);
         }
     }
 

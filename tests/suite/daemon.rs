@@ -130,9 +130,12 @@ impl Daemon {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
-    /// Its open descriptors.
+    /// Its open descriptors, without the files that it makes ahead: those have no name (open(2), O_TMPFILE).
     fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        let targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let is_ahead = |target: &Path| target.to_string_lossy().contains("/#");
+        targets.filter(|target| !is_ahead(target)).count()
     }
 
     /// Waits until it has no more of them than `before`: who ends does so after its answer.

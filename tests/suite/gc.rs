@@ -181,7 +181,7 @@ fn held_by_others() {
     drop(held);
     let pool = lock(format!("{LEASES}/n/lock"));
     bed.pod("late");
-    call("ADD", "late").fails(11, "held by another process");
+    call("ADD", "late").fails(11, "held by another call");
     drop(pool);
     bed.call(Side::Plexus, "bridge").command("GC").conf(&nobody).run().ok();
     assert_eq!(bed.leftovers(), ["link cni0"]);

@@ -22,6 +22,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::index::{self, MAX_LEASES, Seen, Time};
 use crate::number::{Number, file_name, from_file_name};
+use crate::turn::Turn;
 use crate::{Error, ErrorKind, fault, spare};
 
 /// The longest content of a lease in bytes: container id, line break, interface. A longer one is nobody's.
@@ -72,6 +73,8 @@ pub(super) struct Directory {
     file: File,
     boot: Option<u128>,
     _lock: Flock<File>,
+    /// After the lock: who is next finds that free.
+    _turn: Turn,
 }
 
 impl Directory {
@@ -80,6 +83,7 @@ impl Directory {
     /// Waits while another process holds the lock, which is a few file operations, but not for ever; the kernel takes it
     /// from a process that dies.
     pub(super) fn open(path: &Path, absent: Absent) -> Result<Option<Self>, Error> {
+        let turn = Turn::wait(path, LOCK_WAIT_MAX).ok_or_else(|| held_too_long(path))?;
         for _ in 0..MAX_LOCK_TRIES {
             // A symbolic link here is the operator's choice of a place, and followed as the Go plugin follows it.
             let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
@@ -97,7 +101,7 @@ impl Directory {
             if let Some(lock) = lock(&file, path)? {
                 static BOOT: OnceLock<Option<u128>> = OnceLock::new();
                 let boot = *BOOT.get_or_init(index::boot);
-                return Ok(Some(Self { path: path.to_owned(), file, boot, _lock: lock }));
+                return Ok(Some(Self { path: path.to_owned(), file, boot, _lock: lock, _turn: turn }));
             }
         }
         let text = format!("the directory {} vanishes while it is being locked", path.display());
@@ -327,7 +331,7 @@ pub(super) fn wait_for_lock(file: File, patience: Duration) -> Result<Option<Flo
 fn held_too_long(path: &Path) -> Error {
     let lock = path.join("lock").display().to_string();
     let seconds = LOCK_WAIT_MAX.as_secs();
-    let text = format!("{lock} has been held by another process for {seconds} s (`fuser {lock}` names it)");
+    let text = format!("{lock} has been held by another call for {seconds} s (`fuser {lock}` names it)");
     Error::refused(ErrorKind::Busy, "locking the pool", lock, text)
 }
 
