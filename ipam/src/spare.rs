@@ -70,8 +70,8 @@ impl Spares {
             let made = make(&directory);
             let mut all = self.all();
             match (made, all.get_mut(&directory)) {
-                (Ok(file), Some(kept)) => kept.push(file),
-                (Ok(_), None) => {}
+                (Ok(file), Some(kept)) if kept.len() < KEPT => kept.push(file),
+                (Ok(_), _) => {} // it is gone, or somebody else was quicker
                 (Err(_), _) => drop(all.remove(&directory)),
             }
         }

@@ -27,17 +27,17 @@ keys::table! {
     DAEMON_KEYS:
 
     chroot_dir: String = "chrootDir", Unset::Nothing, Daemon, r#""/hostroot""#,
-        "Where the daemon sees the node's root: plugins are executed in there.";
+        "Where Multus' daemon sees the node's root. plexus executes plugins on the node, by `plexus-cni`.";
     socket_dir: String = "socketDir", Unset::Nothing, Daemon, r#""/host/run/multus/""#,
         "Where Multus' daemon listens. plexus' own socket is `--socket-dir`; `--compat-socket-dir` serves Multus' shim.";
     metrics_port: i64 = "metricsPort", Unset::Nothing, Daemon, "9091",
-        "The port of the daemon's metrics; not given: none.";
+        "The port of the daemon's metrics, at the loopback address alone; not given: a socket, `--metrics`.";
     enable_pprof: bool = "enablePprof", Unset::Flag(false), Daemon, "true",
-        "Profiles at the same port.";
+        "Read, and nothing more: there are no profiles.";
     connection_limit: i64 = "connectionLimit", Unset::Nothing, Daemon, "20",
-        "Requests that the daemon serves at once; not given: all.";
+        "Read, and nothing more: the daemon has bounds of its own.";
     per_node_certificate: WrittenCertificate = "perNodeCertificate", Unset::Nothing, Daemon, r#"{"enabled": true}"#,
-        "A client certificate of the node's own in the place of a token: the four keys below.";
+        "Read, and nothing more, as the four keys below: no certificate is asked for.";
     config_file: String = "multusConfigFile", Unset::Text(AUTO), Daemon, r#""/tmp/00-multus.conf""#,
         "A network configuration that is taken as it is; `auto`: it is made of the node's own.";
     autoconfig_dir: String = "multusAutoconfigDir", Unset::Nothing, Daemon, r#""/host/etc/cni/net.d""#,

@@ -316,8 +316,10 @@ impl Daemon {
 
     fn start_next(&mut self) {
         while let Some(Place { sandbox, call, deadline, .. }) = self.line.next(Instant::now()) {
-            let cancel = self.workers.give(sandbox.clone(), call, deadline);
-            self.running.begin(sandbox, cancel, deadline);
+            match self.workers.give(sandbox.clone(), call, deadline) {
+                Some(cancel) => self.running.begin(sandbox, cancel, deadline),
+                None => self.line.ended(&sandbox),
+            }
         }
     }
 

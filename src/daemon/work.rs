@@ -233,15 +233,17 @@ impl Workers {
         Ok(Workers { queue, metrics: Arc::clone(&shared.metrics) })
     }
 
-    /// Has a request served; what is returned ends it early. There is a worker for each that the line lets through.
-    pub(super) fn give(&self, sandbox: String, call: Box<Call>, deadline: Instant) -> Cancel {
+    /// Has a request served; what is returned ends it early. There is a worker for each that the line lets through; where there is none,
+    /// it is refused.
+    pub(super) fn give(&self, sandbox: String, call: Box<Call>, deadline: Instant) -> Option<Cancel> {
         let cancel = Cancel::default();
         if let Err(mpsc::TrySendError::Full(work) | mpsc::TrySendError::Disconnected(work)) =
             self.queue.try_send(Work { sandbox, call, cancel: cancel.clone(), deadline })
         {
             work.call.refuse(Refusal::TooMany, &self.metrics);
+            return None;
         }
-        cancel
+        Some(cancel)
     }
 }
 
@@ -253,7 +255,9 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, board: &Board, events: &
         if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, board, (cancel, deadline)))).is_err() {
             shared.metrics.refused(metrics::Refusal::Panic);
         }
-        shared.nudge();
+        if panic::catch_unwind(AssertUnwindSafe(|| shared.nudge())).is_err() {
+            shared.metrics.refused(metrics::Refusal::Panic);
+        }
         if events.blocking_send(Event::Ended(sandbox)).is_err() {
             return;
         }

@@ -15,7 +15,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![Case::new("daemon::many_pods_leave_it_as_it_was", &[Need::Macvlan], many)]
 }
 
-/// How many instead of [`CYCLES`]; 2,000 and more are the long run.
+/// How many instead of [`CYCLES`]; 20,000 is the long run.
 const CYCLES_VARIABLE: &str = "PLEXUS_DAEMON_CYCLES";
 const CYCLES: u64 = 200;
 /// What its memory may differ by, in kB: its allocator keeps a little for each of 36 threads that was at work once; 2,300 were seen.
