@@ -32,6 +32,8 @@ pub struct Known {
     names: Vec<String>,
     /// The links of the host that results name.
     links: BTreeSet<String>,
+    /// A record says what is about to be attached, and not yet which links that is.
+    is_attaching: bool,
     /// There is a cache: who is neither in it nor in the journal was attached by nobody who still knows of it.
     knows_all: bool,
 }
@@ -45,6 +47,7 @@ impl Known {
         let mut known = Known::default();
         for record in records {
             known.sandboxes.insert(record.intent.key.sandbox.clone());
+            known.is_attaching |= record.commitment.is_none();
             let outcomes = record.commitment.iter().flat_map(|done| &done.outcomes);
             outcomes.for_each(|outcome| known.note_links(&outcome.result));
         }
@@ -52,6 +55,11 @@ impl Known {
             known.read_cache(dir)?;
         }
         Ok(known)
+    }
+
+    /// Whether there may be links of somebody whose result is still to come.
+    pub fn is_attaching(&self) -> bool {
+        self.is_attaching
     }
 
     /// One that is not there says nothing.

@@ -233,7 +233,8 @@ fn judge(held: Everything, known: &Known, places: &Places, found: &mut Survey) {
     };
     let limits = held.limits.into_iter().filter(|noted| has_ended(noted) && !young.contains(&noted.sandbox));
     found.limits = limits.filter(|_| known.nameless() == 0).collect();
-    found.ports = held.ports.into_iter().filter(|port| !known.has_link(&port.name)).collect();
+    let is_nobodys = |port: &Port| !known.is_attaching() && !known.has_link(&port.name);
+    found.ports = held.ports.into_iter().filter(is_nobodys).collect();
 }
 
 enum Age {

@@ -12,23 +12,26 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::linkat;
 
 /// How many are kept for a directory: as many as a pod's next attachments want of one.
 const KEPT: usize = 2;
-/// For how many directories: a node has one for each network, and a few more.
-const DIRECTORIES_MAX: usize = 128;
+/// For how many directories at most: those wanted last.
+const DIRECTORIES_MAX: usize = 24;
+/// A directory that none was wanted for that long keeps none: who has a file open keeps its file system from being unmounted.
+const IDLE: Duration = Duration::from_secs(10);
 /// As the files that they become: root's own.
 const MODE: u32 = 0o600;
 
 /// The process keeps none where this is not set.
 static SPARES: OnceLock<Spares> = OnceLock::new();
 
-/// From now on this process keeps some for each directory that one was wanted for.
-pub fn keep() {
-    SPARES.get_or_init(Spares::default);
+/// From now on this process keeps some for each directory that one was wanted for, `most` in all.
+pub fn keep(most: usize) {
+    SPARES.get_or_init(|| Spares::new(most));
 }
 
 /// An empty file that can get a name in `directory`, open for reading and appending; none where none is kept.
@@ -42,35 +45,69 @@ pub fn refill() {
     SPARES.get().into_iter().for_each(Spares::refill);
 }
 
-/// By directory.
-#[derive(Debug, Default)]
-struct Spares(Mutex<HashMap<PathBuf, Vec<File>>>);
+/// Whether there is something that [`let_go`] would close.
+pub fn are_idle() -> bool {
+    SPARES.get().is_some_and(|spares| spares.all().values().any(Spares::is_idle))
+}
+
+/// Closes what was not wanted for a while. Closing one writes to its file system.
+pub fn let_go() {
+    SPARES.get().into_iter().for_each(Spares::let_go);
+}
+
+/// Of one directory.
+#[derive(Debug)]
+struct Kept {
+    files: Vec<File>,
+    wanted: Instant,
+}
+
+#[derive(Debug)]
+struct Spares {
+    directories_max: usize,
+    all: Mutex<HashMap<PathBuf, Kept>>,
+}
 
 impl Spares {
-    fn all(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<File>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(most: usize) -> Self {
+        Self { directories_max: (most / KEPT).min(DIRECTORIES_MAX), all: Mutex::default() }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<PathBuf, Kept>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_idle(kept: &Kept) -> bool {
+        kept.wanted.elapsed() > IDLE
+    }
+
+    fn let_go(&self) {
+        let idle: HashMap<PathBuf, Kept> = self.all().extract_if(|_, kept| Self::is_idle(kept)).collect();
+        drop(idle); // outside the lock: nobody waits for a file system
     }
 
     fn take(&self, directory: &Path) -> Option<File> {
         let mut all = self.all();
+        let wanted = Instant::now();
         if let Some(kept) = all.get_mut(directory) {
-            return kept.pop();
+            kept.wanted = wanted;
+            return kept.files.pop();
         }
-        if all.len() < DIRECTORIES_MAX {
-            all.insert(directory.to_owned(), Vec::new());
+        if all.len() < self.directories_max {
+            all.insert(directory.to_owned(), Kept { files: Vec::new(), wanted });
         }
         None
     }
 
     /// Whoever wants one meanwhile gets it, and does not wait for the others.
     fn refill(&self) {
-        let missing = |(path, kept): (&PathBuf, &Vec<File>)| vec![path.clone(); KEPT.saturating_sub(kept.len())];
+        let missing = |(path, kept): (&PathBuf, &Kept)| vec![path.clone(); KEPT.saturating_sub(kept.files.len())];
         let missing: Vec<PathBuf> = self.all().iter().flat_map(missing).collect();
         for directory in missing {
             let made = make(&directory);
             let mut all = self.all();
             match (made, all.get_mut(&directory)) {
-                (Ok(file), Some(kept)) if kept.len() < KEPT => kept.push(file),
+                (Ok(file), Some(kept)) if kept.files.len() < KEPT => kept.files.push(file),
                 (Ok(_), _) => {} // it is gone, or somebody else was quicker
                 (Err(_), _) => drop(all.remove(&directory)),
             }
@@ -104,7 +141,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("spare-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("a");
-        let spares = Spares::default();
+        let spares = Spares::new(2 * KEPT);
         assert!(spares.take(&directory).is_none(), "none is made yet");
         spares.refill();
         spares.refill();
@@ -115,6 +152,15 @@ mod tests {
         let other = spares.take(&directory).expect("another one is made");
         assert_eq!(name(&other, &path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert!(spares.take(&directory).is_none(), "no more are kept");
+        assert!(spares.take(Path::new("/other")).is_none() && spares.take(Path::new("/third")).is_none());
+        assert!(!spares.all().contains_key(Path::new("/third")), "so many directories and no more");
+        spares.refill();
+        spares.let_go();
+        assert_eq!(spares.all().len(), 1, "what is wanted stays; where nothing can be made nothing is kept");
+        spares.all().values_mut().for_each(|kept| kept.wanted = Instant::now() - 2 * IDLE);
+        spares.let_go();
+        assert!(spares.all().is_empty());
+        assert!(spares.take(&directory).is_none());
         fs::remove_dir_all(&directory).unwrap();
         spares.refill();
         assert!(spares.take(&directory).is_none(), "nothing is made where nothing is");

@@ -24,7 +24,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::Event;
@@ -40,6 +40,9 @@ pub(super) use request::{Asked, Overlay};
 pub const SOCKET: &str = "multus.sock";
 /// The largest request, in bytes: the largest standard input as base64, and an environment beside it.
 pub const BODY_BYTES_MAX: usize = 12 << 20;
+/// What all bodies together may have that are not read yet, in pages: a few of the largest, hundreds of the usual ones.
+static ROOM: Semaphore = Semaphore::const_new(64 << 20 >> 12);
+const PAGE_BYTES: usize = 1 << 12;
 /// Bytes of a request's head, which is hyper's least.
 const HEAD_BYTES_MAX: usize = 8192;
 /// Headers of a request.
@@ -210,7 +213,7 @@ async fn served(request: Request<Incoming>, turn: &Mutex<Turn>, ears: &Ears, ove
         said
     };
     let (frame, purpose) = match whole(request.into_body()).await {
-        Ok(body) => match request::read(asked, &body, overlay) {
+        Ok((body, _room)) => match request::read(asked, &body, overlay) {
             Ok(read) => read,
             Err(why) => return refused(text(StatusCode::BAD_REQUEST, &why)),
         },
@@ -230,16 +233,23 @@ async fn served(request: Request<Incoming>, turn: &Mutex<Turn>, ears: &Ears, ove
     answered.await.unwrap_or_else(|_| text(StatusCode::SERVICE_UNAVAILABLE, "the daemon ends"))
 }
 
-/// The body, or what its sender is told.
-async fn whole(body: Incoming) -> Result<Bytes, Said> {
+/// The body, with the room that it takes of all of them; or what its sender is told.
+async fn whole(body: Incoming) -> Result<(Bytes, SemaphorePermit<'static>), Said> {
     let too_large = || text(StatusCode::PAYLOAD_TOO_LARGE, &format!("more than {BODY_BYTES_MAX} bytes"));
     if usize::try_from(body.size_hint().lower()).map_or(true, |length| length > BODY_BYTES_MAX) {
         return Err(too_large());
     }
-    match timeout(FRAME_TIME, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, &error.to_string())),
+    let length = body.size_hint().upper().and_then(|length| usize::try_from(length).ok()).unwrap_or(BODY_BYTES_MAX);
+    let pages = u32::try_from(length.min(BODY_BYTES_MAX).div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
+    let read = async {
+        let room = ROOM.acquire_many(pages).await;
+        (Limited::new(body, BODY_BYTES_MAX).collect().await, room)
+    };
+    match timeout(FRAME_TIME, read).await {
+        Ok((Ok(body), Ok(room))) => Ok((body.to_bytes(), room)),
+        Ok((Ok(_), Err(closed))) => Err(text(StatusCode::SERVICE_UNAVAILABLE, &closed.to_string())),
+        Ok((Err(error), _)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok((Err(error), _)) => Err(text(StatusCode::BAD_REQUEST, &error.to_string())),
         Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the request did not come whole in time")),
     }
 }

@@ -148,6 +148,10 @@ impl Places {
 }
 
 impl Door {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Takes the place of whoever has the path: it goes on with the calls that it has, and hears no new ones.
     pub(super) fn open(path: &Path, ears: Ears) -> Result<Door, OpenError> {
         let dir = path.parent().unwrap_or(Path::new("/"));

@@ -54,6 +54,8 @@ const ADDS_MAX: usize = 12;
 /// DELs at once: each waits for an announcement, not for the kernel's grace periods.
 const DELS_MAX: usize = 24;
 /// How often the loop looks at its own clock.
+/// Which part of the descriptors files made ahead may have at most.
+const SPARES_SHARE: usize = 16;
 const TICK: Duration = Duration::from_millis(250);
 /// How long an ADD may wait and be served, where nobody says otherwise: what it began is undone in what is left of [`ADD_TIME`].
 pub const REQUEST_TIME: Duration = Duration::from_secs(120);
@@ -118,8 +120,7 @@ pub struct Options {
 /// # Errors
 /// The socket cannot be made, or another daemon has it that is not to be replaced; threads cannot be started.
 pub fn run(options: &Options) -> Result<(), OpenError> {
-    raise_descriptor_limit();
-    spare::keep();
+    spare::keep(raise_descriptor_limit() / SPARES_SHARE);
     crate::log::frees_output();
     crate::log::begin(&options.log);
     options.notes.iter().for_each(|note| warn(note));
@@ -132,13 +133,14 @@ pub fn run(options: &Options) -> Result<(), OpenError> {
 }
 
 /// A request that waits has two descriptors, one that is served ten: more than 1024 (the usual soft limit) in a crowd. Where the hard
-/// limit is no higher, or cannot be asked for, a crowd is served more slowly: who connects waits.
-fn raise_descriptor_limit() {
+/// limit is no higher, or cannot be asked for, a crowd is served more slowly: who connects waits. Returns what it is then.
+fn raise_descriptor_limit() -> usize {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(errno) = raised {
         warn(&format!("raising the limit of descriptors: {errno}"));
     }
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
 async fn serve(options: &Options) -> Result<(), OpenError> {
@@ -166,6 +168,7 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         let tongue = Tongue::Shim(Arc::new(compat.overlay(options.kubeconfig.as_deref())));
         doors.push(Door::open(&compat.socket, Ears { tongue, ..ears })?);
     }
+    board.watch_sockets(doors.iter().map(|door| door.path().to_owned()).collect());
     if let Some(keep) = options.keep.clone() {
         keeping::start(keep, Arc::clone(&board)).map_err(OpenError::system("watch the node's configuration"))?;
     }
@@ -227,6 +230,9 @@ impl Daemon {
                     self.board.heartbeat.beat();
                     if self.stopping.is_none() {
                         self.window.open(&self.board);
+                    }
+                    if spare::are_idle() {
+                        drop(tokio::task::spawn_blocking(spare::let_go));
                     }
                     self.expire(Instant::now());
                 }

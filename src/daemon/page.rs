@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use backends::Before;
@@ -33,6 +34,8 @@ pub(super) struct Board {
     shared: Arc<Shared>,
     /// What the metrics have of what the cluster counted; held while they are brought up to date.
     told: Mutex<Counts>,
+    /// Where it can be reached.
+    sockets: OnceLock<Vec<PathBuf>>,
 }
 
 /// A range set of a pool: its directory, its network, its ranges.
@@ -40,7 +43,19 @@ type Set = (PathBuf, String, String);
 
 impl Board {
     pub(super) fn new(shared: Arc<Shared>) -> Board {
-        Board { heartbeat: Heartbeat::new(), shared, told: Mutex::default() }
+        Board { heartbeat: Heartbeat::new(), shared, told: Mutex::default(), sockets: OnceLock::new() }
+    }
+
+    /// From now on it is told where a socket of the daemon is not there any more.
+    pub(super) fn watch_sockets(&self, sockets: Vec<PathBuf>) {
+        self.sockets.get_or_init(|| sockets);
+    }
+
+    /// One that is another's by now is not lost: a newer daemon serves there.
+    fn lost_sockets(&self) -> impl Iterator<Item = String> {
+        let is_lost = |path: &&PathBuf| !fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        let lost = self.sockets.get().into_iter().flatten().filter(is_lost);
+        lost.map(|path| format!("the daemon's socket {} is not there any more: start it again", path.display()))
     }
 
     /// Answers a STATUS. It looks at files.
@@ -154,7 +169,7 @@ impl Page for Board {
     fn unready(&self) -> Vec<String> {
         let state_dir = self.shared.state_dir();
         let unwritable = readiness::writable("the state directory", &state_dir).err().map(|error| error.msg);
-        let mut unready: Vec<String> = self.ended().into_iter().chain(unwritable).collect();
+        let mut unready: Vec<String> = self.ended().into_iter().chain(unwritable).chain(self.lost_sockets()).collect();
         if let Some(known) = self.shared.known() {
             if known.rests() {
                 unready.push("the thread that asks the API server panicked, and begins again".to_owned());

@@ -312,6 +312,11 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
             error(CniError::new(Code::TryAgainLater, LATE), request.version)
         }
         Ok(Ok(result)) => Answer::Result(result.unwrap_or_default()),
+        // What the daemon lacks (descriptors, above all) its caller may have: that one tries once more, and says why it fails.
+        Ok(Err(refused)) if is_own && request.command == Command::Del && refused.code != Code::TryAgainLater => {
+            warn(&format!("DEL {}: {}; plexus-cni tries it", request.container_id, refused.msg));
+            Answer::Yours
+        }
         Ok(Err(refused)) => error(refused, request.version),
         Err(_) => {
             shared.metrics.refused(metrics::Refusal::Panic);

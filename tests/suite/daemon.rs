@@ -132,10 +132,18 @@ impl Daemon {
 
     /// Its open descriptors, without the files that it makes ahead: those have no name (open(2), O_TMPFILE).
     fn descriptors(&self) -> usize {
-        let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
-        let targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
-        let is_ahead = |target: &Path| target.to_string_lossy().contains("/#");
-        targets.filter(|target| !is_ahead(target)).count()
+        let targets = self.open().filter_map(|path| fs::read_link(path).ok());
+        targets.filter(|target| !target.to_string_lossy().contains("/#")).count()
+    }
+
+    /// Whether it has this file, by its inode.
+    fn holds(&self, inode: u64) -> bool {
+        self.open().any(|path| fs::metadata(path).is_ok_and(|file| file.ino() == inode))
+    }
+
+    /// Its descriptors, each a link (proc(5), /proc/pid/fd).
+    fn open(&self) -> impl Iterator<Item = PathBuf> {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten().map(|entry| entry.path())
     }
 
     /// Waits until it has no more of them than `before`: who ends does so after its answer.

@@ -186,6 +186,12 @@ fn status() {
     assert!(code == "503" && body.contains("read-only file system"), "{code} {body}");
     assert!(Command::new("umount").arg(RECORDS).status().unwrap().success());
     asked(&node).ok();
+    let (socket, aside) = (format!("{DIR}/plexus.sock"), format!("{DIR}/aside"));
+    fs::rename(&socket, &aside).unwrap();
+    let (code, body) = get("/readyz").unwrap();
+    assert!(code == "503" && body.contains("plexus.sock is not there any more"), "{code} {body}");
+    fs::rename(&aside, &socket).unwrap();
+    asked(&node).ok();
     // Somebody listens there who never answers: that is not waited for long.
     daemon.end();
     let silent = UnixListener::bind(format!("{DIR}/plexus.sock")).unwrap();

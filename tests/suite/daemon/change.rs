@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
@@ -129,10 +130,10 @@ fn half_a_frame() {
     let netns = File::open(node.bed.netns("a")).unwrap();
     let frame = of_pod(&node, "ADD", "a");
     let (begin, end) = frame.split_at(frame.len() / 2);
-    let before = daemon.descriptors();
+    let inode = netns.metadata().unwrap().ino();
     let mut stream = connect();
     send(&mut stream, begin, &[netns.as_fd()]);
-    until("it has the connection and the namespace", || daemon.descriptors() >= before + 2);
+    until("it has the namespace", || daemon.holds(inode));
     daemon.terminate();
     until("nobody new is heard", || socket_id().is_none());
     send(&mut stream, end, &[]);
