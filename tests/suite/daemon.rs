@@ -123,6 +123,11 @@ impl Daemon {
             let id = socket_id();
             id.is_some() && id != before
         });
+        // Who is stopped while it has it keeps every other daemon waiting.
+        until("the daemon has let go of the socket's lock", || {
+            let lock = File::open(Path::new(SOCKET).with_extension("lock")).unwrap();
+            Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok()
+        });
         daemon
     }
 
