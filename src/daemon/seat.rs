@@ -5,8 +5,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,6 @@ use crate::trace::TraceId;
 /// How long what is still to be told may take when the daemon ends; what is left is on disk.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether requests are being served.
-const REST_LOOK: Duration = Duration::from_millis(100);
 /// How long statuses and events wait while there is always a request that is served.
 const UNTOLD_TIME: Duration = Duration::from_secs(2);
 
@@ -53,7 +51,9 @@ pub(super) struct Shared {
     /// Opened, and with no request now: at most one for each that was ever served at once.
     hosts: Mutex<Vec<Host>>,
     /// Requests being served.
-    serving: AtomicUsize,
+    serving: Mutex<usize>,
+    /// There are none any more.
+    rests: Condvar,
     processors: usize,
     /// When what requests told was told on last.
     nudged: Mutex<Instant>,
@@ -100,7 +100,8 @@ impl Shared {
             known: Mutex::new(None),
             state_dirs: Mutex::new(vec![state_dir.to_owned()]),
             hosts: Mutex::default(),
-            serving: AtomicUsize::new(0),
+            serving: Mutex::new(0),
+            rests: Condvar::new(),
             processors: thread::available_parallelism().map_or(1, usize::from),
             nudged: Mutex::new(Instant::now()),
         })
@@ -117,7 +118,7 @@ impl Shared {
     pub(super) fn nudge(&self) {
         let Some(known) = self.known() else { return };
         let mut nudged = self.nudged.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.serving.load(Ordering::Relaxed) == 0 || nudged.elapsed() > UNTOLD_TIME {
+        if self.serving() == 0 || nudged.elapsed() > UNTOLD_TIME {
             *nudged = Instant::now();
             drop(nudged);
             known.nudge();
@@ -126,15 +127,17 @@ impl Shared {
 
     /// Waits until no request is being served, `limit` long at most.
     pub(super) fn await_rest(&self, limit: Duration) {
-        let until = Instant::now() + limit;
-        while self.serving.load(Ordering::Relaxed) > 0 && Instant::now() < until {
-            thread::park_timeout(REST_LOOK);
-        }
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.rests.wait_timeout_while(serving, limit, |serving| *serving > 0));
+    }
+
+    fn serving(&self) -> usize {
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Files for the next request, while nobody waits.
     pub(super) fn make_ahead(&self) {
-        if self.serving.load(Ordering::Relaxed) == 0 {
+        if self.serving() == 0 {
             spare::refill();
         }
     }
@@ -238,7 +241,7 @@ impl<'a> Seat<'a> {
     }
 
     fn take(shared: &'a Shared, netns: Option<Arc<OwnedFd>>, cancel: Cancel, trace: TraceId) -> Seat<'a> {
-        shared.serving.fetch_add(1, Ordering::Relaxed);
+        *shared.serving.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         Seat {
             shared,
             executes: netns.is_none(),
@@ -265,7 +268,11 @@ impl<'a> Seat<'a> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.shared.serving.fetch_sub(1, Ordering::Relaxed);
+        let mut serving = self.shared.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        *serving -= 1;
+        if *serving == 0 {
+            self.shared.rests.notify_all();
+        }
     }
 }
 
@@ -310,7 +317,7 @@ impl Place for Seat<'_> {
     }
 
     fn has_idle_processor(&self) -> bool {
-        self.shared.serving.load(Ordering::Relaxed) < self.shared.processors
+        self.shared.serving() < self.shared.processors
     }
 
     fn phase(&self, phase: Phase, taken: Duration) {

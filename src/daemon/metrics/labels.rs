@@ -75,34 +75,20 @@ words! {
 
     /// What the API server is asked.
     ApiVerb {
-        /// One object.
+        /// Objects that a request lacks.
         Get = "get",
-        /// All objects of a kind.
-        List = "list",
-        /// What becomes of them.
+        /// What becomes of all of them: counted where it is begun again.
         Watch = "watch",
-        /// A change, such as a pod's status.
+        /// A pod's status.
         Patch = "patch",
-        /// A new object, such as an event.
-        Create = "create",
     }
 
     /// How a call of the API server ended.
     ApiOutcome {
         /// It answered.
         Done = "done",
-        /// 404.
-        Absent = "absent",
-        /// 401 or 403.
-        Forbidden = "forbidden",
-        /// 429.
-        Throttled = "throttled",
-        /// Any other answer that is no success.
+        /// It did not, or refused.
         Failed = "failed",
-        /// None in time.
-        Deadline = "deadline",
-        /// It could not be reached.
-        Unreachable = "unreachable",
     }
 
     /// What reconciling finds where journal, kernel, leases and sandboxes do not agree.
@@ -129,8 +115,6 @@ words! {
         Limit = "limit",
         /// A bridge's port that nobody's result names.
         Port = "port",
-        /// The CNI configuration was not as it is written here.
-        Configuration = "configuration",
     }
 }
 
