@@ -171,7 +171,11 @@ pub fn serve(name: &str, request: &Request, place: &dyn Place) -> Served {
                 return served;
             }
             collect_older_boot(&job);
-            serve_meta(&job, &config).inspect_err(|error| account::failed(request, error))
+            serve_meta(&job, &config).inspect_err(|error| {
+                if !place.is_given_back() {
+                    account::failed(request, error);
+                }
+            })
         }
         Role::Kind(_) | Role::Chained(_) => serve_direct(&job),
         Role::HostLocal | Role::Static => serve_ipam(&job, role),
@@ -194,7 +198,10 @@ fn refer(name: &str, config: &Config, job: &Job) -> Option<Served> {
     }
     match refer::ask(socket, config, job.request, &|| undo_unheard(name, job.request.clone(), job.place)) {
         Asked::Served(served) => Some(served),
-        Asked::Here => None,
+        Asked::Here(knowledge) => {
+            knowledge.into_iter().for_each(|knowledge| job.place.hand(knowledge));
+            None
+        }
     }
 }
 
@@ -217,7 +224,9 @@ fn serve_meta(job: &Job, config: &Config) -> Served {
             check_shim(job, config)?;
             let mut cluster = job.place.reach(config, job.request)?;
             let added = add(job, config, &mut *cluster);
-            if let (Err(error), Some(pod)) = (&added, cluster::pod_name(&job.request.args)) {
+            if let (Err(error), Some(pod)) = (&added, cluster::pod_name(&job.request.args))
+                && !job.place.is_given_back()
+            {
                 cluster.tell(&pod, &News::Failed { error });
             }
             added

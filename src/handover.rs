@@ -3,6 +3,7 @@
 //!
 //! It is found beside this executable and nowhere else: never through PATH.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::unix::process::CommandExt;
@@ -15,9 +16,10 @@ use crate::cluster::{self, Cluster};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Request;
 use crate::config::Config;
+use crate::handed::{Handed, Knowledge};
 use crate::phase::Executed;
 use crate::place::{OfFiles, Place};
-use crate::refer::Lease;
+use crate::refer::{self, Lease};
 
 /// What is executed, and its command.
 const PROGRAM: &str = "plexus";
@@ -30,6 +32,8 @@ const MARK: &str = "PLEXUS_HANDED_OVER";
 #[derive(Debug, Default)]
 pub struct Program {
     lease: Lease,
+    /// Of the daemon.
+    knowledge: RefCell<Option<Knowledge>>,
 }
 
 impl Place for Program {
@@ -37,12 +41,20 @@ impl Place for Program {
         true
     }
 
-    /// The cluster as manifests tell it; where only its API can tell, this process ends here and becomes another.
+    fn hand(&self, knowledge: Knowledge) {
+        self.knowledge.replace(Some(knowledge));
+    }
+
+    /// The cluster as manifests tell it, or as the daemon handed it over; where only its API can tell, this process ends here and becomes another.
     fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
-        if cluster::is_needed(config, request) {
-            return Err(execute(request));
+        if !cluster::is_needed(config, request) {
+            return OfFiles.reach(config, request);
         }
-        OfFiles.reach(config, request)
+        let (Some(knowledge), Some(socket)) = (self.knowledge.take(), config.daemon_socket.clone()) else {
+            return Err(execute(request));
+        };
+        let (config, request) = (config.clone(), request.clone());
+        Ok(Box::new(Handed::new(knowledge, move |tidings| refer::tell(&socket, &config, &request, tidings))))
     }
 
     fn allow_execution(&self, request: &Request, why: Executed) -> Result<(), CniError> {

@@ -89,7 +89,11 @@ impl Job<'_> {
     /// # Errors
     /// Every refusal of every attachment.
     pub fn plan(&self, wanted: Vec<Wanted>, pod: Option<PodName>, path: &[PathBuf]) -> Result<Plan, CniError> {
-        let find = |plugin: &str| chain::find(plugin, path);
+        let find = |plugin: &str| match self.place.executes() {
+            true => chain::find(plugin, path),
+            // Where it is executed other files may be seen than here.
+            false => Ok(PathBuf::from(plugin)),
+        };
         let fit = |spec: &Spec| spec.fit().map_err(native::from_backend);
         let node = Node { policy: &self.policy, state_dir: &self.state_dir, find: &find, fit: &fit };
         let netns = self.request.netns.clone().unwrap_or_default();

@@ -13,6 +13,7 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::request::Request;
 use crate::config::Config;
 use crate::deleter::{Child, Deletes};
+use crate::handed::Knowledge;
 use crate::phase::{Executed, Phase};
 use crate::trace::{TRACEPARENT, TraceId};
 
@@ -32,6 +33,19 @@ pub trait Place: Debug {
 
     /// Whether the node's daemon is asked first, where one is configured.
     fn asks_daemon(&self) -> bool {
+        false
+    }
+
+    /// What the daemon knows of the request, which is served here.
+    fn hand(&self, _knowledge: Knowledge) {}
+
+    /// Whether plugins are executed here, and are to be found for that.
+    fn executes(&self) -> bool {
+        true
+    }
+
+    /// Whether the request has been refused here for its caller to serve, who tells what comes of it.
+    fn is_given_back(&self) -> bool {
         false
     }
 

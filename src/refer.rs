@@ -22,15 +22,21 @@ use serde_json::{Map, Value};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::{Command, Request};
 use crate::config::{Config, Fallback};
+use crate::handed::{Knowledge, Tidings};
+use crate::journal::PodName;
 use crate::log::warn;
 use crate::phase::Executed;
 use crate::place::Served;
-use crate::wire::{ADD_TIME, Answer, DEL_TIME, Frame, LEASE, LEASE_TIME, VARIABLES};
+use crate::trace::TRACEPARENT;
+use crate::unwritten::Unwritten;
+use crate::wire::{ADD_TIME, Answer, DEL_TIME, Frame, LEASE, LEASE_TIME, NEWS, VARIABLES};
 
 /// How long STATUS may take, which a runtime repeats all the time.
 const STATUS_TIME: Duration = Duration::from_secs(2);
 /// How long a DEL waits until it may execute plugins: then it does so, whoever else does.
 const DEL_LEASE_TIME: Duration = Duration::from_secs(10);
+/// How long the daemon may take to note what it is to tell.
+const TELL_TIME: Duration = Duration::from_secs(5);
 /// Beyond what the daemon takes to say that there is no lease.
 const LEASE_SLACK: Duration = Duration::from_secs(5);
 /// Between two attempts to find the daemon.
@@ -40,8 +46,8 @@ const RETRY_MS: u16 = 50;
 pub enum Asked {
     /// The daemon has served it.
     Served(Served),
-    /// It is to be served here.
-    Here,
+    /// It is to be served here, with what the daemon knows of it.
+    Here(Option<Knowledge>),
 }
 
 /// Why the daemon did not answer.
@@ -57,7 +63,7 @@ enum Silence {
 pub fn ask(socket: &Path, config: &Config, request: &Request, undo: &dyn Fn()) -> Asked {
     // What is not there, or no namespace, is told in the engine's own words; a DEL of what has gone needs no daemon.
     let Some(netns) = request.netns.as_deref().and_then(|path| NetNs::open(path).ok()) else {
-        return Asked::Here;
+        return Asked::Here(None);
     };
     let is_add = request.command == Command::Add;
     let patience = if is_add && config.fallback == Fallback::Wait { config.daemon_wait } else { Duration::ZERO };
@@ -66,7 +72,7 @@ pub fn ask(socket: &Path, config: &Config, request: &Request, undo: &dyn Fn()) -
         let silence = match once(socket, &netns, request) {
             Ok(Answer::Result(bytes)) => return Asked::Served(Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))),
             Ok(Answer::Error(bytes)) => return Asked::Served(Err(error_of(&bytes))),
-            Ok(Answer::Yours) => return Asked::Here,
+            Ok(Answer::Yours(bytes)) => return Asked::Here(Knowledge::parse(&bytes)),
             Err(Silence::Broken(e)) if is_time_out(&e) && is_add => {
                 let msg = format!("the daemon at {} does not answer: {e}", socket.display());
                 return Asked::Served(Err(CniError::new(Code::TryAgainLater, msg)));
@@ -77,7 +83,7 @@ pub fn ask(socket: &Path, config: &Config, request: &Request, undo: &dyn Fn()) -
             undo();
         }
         if !is_add || config.fallback == Fallback::Oneshot {
-            return Asked::Here;
+            return Asked::Here(None);
         }
         if Instant::now() < until {
             pause();
@@ -101,7 +107,7 @@ pub fn ready(socket: &Path, fallback: Fallback, request: &Request) -> Result<(),
     let place = socket.display();
     match asked {
         Ok(Answer::Error(bytes)) => Err(error_of(&bytes)),
-        Ok(Answer::Result(_) | Answer::Yours) => Ok(()),
+        Ok(Answer::Result(_) | Answer::Yours(_)) => Ok(()),
         Err(e) if fallback == Fallback::Oneshot => {
             warn(&format!("the daemon at {place} does not answer: {e}; until it does, plexus-cni attaches by itself"));
             Ok(())
@@ -152,12 +158,44 @@ pub fn lease(socket: &Path, request: &Request) -> Result<Option<UnixStream>, Cni
         Ok((Answer::Error(bytes), _)) if request.command != Command::Del => Err(error_of(&bytes)),
         // A DEL ends, whoever else is at work.
         Ok((Answer::Error(_), _)) => Ok(None),
-        Ok((Answer::Result(_) | Answer::Yours, stream)) => Ok(Some(stream)),
+        Ok((Answer::Result(_) | Answer::Yours(_), stream)) => Ok(Some(stream)),
         Err(e) => {
             warn(&format!("executing plugins without asking the daemon at {}: {e}", socket.display()));
             Ok(None)
         }
     }
+}
+
+/// Gives the daemon at `socket` what came of a request to tell. Where it takes nothing, the status is noted for whoever reaches the API
+/// server next.
+pub fn tell(socket: &Path, config: &Config, request: &Request, tidings: &Tidings) {
+    // Where a status is waited for, its answer comes after that.
+    let time = if config.status_before_answer { config.api_deadline + LEASE_SLACK } else { TELL_TIME };
+    let told = serde_json::to_string(tidings).map_err(io::Error::from).and_then(|text| {
+        let mut stream = connect(socket, time)?;
+        let mut pairs =
+            vec![(NEWS.into(), text.into()), ("CNI_CONTAINERID".into(), request.container_id.clone().into())];
+        pairs.extend(std::env::var_os(TRACEPARENT).map(|trace| (TRACEPARENT.into(), trace)));
+        Frame { pairs, stdin: request.stdin.clone() }.send(&mut stream, None)?;
+        Answer::receive(&mut stream)
+    });
+    let why = match told {
+        Ok(Answer::Result(_)) => return,
+        Ok(Answer::Error(bytes)) => error_of(&bytes).msg,
+        Ok(Answer::Yours(_)) => "it takes none".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    let PodName { namespace, name, .. } = &tidings.pod;
+    let noted = tidings.status.as_ref().map(|status| Unwritten::note(&config.state_dir, &tidings.pod, status));
+    let later = match &noted {
+        None => "and will not be".to_owned(),
+        Some(Ok(_)) => "its status is written later".to_owned(),
+        Some(Err(why)) => format!("and its status cannot be noted: {why}"),
+    };
+    warn(&format!(
+        "what came of pod {namespace}/{name} is not told by the daemon at {}, {later}: {why}",
+        socket.display()
+    ));
 }
 
 /// The lease of this process, once it has one.

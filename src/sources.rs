@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::yaml;
@@ -19,7 +20,7 @@ const FILES_MAX: usize = 1000;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// A pod, as far as networks go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Its namespace.
     pub namespace: String,
@@ -46,7 +47,7 @@ impl Pod {
 }
 
 /// A NetworkAttachmentDefinition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,

@@ -50,7 +50,10 @@ pub const DEL_TIME: Duration = Duration::from_secs(30);
 /// In the place of a request: somebody is about to execute plugins for this container. It is answered when it may, with
 /// [`Answer::Yours`], and may for as long as it keeps the connection.
 pub const LEASE: &str = "PLEXUS_LEASE";
-/// How long that may take.
+/// In the place of a request: what came of one that was served where it came from ([`crate::handed::Tidings`]), for the daemon to tell;
+/// with the container, and the configuration on standard input.
+pub const NEWS: &str = "PLEXUS_NEWS";
+/// How long a lease may be waited for.
 pub const LEASE_TIME: Duration = Duration::from_secs(60);
 
 const _: () = assert!(REQUEST_BYTES_MAX as u64 > STDIN_BYTES_MAX);
@@ -71,8 +74,8 @@ pub enum Answer {
     Result(Vec<u8>),
     /// An error, as the runtime gets it.
     Error(Vec<u8>),
-    /// It is to be served where it came from.
-    Yours,
+    /// It is to be served where it came from; what is known of it may come with it ([`crate::handed::Knowledge`]).
+    Yours(Vec<u8>),
 }
 
 fn malformed(why: &'static str) -> io::Error {
@@ -162,7 +165,10 @@ impl Answer {
         let (kind, body) = match self {
             Answer::Result(body) => (0, body.as_slice()),
             Answer::Error(body) => (1, body.as_slice()),
-            Answer::Yours => (2, &[][..]),
+            // Without that it can be served as well.
+            Answer::Yours(body) => {
+                (2, Some(body.as_slice()).filter(|body| body.len() <= ANSWER_BYTES_MAX).unwrap_or_default())
+            }
         };
         let mut bytes = Vec::with_capacity(ANSWER_HEAD_BYTES + body.len());
         bytes.extend(ANSWER);
@@ -188,7 +194,7 @@ impl Answer {
         match kind {
             0 => Ok(Answer::Result(body)),
             1 => Ok(Answer::Error(body)),
-            2 => Ok(Answer::Yours),
+            2 => Ok(Answer::Yours(body)),
             _ => Err(malformed("an answer of an unknown kind")),
         }
     }
@@ -258,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_answer_comes_back_as_it_was() {
-        for answer in [Answer::Result(Vec::new()), Answer::Error(b"{}".to_vec()), Answer::Yours] {
+        for answer in [Answer::Result(Vec::new()), Answer::Error(b"{}".to_vec()), Answer::Yours(b"[]".to_vec())] {
             let (mut ours, mut theirs) = UnixStream::pair().unwrap();
             theirs.write_all(&answer.to_bytes()).unwrap();
             assert_eq!(Answer::receive(&mut ours).unwrap(), answer);

@@ -108,7 +108,9 @@ fn said(answer: &Answer) -> Said {
         Answer::Result(result) if result.is_empty() => Response::new(Full::default()),
         Answer::Result(result) => json(StatusCode::OK, [br#"{"Result":"#, result.as_slice(), b"}"].concat()),
         Answer::Error(error) => json(StatusCode::BAD_REQUEST, error.clone()),
-        Answer::Yours => text(StatusCode::BAD_REQUEST, "this request was given back to somebody who cannot serve it"),
+        Answer::Yours(_) => {
+            text(StatusCode::BAD_REQUEST, "this request was given back to somebody who cannot serve it")
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use super::metrics::{Metrics, Refusal};
 use super::work::{Back, Call, Purpose};
 use crate::cni::request::Command;
 use crate::log::warn;
-use crate::wire::{Frame, HEAD_BYTES, LEASE};
+use crate::wire::{Frame, HEAD_BYTES, LEASE, NEWS};
 
 /// Connections that have not sent their request yet.
 const CONNECTIONS_MAX: u32 = 256;
@@ -299,7 +299,8 @@ async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
     }
     let body = bytes.get(HEAD_BYTES..).filter(|body| Some(body.len()) == length);
     let frame = Frame::parse(body.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "more than one request"))?)?;
-    if netns.is_none() && frame.command() != Some(Command::Status) && frame.variable(LEASE).is_none() {
+    let is_request = ![LEASE, NEWS].iter().any(|word| frame.variable(word).is_some());
+    if netns.is_none() && frame.command() != Some(Command::Status) && is_request {
         return Err(io::Error::new(ErrorKind::InvalidData, "no network namespace came with it"));
     }
     Ok((frame, netns))

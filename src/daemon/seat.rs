@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::cni::error::CniError;
 use crate::cni::request::Request;
 use crate::config::{self, Config};
 use crate::deleter::Deletes;
+use crate::handed::{Knowledge, Noting, Tidings};
 use crate::kube::{Cancel, Known, Live};
 use crate::log::warn;
 use crate::phase::{Executed, Phase};
@@ -202,6 +202,12 @@ impl Shared {
         Live::new(&own).map(|live| Box::new(live) as Box<dyn Cluster>)
     }
 
+    /// Tells what came of a request that its caller served; whether that was anything.
+    pub(super) fn tell(&self, config: &Config, tidings: &Tidings, cancel: &Cancel) -> Result<bool, SourceError> {
+        self.note_state_dir(&config.state_dir);
+        self.cluster(config, cancel).map(|mut cluster| tidings.tell(&mut *cluster))
+    }
+
     /// Waits until everything is told that requests have told, or it takes too long.
     pub(super) fn drain(&self) {
         let watched = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,7 +229,9 @@ pub(super) struct Seat<'a> {
     executes: bool,
     cancel: Cancel,
     trace: TraceId,
-    given_back: AtomicBool,
+    given_back: Cell<bool>,
+    /// What the cluster answered, for whoever it is given back to.
+    knowledge: RefCell<Knowledge>,
     /// What each phase took so far, in their order.
     phases: [Cell<Duration>; Phase::ALL.len()],
     /// Closed with this, which is after the answer: the kernel takes a while for each.
@@ -248,7 +256,8 @@ impl<'a> Seat<'a> {
             netns,
             cancel,
             trace,
-            given_back: AtomicBool::new(false),
+            given_back: Cell::new(false),
+            knowledge: RefCell::default(),
             phases: Default::default(),
             pod: RefCell::default(),
         }
@@ -260,9 +269,9 @@ impl<'a> Seat<'a> {
         all.filter(|(_, taken)| !taken.is_zero())
     }
 
-    /// Whether the caller has to serve it.
-    pub(super) fn has_given_back(&self) -> bool {
-        self.given_back.load(Ordering::Relaxed)
+    /// What the caller gets who has to serve it; none where it has not.
+    pub(super) fn handed(&self) -> Option<Vec<u8>> {
+        self.given_back.get().then(|| self.knowledge.borrow().to_bytes())
     }
 }
 
@@ -282,7 +291,19 @@ impl Place for Seat<'_> {
         if !cluster::is_needed(config, request) {
             return OfFiles.reach(config, request);
         }
-        self.shared.cluster(config, &self.cancel).map(|found| found as Box<dyn Cluster + 'a>).map_err(cluster::refuse)
+        let found = self.shared.cluster(config, &self.cancel).map_err(cluster::refuse)?;
+        if self.executes {
+            return Ok(found);
+        }
+        Ok(Box::new(Noting::new(found, &self.knowledge)))
+    }
+
+    fn executes(&self) -> bool {
+        self.executes
+    }
+
+    fn is_given_back(&self) -> bool {
+        self.given_back.get()
     }
 
     fn is_daemon(&self) -> bool {
@@ -345,7 +366,7 @@ impl Place for Seat<'_> {
             return Ok(());
         }
         self.shared.metrics.given_back(why);
-        self.given_back.store(true, Ordering::Relaxed);
+        self.given_back.set(true);
         Err(place::given_back())
     }
 }

@@ -17,16 +17,20 @@ use super::http::Page;
 use super::metrics::{self, Metrics, Outcome};
 use super::page::Board;
 use super::seat::{Seat, Shared};
+use crate::cluster;
 use crate::cni::error::{CniError, Code};
+use crate::cni::gojson;
 use crate::cni::request::{Command, Invocation, Request};
 use crate::cni::version::Version;
+use crate::config::Config;
 use crate::engine::{self, Plug};
+use crate::handed::Tidings;
 use crate::kube::Cancel;
 use crate::log::{self, warn};
 use crate::phase::Phase;
 use crate::place::{Place, Served};
 use crate::trace::{TRACEPARENT, TraceId};
-use crate::wire::{Answer, Frame, LEASE};
+use crate::wire::{Answer, Frame, LEASE, NEWS};
 
 /// Under this name the engine serves whatever the configuration says.
 const NAME: &str = "plexus-cni";
@@ -162,6 +166,11 @@ impl Call {
         }
     }
 
+    /// Whether it is what came of a request that its caller served.
+    fn is_news(&self) -> bool {
+        self.frame.variable(NEWS).is_some()
+    }
+
     /// The container that its caller is about to execute plugins for, where it asks whether it may.
     pub(super) fn lease(&self) -> Option<String> {
         self.frame.variable(LEASE).map(|sandbox| String::from_utf8_lossy(sandbox).into_owned())
@@ -170,7 +179,7 @@ impl Call {
     /// It may. What is returned is readable when its connection ends.
     pub(super) fn answer_lease(self) -> io::Result<UnixStream> {
         let Back::Frame(mut stream) = self.back else { return Err(io::ErrorKind::InvalidInput.into()) };
-        stream.write_all(&Answer::Yours.to_bytes())?;
+        stream.write_all(&yours().to_bytes())?;
         stream.set_nonblocking(true)?;
         Ok(stream)
     }
@@ -190,7 +199,7 @@ impl Call {
         metrics.refused(refusal.counted());
         let error = || CniError::new(Code::TryAgainLater, refusal.text()).to_json(Version::CURRENT);
         let is_given_back = self.command() == Some(Command::Del) && self.is_own();
-        let said = if is_given_back { Answer::Yours } else { Answer::Error(error()) };
+        let said = if is_given_back { yours() } else { Answer::Error(error()) };
         self.back.refuse(&said);
     }
 }
@@ -252,7 +261,11 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, board: &Board, events: &
         let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Work { sandbox, call, cancel, deadline }) = next else { return };
         // Also outside the engine a panic costs one request, and not its worker, nor its sandbox for ever.
-        if panic::catch_unwind(AssertUnwindSafe(|| serve(*call, shared, board, (cancel, deadline)))).is_err() {
+        let act = || match call.is_news() {
+            true => tell(*call, shared, &cancel),
+            false => serve(*call, shared, board, (cancel, deadline)),
+        };
+        if panic::catch_unwind(AssertUnwindSafe(act)).is_err() {
             shared.metrics.refused(metrics::Refusal::Panic);
         }
         if panic::catch_unwind(AssertUnwindSafe(|| shared.nudge())).is_err() {
@@ -265,18 +278,49 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, board: &Board, events: &
     }
 }
 
+fn trace_of(frame: &Frame) -> TraceId {
+    TraceId::of(frame.variable(TRACEPARENT).and_then(|text| str::from_utf8(text).ok()))
+}
+
+/// Nothing is known of it that would be worth handing over.
+fn yours() -> Answer {
+    Answer::Yours(Vec::new())
+}
+
+/// What came of a request that its caller served is told as if it had been served here.
+fn tell(call: Call, shared: &Shared, cancel: &Cancel) {
+    let Call { frame, back, .. } = call;
+    let _traced = log::traced(Some(trace_of(&frame)));
+    let invalid = |why: &str| CniError::new(Code::Decode, format!("what is to be told is none: {why}"));
+    let told = || -> Result<(), CniError> {
+        let tidings = serde_json::from_slice(frame.variable(NEWS).unwrap_or_default());
+        let tidings: Tidings = tidings.map_err(|e| invalid(&e.to_string()))?;
+        let keys = gojson::parse_object(&frame.stdin, "NetConf").map_err(|e| invalid(&e.to_string()))?;
+        let told = shared.tell(&Config::parse(&keys)?, &tidings, cancel).map_err(cluster::refuse)?;
+        if told { Ok(()) } else { Err(invalid("it says nothing")) }
+    };
+    let said = match told() {
+        Ok(()) => Answer::Result(Vec::new()),
+        Err(error) => {
+            shared.metrics.refused(metrics::Refusal::Frame);
+            Answer::Error(error.to_json(Version::CURRENT))
+        }
+    };
+    let _ = back.answer(&said); // who has gone has said it
+}
+
 /// One request. What it attached and could tell nobody of is detached again.
 fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel, Instant)) {
     let waited = call.arrived.elapsed();
     let Call { frame, netns, back, arrived, purpose } = call;
-    let trace = TraceId::of(frame.variable(TRACEPARENT).and_then(|text| str::from_utf8(text).ok()));
+    let trace = trace_of(&frame);
     let _traced = log::traced(Some(trace));
     let command = frame.command();
     let served = |said: &Answer| {
         let outcome = match said {
             Answer::Result(_) => Outcome::Done,
             Answer::Error(_) => Outcome::Failed,
-            Answer::Yours => Outcome::GivenBack,
+            Answer::Yours(_) => Outcome::GivenBack,
         };
         let told = back.answer(said);
         // One without a command is as good as no frame.
@@ -290,13 +334,13 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
     let is_own = matches!(purpose, Purpose::Own);
     let mut request = match Request::from_env(frame.pairs.into_iter(), &*frame.stdin) {
         Ok(Invocation::Call(request)) if !is_own || matches!(request.command, Command::Add | Command::Del) => request,
-        Ok(_) if is_own => return drop(served(&Answer::Yours)),
+        Ok(_) if is_own => return drop(served(&yours())),
         Ok(_) => return drop(served(&error(compat::no_command(), Version::CURRENT))),
         Err(refused) => return drop(served(&error(refused, Version::CURRENT))),
     };
     let seat = match (netns, &purpose) {
         (Some(netns), _) => Seat::new(shared, netns, cancel, trace),
-        (None, Purpose::Own) => return drop(served(&Answer::Yours)),
+        (None, Purpose::Own) => return drop(served(&yours())),
         (None, Purpose::Runtime | Purpose::Plug(_)) => Seat::of_path(shared, cancel, trace),
     };
     seat.phase(Phase::Queue, waited);
@@ -305,8 +349,9 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
         request.version = Version::CURRENT;
     }
     let done = panic::catch_unwind(AssertUnwindSafe(|| purpose.serve(&request, &seat, board)));
+    let handed = seat.handed();
     let said = match done {
-        Ok(_) if seat.has_given_back() => Answer::Yours,
+        Ok(_) if handed.is_some() => Answer::Yours(handed.unwrap_or_default()),
         Ok(Ok(_)) if request.command == Command::Add && deadline <= Instant::now() => {
             purpose.undo((*request).clone(), &seat);
             error(CniError::new(Code::TryAgainLater, LATE), request.version)
@@ -315,7 +360,7 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
         // What the daemon lacks (descriptors, above all) its caller may have: that one tries once more, and says why it fails.
         Ok(Err(refused)) if is_own && request.command == Command::Del && refused.code != Code::TryAgainLater => {
             warn(&format!("DEL {}: {}; plexus-cni tries it", request.container_id, refused.msg));
-            Answer::Yours
+            yours()
         }
         Ok(Err(refused)) => error(refused, request.version),
         Err(_) => {

@@ -64,6 +64,22 @@ impl Devices {
         self.all.iter().find(|(_, ids)| ids.contains(id)).map(|(resource, _)| resource.as_str())
     }
 
+    /// All of them, by resource.
+    pub fn to_lists(&self) -> BTreeMap<String, Vec<String>> {
+        self.all.iter().map(|(resource, ids)| (resource.clone(), ids.iter().cloned().collect())).collect()
+    }
+
+    /// Those of such lists.
+    ///
+    /// # Errors
+    /// As [`Devices::add`].
+    pub fn of_lists(lists: &BTreeMap<String, Vec<String>>) -> Result<Devices, String> {
+        let mut devices = Devices::default();
+        let mut all = lists.iter().flat_map(|(resource, ids)| ids.iter().map(move |id| (resource, id)));
+        all.try_for_each(|(resource, id)| devices.add(resource, id))?;
+        Ok(devices)
+    }
+
     /// There is none.
     pub fn is_empty(&self) -> bool {
         self.count == 0

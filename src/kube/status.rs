@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use super::call::{Calls, Failure};
 use super::events::{self, Event};
 use super::objects::{About, Identity, PodObject, pod_path, pod_status_path};
-use super::unwritten::Unwritten;
 use crate::cluster::News;
 use crate::journal::PodName;
 use crate::log::{self, warn};
 use crate::trace::TraceId;
+use crate::unwritten::Unwritten;
 
 /// The annotation (network CRD standard 5).
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -69,7 +69,8 @@ impl Word {
             events: events.into_iter().map(|event| event.of(trace)).collect(),
             trace,
         };
-        let note = |status| Unwritten::note(state_dir, &word.pod(), status).inspect_err(|e| warn(e)).ok();
+        let meant = PodName { uid: word.uid.clone(), ..pod.clone() };
+        let note = |status| Unwritten::note(state_dir, &meant, status).inspect_err(|e| warn(e)).ok();
         word.noted = status.and_then(note);
         word
     }

@@ -7,6 +7,7 @@ mod compat;
 mod crash;
 mod delegate;
 mod frame;
+mod handed;
 mod hostile;
 mod keeps;
 mod lease;
@@ -52,6 +53,7 @@ pub(crate) fn cases() -> Vec<Case> {
         hostile::cases(),
         keeps::cases(),
         lease::cases(),
+        handed::cases(),
         crash::cases(),
         change::cases(),
         order::cases(),
