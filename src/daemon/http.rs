@@ -47,6 +47,10 @@ pub trait Page: Send + Sync + 'static {
     fn ended(&self) -> Option<String>;
     /// What is not ready, one line each; none when ADD can be served. It may look at files.
     fn unready(&self) -> Vec<String>;
+    /// What does not keep ADD from being served, and is not as it should be, one line each.
+    fn doubts(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Whether the daemon lives.
@@ -154,12 +158,17 @@ fn healthy(page: &dyn Page) -> Response<Full<Bytes>> {
 
 fn ready(page: &dyn Page) -> Response<Full<Bytes>> {
     let unready = page.unready();
-    if unready.is_empty() {
-        return lines(StatusCode::OK, "ok");
-    }
     // One line each, whatever an error's text has in it.
-    let unready: Vec<String> = unready.iter().map(|one| one.replace(['\r', '\n'], " ")).collect();
-    lines(StatusCode::SERVICE_UNAVAILABLE, &unready.join("\n"))
+    let text = |all: &[String]| all.iter().map(|one| one.replace(['\r', '\n'], " ")).collect::<Vec<_>>().join("\n");
+    if !unready.is_empty() {
+        return lines(StatusCode::SERVICE_UNAVAILABLE, &text(&unready));
+    }
+    let doubts = page.doubts();
+    if doubts.is_empty() {
+        lines(StatusCode::OK, "ok")
+    } else {
+        lines(StatusCode::OK, &format!("ok, but\n{}", text(&doubts)))
+    }
 }
 
 /// Lines of plain text, which nobody may keep.

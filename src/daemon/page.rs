@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use backends::Before;
@@ -26,6 +29,8 @@ use crate::readiness;
 
 /// Files of the journal that are counted: more than any node has.
 const FILES_MAX: usize = 100_000;
+/// How long a page waits for what is counted on disk.
+const COUNT_TIME: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Board {
@@ -36,6 +41,8 @@ pub(super) struct Board {
     told: Mutex<Counts>,
     /// Where it can be reached.
     sockets: OnceLock<Vec<PathBuf>>,
+    /// Somebody counts what is on disk.
+    counting: Arc<AtomicBool>,
 }
 
 /// A range set of a pool: its directory, its network, its ranges.
@@ -43,7 +50,13 @@ type Set = (PathBuf, String, String);
 
 impl Board {
     pub(super) fn new(shared: Arc<Shared>) -> Board {
-        Board { heartbeat: Heartbeat::new(), shared, told: Mutex::default(), sockets: OnceLock::new() }
+        Board {
+            heartbeat: Heartbeat::new(),
+            shared,
+            told: Mutex::default(),
+            sockets: OnceLock::new(),
+            counting: Arc::default(),
+        }
     }
 
     /// From now on it is told where a socket of the daemon is not there any more.
@@ -75,21 +88,40 @@ impl Board {
         metrics.statuses_waiting(number(statuses));
     }
 
-    /// What is on disk: nobody else knows what plexus-cni wrote.
+    /// Counts what is on disk. Where that takes longer than anybody waits for a page (a pool is locked by somebody else), the page shows
+    /// what was counted last.
     fn count_disk(&self) {
-        let state_dir = self.shared.state_dir();
-        let (files, bytes) = size(&state_dir.join(journal::RECORDS));
-        self.shared.metrics.journal(files, bytes);
-        let Ok(listing) = Journal::new(&state_dir).all() else { return };
-        let (mut sets, mut seen) = (BTreeMap::new(), BTreeSet::new());
-        for attachment in listing.records.iter().flat_map(|record| &record.intent.attachments) {
-            for step in attachment.steps.iter().filter(|step| step.pool.is_some()) {
-                note_pool((&mut sets, &mut seen), attachment, step, &state_dir);
-            }
+        if self.counting.swap(true, Ordering::AcqRel) {
+            return;
         }
-        let fills = sets.iter().map(|((_, network, _), (held, free))| Fill { network, held: *held, free: *free });
-        self.shared.metrics.pools(fills);
+        let (shared, counting) = (Arc::clone(&self.shared), Arc::clone(&self.counting));
+        let (done, counted) = sync_channel(1);
+        let count = move || {
+            count_files(&shared);
+            counting.store(false, Ordering::Release);
+            let _ = done.try_send(()); // who waited may have gone
+        };
+        match thread::Builder::new().name("counting".to_owned()).spawn(count) {
+            Ok(_) => _ = counted.recv_timeout(COUNT_TIME),
+            Err(_) => self.counting.store(false, Ordering::Release), // the next page counts it
+        }
     }
+}
+
+/// What is on disk: nobody else knows what plexus-cni wrote.
+fn count_files(shared: &Shared) {
+    let state_dir = shared.state_dir();
+    let (files, bytes) = size(&state_dir.join(journal::RECORDS));
+    shared.metrics.journal(files, bytes);
+    let Ok(listing) = Journal::new(&state_dir).all() else { return };
+    let (mut sets, mut seen) = (BTreeMap::new(), BTreeSet::new());
+    for attachment in listing.records.iter().flat_map(|record| &record.intent.attachments) {
+        for step in attachment.steps.iter().filter(|step| step.pool.is_some()) {
+            note_pool((&mut sets, &mut seen), attachment, step, &state_dir);
+        }
+    }
+    let fills = sets.iter().map(|((_, network, _), (held, free))| Fill { network, held: *held, free: *free });
+    shared.metrics.pools(fills);
 }
 
 /// What was counted between two moments.
@@ -174,9 +206,17 @@ impl Page for Board {
             if known.rests() {
                 unready.push("the thread that asks the API server panicked, and begins again".to_owned());
             }
-            unready.extend(away(&known));
+            // What was known goes on to be served, as it is by a kubelet without its server.
+            if !known.is_synced() {
+                unready.extend(away(&known));
+            }
         }
         unready
+    }
+
+    fn doubts(&self) -> Vec<String> {
+        let away = self.shared.known().filter(Known::is_synced).map(|known| away(&known));
+        away.into_iter().flatten().map(|why| format!("{why}; pods are attached by what was known last")).collect()
     }
 }
 

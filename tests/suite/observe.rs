@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use crate::case::Case;
 use crate::kube::{Door, Fault};
 use crate::meta::{Node, node};
 use crate::need::Need;
-use crate::testbed::{RECORDS, files_below};
+use crate::testbed::{LEASES, RECORDS, files_below};
 
 /// Where a daemon of a case has its sockets.
 const DIR: &str = "/run/plexus";
@@ -36,6 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("observe::one_trace_in_the_log_and_the_event", &[Need::Macvlan, Need::ApiServer], trace_of_event),
         Case::new("observe::the_api_server_is_watched_from_the_start", &[Need::Macvlan, Need::ApiServer], watched),
         Case::new("observe::a_status_that_is_not_written_is_counted", &[Need::Macvlan, Need::ApiServer], unwritten),
+        Case::new("observe::a_page_does_not_wait_for_a_pool_that_is_locked", &[], locked_pool),
         Case::new("observe::findings_and_what_is_given_back_are_counted", &[], counted),
         Case::new("observe::the_state_is_where_the_configuration_says", &[Need::Macvlan], state_dirs),
         Case::new("observe::the_log_of_a_daemon_may_go_to_standard_output", &[], log_on_output),
@@ -211,11 +213,11 @@ fn away() {
     has(r#"plexus_cache_objects{cache="pod"} 0"#);
     has(r#"plexus_cache_misses_total{cache="pod"} 1"#);
     member.cluster.door(Door::Refused);
-    until(|| get("/readyz").is_some_and(|(code, body)| code == "503" && body.contains("API server: ")), "it is away");
+    until(|| get("/readyz").is_some_and(|(code, body)| code == "200" && body.contains("API server: ")), "it is away");
     assert_eq!(get("/healthz").unwrap().0, "200", "a new daemon would not bring it back");
-    asked(&member.node).fails(NOT_AVAILABLE, "the daemon is not ready: API server: ");
+    asked(&member.node).ok();
     member.cluster.door(Door::Open);
-    until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "it is back");
+    until(|| get("/readyz").is_some_and(|(_, body)| body.trim() == "ok"), "it is back");
     asked(&member.node).ok();
 }
 
@@ -249,6 +251,9 @@ fn watched() {
     member.cluster.door(Door::Refused);
     let _daemon = Daemon::start(&["--kubeconfig", &kubeconfig]);
     until(|| get("/readyz").is_some_and(|(code, body)| code == "503" && body.contains("API server: ")), "it is away");
+    // Nothing was ever known.
+    member.node.conf["cniVersion"] = json!("1.1.0");
+    asked(&member.node).fails(NOT_AVAILABLE, "the daemon is not ready: API server: ");
     member.cluster.door(Door::Open);
     until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "definitions have come");
     let known = |page: &str| {
@@ -263,6 +268,29 @@ fn watched() {
     let before = member.cluster.count("GET", "/network-attachment-definitions/");
     member.add("b", "blue").1.ok();
     assert_eq!(member.cluster.count("GET", "/network-attachment-definitions/"), before, "it is known");
+}
+
+/// A page does not wait for whoever has a pool.
+fn locked_pool() {
+    let node = referring(node());
+    let _daemon = Daemon::start(&[]);
+    node.add("a", "");
+    let held = "plexus_leases_held{";
+    let all = |what: &str| get("/metrics").unwrap().1.lines().any(|line| line.starts_with(what));
+    until(|| all(held), "the pool is counted");
+    let pool = fs::read_dir(LEASES)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.join("lock").exists())
+        .unwrap();
+    let file = fs::File::open(pool.join("lock")).unwrap();
+    let lock = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+    // Each page but the first one shows at once what was counted last; ten of them would be a hundred seconds of waiting.
+    for _ in 0..10 {
+        assert!(all(held));
+    }
+    drop(lock);
+    node.call("DEL", "a").run().ok();
 }
 
 fn unwritten() {

@@ -21,6 +21,7 @@ struct Said {
     age: Duration,
     ended: Option<String>,
     unready: Vec<String>,
+    doubts: Vec<String>,
 }
 
 impl Page for Said {
@@ -38,6 +39,10 @@ impl Page for Said {
 
     fn unready(&self) -> Vec<String> {
         self.unready.clone()
+    }
+
+    fn doubts(&self) -> Vec<String> {
+        self.doubts.clone()
     }
 }
 
@@ -148,6 +153,10 @@ fn what_is_not_ready_is_named_in_a_line_each_and_head_has_no_body() {
     assert!(received[0].starts_with("HTTP/1.1 503 "), "{}", received[0]);
     assert!(received[0].ends_with("\r\n\r\nAPI server: away  X: y\nnetlink\n"), "{}", received[0]);
     assert!(received[1].ends_with("\r\n\r\n") && received[1].contains("content-length: 31\r\n"), "{}", received[1]);
+    let page = Said { doubts: vec!["API server: away\r\nX: y".to_owned()], ..Said::default() };
+    let received = answers(&loopback, page, &requests);
+    assert!(received[0].starts_with("HTTP/1.1 200 "), "{}", received[0]);
+    assert!(received[0].ends_with("\r\n\r\nok, but\nAPI server: away  X: y\n"), "{}", received[0]);
 }
 
 #[test]

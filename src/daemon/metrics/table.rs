@@ -145,7 +145,8 @@ curl --unix-socket /run/plexus/metrics.sock http://plexus/metrics
 
 `--metrics 127.0.0.1:9090` puts it there, `--metrics off` nowhere; an address that others can reach needs `--metrics-anywhere`.
 `/metrics` is OpenMetrics text. `/healthz` is 200 while the daemon's loop and the thread that asks the API server turn. `/readyz` is
-200 when ADD can be served, else 503 with one line for each thing that is not ready.
+200 when ADD can be served, else 503 with one line for each thing that is not ready. While the API server is away after it has answered once, it
+stays 200 and says so: pods are attached by what was known last, and STATUS succeeds, so that an outage of the server is none of the node's network.
 ";
 
 /// The page.
