@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use backends::chained::{self, Chained};
 use backends::{Before, nft};
 use ipam::Owner;
-use ipam::host_local::Pool;
+use ipam::host_local::{self, Pool};
 use serde_json::{Map, Value};
 
 use crate::attach::from_journal;
@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::detach;
 use crate::gather;
 use crate::job::Job;
-use crate::journal::{HOLD_WAIT_MAX, Intent, Journal, Key, Listing, Record};
+use crate::journal::{HOLD_WAIT_MAX, Held, Intent, Journal, Key, Listing, Record};
 use crate::native::{self, Around};
 use crate::takeover;
 
@@ -209,17 +209,40 @@ pub fn detach_file(
 }
 
 /// Collects what records of older boots hold. Records whose chain executed a plugin stay for the DEL that runtimes send
-/// after a reboot: what that plugin left outside the kernel is its own to know.
+/// after a reboot, as what that plugin left outside the kernel is its own to know; addresses that plexus leased for them go at once.
 ///
 /// # Errors
 /// What could not be released.
 pub fn older_boots(journal: &Journal, state_dir: &Path, boot_id: &str) -> Result<(), CniError> {
     let records = journal.all().map_err(|e| from_journal(&e))?.records;
     let mut failures = Vec::new();
-    let is_old = |record: &Record| record.intent.boot_id != boot_id && !detach::executes(&record.intent);
+    let is_old = |record: &Record| record.intent.boot_id != boot_id;
+    let all_native =
+        |records: &[Record]| records.iter().all(|record| is_old(record) && !detach::executes(&record.intent));
     for record in records.iter().filter(|record| is_old(record)) {
-        let all_old = |records: &[Record]| records.iter().all(is_old);
-        failures.extend(detach_file(journal, &record.intent.key, state_dir, &all_old, Duration::ZERO).err());
+        let key = &record.intent.key;
+        let collected = detach_file(journal, key, state_dir, &all_native, Duration::ZERO);
+        failures.extend(
+            collected.and_then(|done| if done { Ok(()) } else { release(journal, key, state_dir, &is_old) }).err(),
+        );
+    }
+    detach::join(failures)
+}
+
+/// The native steps' leases of what stays.
+fn release(journal: &Journal, key: &Key, state_dir: &Path, is_old: &dyn Fn(&Record) -> bool) -> Result<(), CniError> {
+    let held = journal.hold_within(key, false, Duration::ZERO).map_err(|e| from_journal(&e))?;
+    let records = held.as_ref().map(Held::records).transpose().map_err(|e| from_journal(&e))?.unwrap_or_default();
+    if !records.iter().all(is_old) {
+        return Ok(());
+    }
+    let mut failures = Vec::new();
+    for attachment in records.iter().flat_map(|record| &record.intent.attachments) {
+        let owner = Owner { sandbox: &key.sandbox, ifname: &attachment.ifname };
+        for pool in attachment.steps.iter().filter_map(|step| step.pool.as_ref()) {
+            let released = host_local::release(&pool.data_dir, &pool.network, &owner, state_dir);
+            failures.extend(released.map_err(native::from_ipam).err());
+        }
     }
     detach::join(failures)
 }

@@ -394,7 +394,13 @@ fn del_alone() {
 
 fn older_boot() {
     let node = node();
+    node.script(
+        "noted",
+        r#"conf=$(cat); echo "$CNI_COMMAND" >>/run/scratch/noted
+[ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#,
+    );
     node.add("a", "blue,six");
+    node.add("c", "chained,blue");
     let folder = format!("{RECORDS}/journal");
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
@@ -402,11 +408,14 @@ fn older_boot() {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         fs::write(&path, text.replace(boot.trim(), "0c5d7f3e-0000-0000-0000-000000000000")).unwrap();
     }
-    node.bed.lose_pod("a"); // a reboot takes the namespaces along
+    ["a", "c"].iter().for_each(|pod| node.bed.lose_pod(pod)); // a reboot takes the namespaces along
     node.add("b", "");
     let leases: Vec<String> = node.bed.leftovers().into_iter().filter(|what| what.starts_with("lease")).collect();
     assert_eq!(leases.len(), 2, "only the new pod's two addresses are held: {leases:?}");
     node.call("DEL", "b").run().ok();
+    assert_eq!(fs::read_to_string("/run/scratch/noted").unwrap(), "ADD\n", "what it left is its own to remove");
+    node.call("DEL", "c").run().ok();
+    assert_eq!(fs::read_to_string("/run/scratch/noted").unwrap(), "ADD\nDEL\n");
     node.assert_clean();
 }
 
