@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use crate::reach;
 use crate::resident::Resident;
 use crate::rest::settle;
 use crate::rows::{Stage, Times, milliseconds};
@@ -16,11 +17,14 @@ use crate::world::{Pod, Subnet, remove_link};
 const FIRST_HELD_PORT: u16 = 10_000;
 /// The ports of the pod that is measured.
 const OWN_PORTS: [u16; 2] = [8_080, 8_443];
+/// What they lead to.
+const CONTAINER_PORT: u16 = 80;
 
 /// One side's pods of one row.
 pub(crate) struct Chains {
     side: Side,
     network: String,
+    subnet: Subnet,
     /// The chain, without what differs from call to call.
     plugins: Vec<Map<String, Value>>,
     programs: PathBuf,
@@ -50,7 +54,8 @@ impl Chains {
         let programs = stage.programs.directory(side).ok_or("no programs")?.to_owned();
         let daemon = (side == Side::Daemon).then(|| Resident::plexus(stage.programs, &network)).transpose()?;
         let plugins = all;
-        let mut chains = Self { side, network, plugins, programs, maps, held: Vec::new(), daemon, used: Vec::new() };
+        let mut chains =
+            Self { side, network, subnet, plugins, programs, maps, held: Vec::new(), daemon, used: Vec::new() };
         if held > 0 {
             let pod = stage.world.pod()?;
             for number in 0..held {
@@ -93,6 +98,12 @@ impl Chains {
         let add = milliseconds(start);
         settle()?;
         look(&mut pod, 2, "ADD")?;
+        // That of the Go plugins is iptables' affair.
+        let through = (self.maps && self.side != Side::Go).then(|| {
+            let [port, _] = OWN_PORTS;
+            reach::connect(&pod.path, self.subnet.gateway4(), port, CONTAINER_PORT)
+        });
+        let through = through.transpose()?;
 
         let start = Instant::now();
         self.del(&pod, &result, &stage.watch)?;
@@ -101,7 +112,9 @@ impl Chains {
         let at_rest = milliseconds(start);
         look(&mut pod, 0, "DEL")?;
         self.used.push(pod);
-        Ok(vec![("ADD", add), ("DEL", del), ("DEL, all at rest", at_rest)])
+        let mut times = vec![("ADD", add), ("DEL", del), ("DEL, all at rest", at_rest)];
+        times.extend(through.map(|time| ("connecting", time)));
+        Ok(times)
     }
 
     fn add(&self, pod: &Pod, watch: &Watch) -> Outcome<Value> {
@@ -187,7 +200,7 @@ fn bridge(network: &str, subnet: Subnet) -> Map<String, Value> {
 }
 
 fn mappings(ports: [u16; 2]) -> Value {
-    let one = |port: u16| json!({"hostPort": port, "containerPort": 80, "protocol": "tcp"});
+    let one = |port: u16| json!({"hostPort": port, "containerPort": CONTAINER_PORT, "protocol": "tcp"});
     json!({"portMappings": ports.map(one)})
 }
 

@@ -11,6 +11,7 @@ mod leases;
 mod machine;
 mod nodes;
 mod pods;
+mod reach;
 mod report;
 mod resident;
 mod rest;
