@@ -15,6 +15,9 @@ use crate::netns::{NetNs, STACK_BYTES};
 use crate::sysctl::Sysctls;
 use crate::veth::random_name;
 
+/// Questions of one datagram: their answers come at once, and have to fit into what a socket holds unread (208 kB, 4 each).
+const QUESTIONS_MAX: usize = 32;
+
 /// One namespace as a builder sees it: a socket and the kernel's parameters, both usable from any thread.
 #[derive(Debug)]
 pub(crate) struct Side {
@@ -52,6 +55,23 @@ impl Side {
     /// The link of this index, if there is one.
     pub(crate) fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {
         self.look_up(link::by_index(index)).map_err(|e| Error::kernel("look up link", format!("number {index}"), e))
+    }
+
+    /// Whether each of these links is there, by their indexes.
+    pub(crate) fn are_there(&mut self, links: &[&Link]) -> Result<Vec<bool>, Error> {
+        let failed = |e| Error::kernel("look up links", format!("{} of them", links.len()), e);
+        let mut there = Vec::with_capacity(links.len());
+        for some in links.chunks(QUESTIONS_MAX) {
+            let questions = some.iter().map(|link| link::by_index(link.index)).collect();
+            for answer in self.socket.questions(questions, Link::parse).map_err(failed)? {
+                match answer {
+                    Ok(_) => there.push(true),
+                    Err(refusal) if refusal.errno == Errno::ENODEV => there.push(false),
+                    Err(refusal) => return Err(failed(refusal.into())),
+                }
+            }
+        }
+        Ok(there)
     }
 
     fn look_up(&mut self, question: Message) -> Result<Option<Link>, Failure> {

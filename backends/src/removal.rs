@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,13 +14,19 @@ use crate::loopback;
 use crate::mac::random_bytes;
 use crate::netlink::link::{self, GROUP_LINK, Link, RTM_DELLINK};
 use crate::netlink::socket::{Heard, stand_alone};
-use crate::netlink::{Message, Socket};
+use crate::netlink::{Failure, Message, Socket};
 use crate::pod::{Pod, Side};
 
 /// How long the announcements may take: many removals at once queue behind each other, 0.2 s for hundreds.
 const ANNOUNCED_TIMEOUT_MS: u64 = 10_000;
-/// How often the other process is looked at while nothing is announced.
+/// How often the other process is looked at while nothing is announced, and the links where announcements were lost.
 const CHILD_LOOK_MS: u64 = 10;
+/// As many links are announced within what a socket holds unread (net.core.rmem_default, 208 kB): each some three times, 4 kB at a time.
+const QUIET_LINKS_MAX: usize = 16;
+/// Room for what is announced of each of more.
+const LINK_BYTES: usize = 16 << 10;
+/// The most room, in bytes.
+const ROOM_BYTES_MAX: usize = 8 << 20;
 
 /// A link of the pod to remove.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -56,7 +63,7 @@ impl Deleter for std::process::Child {
     }
 }
 
-impl<T> Deleter for std::thread::JoinHandle<T> {
+impl<T> Deleter for JoinHandle<T> {
     fn ended(&mut self) -> io::Result<bool> {
         Ok(self.is_finished())
     }
@@ -119,6 +126,10 @@ fn hand_over(
     let socket = second.as_fd().try_clone_to_owned();
     let socket =
         socket.map_err(|e| Error::at(ErrorKind::Io, "hand over a socket to delete", names(links)).because(e))?;
+    if links.len() > QUIET_LINKS_MAX {
+        // With less room announcements are lost, and links are looked for instead.
+        let _ = side.socket.set_receive_buffer((links.len() * LINK_BYTES).min(ROOM_BYTES_MAX));
+    }
     // Before the request is under way: nothing is missed.
     let failed = |e| Error::kernel("listen for the removal of", names(links), e);
     side.socket.join(GROUP_LINK).map_err(failed)?;
@@ -237,22 +248,51 @@ fn announced(
                 gone(&left.swap_remove(position).name);
             }
         }
-        let ended = match heard.map_err(failed)? {
-            Heard::Messages => continue,
-            Heard::Nothing => deleter.ended().unwrap_or(true),
-            Heard::Lost => false,
-        };
-        // Nothing more will be announced, or something was and is lost: see for ourselves.
-        let mut still = Vec::new();
-        for link in left {
-            still.extend(side.link_at(link.index)?.map(|_| link));
-        }
-        left = still;
-        if ended && !left.is_empty() {
-            return Ok(false);
+        match heard.map_err(failed)? {
+            Heard::Messages => {}
+            Heard::Nothing if !deleter.ended().unwrap_or(true) => {}
+            // Nothing more will be announced, or something was and is lost: see for ourselves.
+            Heard::Nothing | Heard::Lost => return seen_gone(side, left, deleter, gone, deadline),
         }
     }
     Ok(true)
+}
+
+/// Looks for the links until they are gone. Nothing more is listened to: what is announced would push answers out of the socket's
+/// buffer (net/netlink/af_netlink.c, `netlink_attachskb` for one, `netlink_overrun` for all that follow).
+fn seen_gone(
+    side: &mut Side,
+    mut left: Vec<&Link>,
+    deleter: &mut dyn Deleter,
+    gone: &mut dyn FnMut(&str),
+    deadline: Instant,
+) -> Result<bool, Error> {
+    let failed = |left: &[&Link], e| {
+        let names: Vec<&str> = left.iter().map(|link| link.name.as_str()).collect();
+        Error::kernel("wait for the removal of", names.join(", "), e)
+    };
+    side.socket.leave(GROUP_LINK).and_then(|()| side.socket.forget()).map_err(|e| failed(&left, e))?;
+    loop {
+        // First: what it has done is seen then.
+        let ended = deleter.ended().unwrap_or(true);
+        let there = side.are_there(&left)?;
+        let mut is_there = there.into_iter();
+        left.retain(|link| {
+            let stays = is_there.next().unwrap_or(true);
+            if !stays {
+                gone(&link.name);
+            }
+            stays
+        });
+        if left.is_empty() || ended {
+            return Ok(left.is_empty());
+        }
+        if Instant::now() >= deadline {
+            let limit_ms = ANNOUNCED_TIMEOUT_MS;
+            return Err(failed(&left, Failure::Timeout { limit_ms }));
+        }
+        thread::park_timeout(Duration::from_millis(CHILD_LOOK_MS));
+    }
 }
 
 /// Sends the request from here and waits for the answer.

@@ -1,19 +1,20 @@
 //! Removing links by a process of its own, and from here.
 
 use std::cell::Cell;
-use std::io;
 use std::process::{Command, Stdio};
+use std::{fs, io};
 
-use backends::{Deleter, Deletion, Doomed, Pod, Removed, remove, remove_now};
+use backends::{Deleter, Deletion, Doomed, NetNs, Pod, Removed, remove, remove_now};
 use nix::sys::socket::{MsgFlags, recv, send};
 use std::os::fd::AsRawFd;
 
 use crate::Case;
-use crate::world::{World, host_links, in_pod, pod_links};
+use crate::world::{World, host_links, in_pod, ip, pod_links};
 
 pub(crate) const CASES: &[Case] = &[
     ("removal::a_group_is_announced_gone", a_group_is_announced_gone),
     ("removal::names_and_indexes_leave_together", names_and_indexes_leave_together),
+    ("removal::what_was_announced_and_lost_is_looked_for", what_was_announced_and_lost_is_looked_for),
     ("removal::what_is_not_there_is_no_error", what_is_not_there_is_no_error),
     ("removal::without_a_deleter_it_deletes_itself", without_a_deleter_it_deletes_itself),
     ("removal::a_refusal_is_said", a_refusal_is_said),
@@ -69,6 +70,24 @@ fn names_and_indexes_leave_together(world: &mut World) {
     assert_eq!((names.join(" ").as_str(), times.get()), ("net1 net3", 1));
     assert_eq!(pod_links(&pod).iter().filter(|name| name.starts_with("net2")).count(), 2);
     assert!(!pod_links(&pod).iter().any(|name| name.starts_with("net1") || name.starts_with("net3")));
+}
+
+/// More is announced than a socket holds unread.
+fn what_was_announced_and_lost_is_looked_for(world: &mut World) {
+    let mut pod = world.pod();
+    three_links(&pod);
+    let aliases: String = (0..2000).map(|number| format!("link set lo alias a{number}\n")).collect();
+    fs::write("/run/aliases", aliases).unwrap();
+    let inside = NetNs::open(pod.netns().path()).unwrap();
+    let heard = Cell::new(0);
+    for doomed in [vec![Doomed::Group(7)], vec![Doomed::Name("net3".to_owned())]] {
+        let spawn = |deletion: Deletion| {
+            inside.run(|| ip("-batch /run/aliases")).unwrap();
+            sent_by_a_thread(deletion)
+        };
+        remove(&mut pod, &doomed, &spawn, &mut |_| heard.set(heard.get() + 1)).unwrap();
+    }
+    assert_eq!((pod_links(&pod), heard.get()), (vec!["lo".to_owned()], 3));
 }
 
 fn what_is_not_there_is_no_error(world: &mut World) {

@@ -24,6 +24,8 @@ const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 const DATAGRAM_REQUESTS_MAX: usize = 256;
 /// How long an answer may take. RTNL is held up to 0.2 s by other work (closing many namespaces); this is far above.
 const ANSWER_TIMEOUT_MS: u64 = 10_000;
+/// More datagrams than a socket's buffer holds.
+const FORGOTTEN_MAX: usize = 65_536;
 /// How often a listing is repeated after the kernel said that the tables changed under it.
 const DUMP_ATTEMPTS: u32 = 8;
 
@@ -284,6 +286,17 @@ impl Socket {
             Err(Failure::Timeout { .. }) => Ok(Heard::Nothing),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads what has been announced and is of no interest any more, after the group was left: answers need the room.
+    pub(crate) fn forget(&mut self) -> Result<(), Failure> {
+        for _ in 0..FORGOTTEN_MAX {
+            let at_once = Instant::now() + Duration::from_millis(1);
+            if self.event(at_once, |_, _| ())? == Heard::Nothing {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Adds one message to a datagram under the next sequence number. Messages begin at multiples of four bytes.
