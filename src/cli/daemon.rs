@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use plexus::config::daemon::DaemonConfig;
+use plexus::config::daemon::{Certificate, DaemonConfig};
 use plexus::config::{Level, LogConf, SOCKET};
 use plexus::daemon::compat::Compat;
 use plexus::daemon::http::{Exposure, Listen};
 use plexus::daemon::{self, Options};
 use plexus::keep::{Account, Keep};
+use plexus::kube::{Wanted, node_name};
 use plexus::sources;
 
 use super::failure::Failure;
@@ -90,7 +91,6 @@ fn notes(conf: &DaemonConfig, has_compat: bool) -> Vec<String> {
     let unused = [
         (conf.enable_pprof, "enablePprof: there are no profiles; see --metrics"),
         (conf.connection_limit.is_some(), "connectionLimit: the daemon has bounds of its own"),
-        (conf.certificate.is_some(), "perNodeCertificate: no certificate is asked for; see --kubeconfig"),
         (
             conf.chroot_dir.is_some(),
             "chrootDir: plugins are executed by plexus-cni, on the node; those of multus.sock where the daemon is",
@@ -101,6 +101,23 @@ fn notes(conf: &DaemonConfig, has_compat: bool) -> Vec<String> {
     let unused = unused.iter().filter(|(is_given, _)| *is_given).map(|(_, note)| (*note).to_owned());
     let unknown = conf.unknown.iter().map(|key| format!("unknown key {key} is ignored"));
     unused.chain(unknown).chain(conf.warnings.iter().cloned()).collect()
+}
+
+/// How the API server is reached: by a certificate of the node's own, where the configuration wants one, or as a person said.
+fn login(
+    certificate: Option<&Certificate>,
+    kubeconfig: Option<PathBuf>,
+) -> Result<(Option<Wanted>, Option<PathBuf>), Failure> {
+    let refused = |why: String| Failure::Input { act: "reading --config".to_owned(), why };
+    let wanted = certificate.map(|wanted| Wanted::of(wanted, node_name())).transpose().map_err(refused)?.flatten();
+    if wanted.is_none() {
+        return Ok((None, kubeconfig));
+    }
+    if kubeconfig.is_some() {
+        let why = "perNodeCertificate is enabled, and --kubeconfig is another login: drop one of them";
+        return Err(refused(why.to_owned()));
+    }
+    Ok((wanted, certificate.and_then(Certificate::kubeconfig)))
 }
 
 /// Runs it.
@@ -120,7 +137,9 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
     let socket = args.socket_dir.join(SOCKET);
     let own = |conf: &DaemonConfig| conf.network.clone();
     let compat = args.compat_socket_dir.map(|dir| Compat::new(&dir, conf.as_ref().map(own).unwrap_or_default()));
-    let kubeconfig = args.kubeconfig;
-    let options = Options { socket, compat, kubeconfig, metrics, keep, notes, log, request_time, executions };
+    let certificate = conf.as_ref().and_then(|conf| conf.certificate.as_ref());
+    let (certificate, kubeconfig) = login(certificate, args.kubeconfig)?;
+    let options =
+        Options { socket, compat, kubeconfig, certificate, metrics, keep, notes, log, request_time, executions };
     Ok(daemon::run(&options)?)
 }

@@ -19,6 +19,10 @@ const AUTO: &str = "auto";
 const CNI_CONFIG_DIR: &str = "/etc/cni/net.d";
 /// How long a certificate is asked for.
 const CERT_DURATION: &str = "10m";
+/// What the API takes (certificates.k8s.io/v1, `expirationSeconds`), in seconds.
+const CERT_SECONDS: std::ops::RangeInclusive<u64> = 600..=i32::MAX as u64;
+/// In the folder of the certificate: a kubeconfig that names it.
+pub const KUBECONFIG: &str = "plexus.kubeconfig";
 
 keys::table! {
     /// The daemon's own part, as it is written.
@@ -37,7 +41,7 @@ keys::table! {
     connection_limit: i64 = "connectionLimit", Unset::Nothing, Daemon, "20",
         "Read, and nothing more: the daemon has bounds of its own.";
     per_node_certificate: WrittenCertificate = "perNodeCertificate", Unset::Nothing, Daemon, r#"{"enabled": true}"#,
-        "Read, and nothing more, as the four keys below: no certificate is asked for.";
+        "A client certificate of the node's own: the daemon asks for it, renews it, and reaches the API server by it; see below.";
     config_file: String = "multusConfigFile", Unset::Text(AUTO), Daemon, r#""/tmp/00-multus.conf""#,
         "A network configuration that is taken as it is; `auto`: it is made of the node's own.";
     autoconfig_dir: String = "multusAutoconfigDir", Unset::Nothing, Daemon, r#""/host/etc/cni/net.d""#,
@@ -61,13 +65,13 @@ keys::table! {
     CERTIFICATE_KEYS:
 
     enabled: bool = "enabled", Unset::Flag(false), Daemon, "true",
-        "It is wanted.";
+        "It is wanted. The node's name is that of the environment: `NODE_NAME` or `MULTUS_NODE_NAME`.";
     bootstrap_kubeconfig: String = "bootstrapKubeconfig", Unset::Nothing, Daemon, r#""/var/lib/kubelet/kubeconfig""#,
-        "What the first one is asked for with.";
+        "A kubeconfig by which the first one is asked for, and another where the one that there is is over or not accepted. Needed.";
     cert_dir: String = "certDir", Unset::Nothing, Daemon, r#""/etc/cni/multus/certs""#,
-        "Where it is kept.";
+        "Where it is kept, as client-go keeps it: `multus-client-current.pem`; and `plexus.kubeconfig`, which names it. Needed.";
     cert_duration: String = "certDuration", Unset::Text(CERT_DURATION), Daemon, r#""24h""#,
-        "How long it lives, as Go writes lengths of time.";
+        "How long it is to live, as Go writes lengths of time; ten minutes at least. It is renewed after 70 to 90 % of what it got.";
 }
 
 impl Named for WrittenCertificate {
@@ -94,6 +98,13 @@ pub struct Certificate {
     pub dir: Option<PathBuf>,
     /// How long it lives.
     pub duration: Duration,
+}
+
+impl Certificate {
+    /// A kubeconfig that names it, where there is to be one.
+    pub fn kubeconfig(&self) -> Option<PathBuf> {
+        self.dir.as_ref().filter(|_| self.enabled).map(|dir| dir.join(KUBECONFIG))
+    }
 }
 
 /// `daemon-config.json`.
@@ -219,8 +230,14 @@ fn file_name(name: String) -> Result<String, CniError> {
 fn certificate(written: WrittenCertificate) -> Result<Certificate, CniError> {
     let text = given(written.cert_duration).unwrap_or_else(|| CERT_DURATION.to_owned());
     let duration = duration::parse(&text).map_err(|why| refuse(format!("perNodeCertificate.certDuration: {why}")))?;
+    let enabled = written.enabled.unwrap_or(false);
+    if enabled && !CERT_SECONDS.contains(&duration.as_secs()) {
+        return Err(refuse(format!(
+            "perNodeCertificate.certDuration: {text} is no time that the API takes: 10m at least"
+        )));
+    }
     Ok(Certificate {
-        enabled: written.enabled.unwrap_or(false),
+        enabled,
         bootstrap_kubeconfig: optional("perNodeCertificate.bootstrapKubeconfig", written.bootstrap_kubeconfig)?,
         dir: optional("perNodeCertificate.certDir", written.cert_dir)?,
         duration,
@@ -289,6 +306,10 @@ mod tests {
             (
                 r#"{"perNodeCertificate": {"certDuration": "10"}}"#,
                 r#"certDuration: time: missing unit in duration "10""#,
+            ),
+            (
+                r#"{"perNodeCertificate": {"enabled": true, "certDuration": "9m59.9s"}}"#,
+                "certDuration: 9m59.9s is no time that the API takes: 10m at least",
             ),
             (r#"{"multusMasterCNI": "../x"}"#, "multusMasterCNI"),
             (r#"{"multusConfigFile": "x.conf"}"#, "no absolute path"),

@@ -36,12 +36,21 @@ pub fn configuration() -> String {
          unless it says otherwise.\n"
     );
     section(&mut page, "`daemon-config.json`", &daemon, DAEMON_KEYS);
-    section(&mut page, "`perNodeCertificate`", "", CERTIFICATE_KEYS);
+    section(&mut page, "`perNodeCertificate`", CERTIFICATE, CERTIFICATE_KEYS);
     page
 }
 
 const LOG: &str = "\nWhere `logFile` is a regular file, it is put aside when it is full, under its name with the time in it, as \
                    `multus-2026-01-31T12-00-00.000.log`. Anything else that it may be, such as a FIFO, is written to as it is.\n";
+
+const CERTIFICATE: &str = "
+A certificate of the user `system:multus:NODE` in the group `system:multus`, of the signer `kubernetes.io/kube-apiserver-client`. It is asked for with \
+the bootstrap kubeconfig, of which the server's address and authority are taken too, and renewed with itself. Who approves is the cluster's: \
+an approver, or `kubectl certificate approve`. Roles: [deployments/certificates.yaml](../deployments/certificates.yaml). Where the daemon keeps the node's \
+configuration (`--config`), that names `plexus.kubeconfig` of `certDir`, unless `kubeconfig` is given: so `fallback`, CHECK and GC on the node log \
+in by the same certificate, where `certDir` is a folder of the node's at the same path (or below `/host`). It is the daemon's login in the place of \
+`--kubeconfig`.
+";
 
 fn section(page: &mut String, title: &str, words: &str, keys: &[Key]) {
     let _ = write!(page, "\n## {title}\n{words}\n| key | type | not given | example | from | what it does |\n");

@@ -33,6 +33,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use crate::cni::request::Command;
 use crate::config::{self, LogConf};
 use crate::keep::Keep;
+use crate::kube::{Enrolment, Wanted};
 use crate::log::warn;
 use crate::wire::{ADD_TIME, DEL_TIME, LEASE_TIME};
 use crate::{cluster, confdir};
@@ -101,6 +102,8 @@ pub struct Options {
     pub compat: Option<Compat>,
     /// How it reaches the API server, where requests' configurations are not to say it.
     pub kubeconfig: Option<PathBuf>,
+    /// A client certificate of the node's own, where it is to have one.
+    pub certificate: Option<Wanted>,
     /// Where its metrics and its health are told, if anywhere.
     pub metrics: Option<Listen>,
     /// The node's CNI configuration, where the daemon is to keep it.
@@ -156,6 +159,8 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     {
         shared.watch_ahead(node);
     }
+    let enrolment = options.certificate.clone().map(Enrolment::start).transpose();
+    let _enrolment = enrolment.map_err(OpenError::system("keep a certificate"))?;
     let board = Arc::new(Board::new(Arc::clone(&shared)));
     let workers =
         Workers::start(ADDS_MAX + DELS_MAX, &shared, &board, &events).map_err(OpenError::system("start a worker"))?;

@@ -45,7 +45,10 @@ const MEANINGS: [(&str, &str); 9] = [
 /// The same of the daemon's own part.
 const DAEMON_MEANINGS: [(&str, &str); 4] = [
     ("chrootDir", "not needed: plugins are executed on the node itself"),
-    ("perNodeCertificate", "nobody renews the certificate once Multus' daemon has gone"),
+    (
+        "perNodeCertificate",
+        "`plexus daemon --config` keeps the certificate; without it nobody renews it once Multus' daemon has gone",
+    ),
     ("multusConfigFile", "not needed: the node's configuration is what it made of it"),
     ("overrideNetworkName", "not needed: the network keeps its name"),
 ];

@@ -25,7 +25,7 @@ use crate::cni::list::List;
 use crate::cni::version::Version;
 use crate::confdir::Fate;
 use crate::config::Config;
-use crate::config::daemon::{DaemonConfig, Origin};
+use crate::config::daemon::{Certificate, DaemonConfig, Origin};
 use crate::install::compose;
 
 /// A file that could not be read for so long is not being written any more: others may be taken in its place.
@@ -82,6 +82,9 @@ impl Keep {
         let mut own = daemon.network.clone();
         own.retain(|key, _| !key.eq_ignore_ascii_case(READINESS));
         own.entry("daemonSocketDir").or_insert_with(|| on_node(socket_dir).into());
+        if let Some(path) = daemon.certificate.as_ref().and_then(Certificate::kubeconfig) {
+            own.entry("kubeconfig").or_insert_with(|| on_node(&path).into());
+        }
         let account = account.filter(|_| !own.contains_key("kubeconfig"));
         Ok(Keep {
             dir: daemon.cni_config_dir.clone(),

@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config as KubeConfig};
+use serde_json::Value;
 use tower::{BoxError, ServiceBuilder};
 
 use super::certificate::{self, Term};
@@ -18,6 +19,9 @@ use crate::sources::SourceError;
 
 /// A token, a key, a certificate with its issuers, all authorities of the world.
 const LOGIN_BYTES_MAX: u64 = 4 << 20;
+/// How each part of a PEM text begins, and one that is a certificate (RFC 7468).
+const PEM_BEGIN: &str = "-----BEGIN ";
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 fn refuse(act: &str, why: impl ToString) -> SourceError {
     // Whoever renews the file may be about to.
@@ -73,12 +77,36 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
 
 /// A clock may be wrong: who has an expired certificate is not refused here, but told of it when the server refuses.
 fn term(login: &AuthInfo) -> Option<Term> {
-    let (pem, which) = match (&login.client_certificate_data, &login.client_certificate) {
-        (Some(data), _) => (certificate::text_of(data)?, "the kubeconfig"),
-        (None, Some(path)) => (String::from_utf8(crate::sources::read(Path::new(path)).ok()?).ok()?, path.as_str()),
+    let which = login.client_certificate.as_deref();
+    let pem = match (&login.client_certificate_data, which) {
+        (Some(data), _) => certificate::text_of(data)?,
+        (None, Some(path)) => String::from_utf8(crate::sources::read(Path::new(path)).ok()?).ok()?,
         (None, None) => return None,
     };
-    Term::of(&pem, which)
+    Term::of(&pem, which.unwrap_or("the kubeconfig"))
+}
+
+/// A file that has both, as client-go's certificate store makes them, is read once: a moment later it may be another. And each
+/// certificate in it is shown once. One that cannot be read is told of by whoever needs it.
+fn split_pair(login: &mut AuthInfo) {
+    let Some(path) = login.client_certificate.as_ref().filter(|path| login.client_key.as_ref() == Some(*path)) else {
+        return;
+    };
+    if login.client_certificate_data.is_some() || login.client_key_data.is_some() {
+        return;
+    }
+    if let Some(text) = crate::sources::read(Path::new(path)).ok().and_then(|bytes| String::from_utf8(bytes).ok()) {
+        let (certificates, rest): (Vec<&str>, Vec<&str>) = blocks(&text).partition(|block| block.contains(CERTIFICATE));
+        login.client_certificate_data = Some(certificate::base64(certificates.concat().as_bytes()));
+        login.client_key_data = Some(certificate::base64(rest.concat().as_bytes()).into());
+    }
+}
+
+/// What a PEM text consists of: each with its end.
+fn blocks(text: &str) -> impl Iterator<Item = &str> {
+    let starts: Vec<usize> = text.match_indices(PEM_BEGIN).map(|(at, _)| at).collect();
+    let ends: Vec<usize> = starts.iter().copied().skip(1).chain([text.len()]).collect();
+    starts.into_iter().zip(ends).filter_map(|(from, to)| text.get(from..to))
 }
 
 /// Files that a kubeconfig names are read by others, who wait for whatever they are (a FIFO), and read all of it (a device).
@@ -106,6 +134,7 @@ async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
     let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, e))?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
     check_files(&kubeconfig).map_err(|why| refuse(&act, why))?;
+    kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()).for_each(split_pair);
     let has_proxy =
         kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()).any(|c| c.proxy_url.is_some());
     let found = KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
@@ -119,6 +148,33 @@ async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
         found.proxy_url = None;
     }
     Ok(found)
+}
+
+/// Where a kubeconfig's cluster is, as a kubeconfig beside another login has it: who signed for the server is in it, and no file.
+///
+/// # Errors
+/// A sentence: it cannot be read, or names no cluster.
+pub(super) fn cluster_of(path: &Path) -> Result<Value, String> {
+    let told = |why: String| format!("{}: {why}", path.display());
+    let text = String::from_utf8(crate::sources::read(path).map_err(told)?).map_err(|e| told(e.to_string()))?;
+    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| told(e.to_string()))?;
+    absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
+    check_files(&kubeconfig).map_err(told)?;
+    let wanted = kubeconfig.current_context.as_deref().unwrap_or_default();
+    let context =
+        kubeconfig.contexts.iter().find(|named| named.name == wanted).and_then(|named| named.context.as_ref());
+    let context = context.ok_or_else(|| told(format!("its current context {wanted:?} is not in it")))?;
+    let named = kubeconfig.clusters.iter().find(|named| named.name == context.cluster);
+    let mut cluster = named
+        .and_then(|named| named.cluster.clone())
+        .ok_or_else(|| told(format!("its cluster {:?} is not in it", context.cluster)))?;
+    if let Some(file) = cluster.certificate_authority.take().filter(|file| !file.is_empty())
+        && cluster.certificate_authority_data.is_none()
+    {
+        let bytes = crate::sources::read(Path::new(&file)).map_err(|why| format!("{file}: {why}"))?;
+        cluster.certificate_authority_data = Some(certificate::base64(&bytes));
+    }
+    serde_json::to_value(&cluster).map_err(|e| told(e.to_string()))
 }
 
 /// Paths in a kubeconfig are relative to it (client-go).

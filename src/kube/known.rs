@@ -28,7 +28,7 @@ use crate::heartbeat::Heartbeat;
 use crate::sources::SourceError;
 
 /// Where a pod learns its node's name, by the downward API.
-const NODE_NAMES: [&str; 2] = ["NODE_NAME", "KUBERNETES_NODE_NAME"];
+const NODE_NAMES: [&str; 3] = ["NODE_NAME", "KUBERNETES_NODE_NAME", "MULTUS_NODE_NAME"];
 /// Threads that look up names and read kubeconfigs: more only where these hang.
 const BLOCKING_THREADS_MAX: usize = 16;
 /// What an answer may take beyond the deadline of the calls that it is made of: events have a time of their own.
@@ -58,6 +58,11 @@ pub struct Counts {
     pub statuses: u64,
     /// Statuses that were not written when they were told.
     pub unwritten: u64,
+}
+
+/// The name of this node, as the environment has it: `NODE_NAME`, `KUBERNETES_NODE_NAME`, or what Multus' daemon reads.
+pub fn node_name() -> Option<String> {
+    NODE_NAMES.iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))
 }
 
 /// The same while it is counted.
@@ -121,7 +126,7 @@ pub(super) struct Shared {
 
 impl Known {
     /// Reads what was known last, and starts the thread; it goes on by itself, whether or not the server answers. `node`: the name of
-    /// this node; otherwise the environment has it (`NODE_NAME`, `KUBERNETES_NODE_NAME`), or pods are asked for each time.
+    /// this node; otherwise the environment has it ([`node_name`]), or pods are asked for each time.
     ///
     /// # Errors
     /// The thread cannot be started; the node's name is none.
@@ -129,8 +134,7 @@ impl Known {
         let act = || "preparing to watch the API server".to_owned();
         let refuse = |why: String| SourceError::Api { act: act(), why, transient: false };
         let state_dir = config.state_dir.clone();
-        let of_environment = || NODE_NAMES.iter().find_map(|name| std::env::var(name).ok().filter(|n| !n.is_empty()));
-        let node = node.map(str::to_owned).or_else(of_environment);
+        let node = node.map(str::to_owned).or_else(node_name);
         let path = node.map(|node| objects::pods_of(&node)).transpose().map_err(|e| e.told(act()))?;
         let shared = Arc::new(Shared {
             pods: path.map(|path| Collection::new(path, &state_dir)),

@@ -11,6 +11,7 @@ mod cancel;
 mod certificate;
 mod connect;
 mod dra;
+mod enrolment;
 mod events;
 mod inquiry;
 mod known;
@@ -27,8 +28,9 @@ mod watch;
 mod wire;
 
 pub use cancel::Cancel;
+pub use enrolment::{Enrolment, Wanted};
 pub use inquiry::Inquiry;
-pub use known::{Counts, Known, State};
+pub use known::{Counts, Known, State, node_name};
 pub use live::Live;
 pub use objects::NetworkAttachmentDefinition;
 pub use watch::Trouble;

@@ -338,7 +338,7 @@ impl<T: Kept> Collection<T> {
 }
 
 /// A pause that is not that of others, between half of it and all.
-fn varied(pause: Duration) -> Duration {
+pub(super) fn varied(pause: Duration) -> Duration {
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
     pause / 2 + pause / 2 * (nanos % 1000) / 1000
 }

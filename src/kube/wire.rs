@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::call::{Calls, Failure};
+use super::certificate::Term;
 use super::connect::{self, Connected};
 
 /// How often what it was made of is read again, at most.
@@ -36,6 +39,10 @@ impl Wire {
         let until = Instant::now() + time;
         loop {
             if let Some(connected) = self.connected() {
+                if connected.term.as_ref().is_some_and(|term| term.is_ageing(Timestamp::now())) {
+                    self.renew_certificate(connected.term.as_ref()).await;
+                }
+                let connected = self.connected().unwrap_or(connected);
                 return Ok(Calls::new(connected, self.per_call, until));
             }
             self.read(&mut *self.renewed.lock().await).await?;
@@ -51,12 +58,29 @@ impl Wire {
         }
     }
 
+    /// A certificate that ends soon may have been replaced: connections with the other one are made before the server refuses this.
+    async fn renew_certificate(&self, used: Option<&Term>) {
+        let mut renewed = self.renewed.lock().await;
+        if renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
+            *renewed = Some(Instant::now());
+            if let Ok(made) = connect::within(self.kubeconfig.clone(), self.limit).await
+                && made.term.as_ref() != used
+            {
+                self.put(made);
+            }
+        }
+    }
+
     async fn read(&self, renewed: &mut Option<Instant>) -> Result<(), Failure> {
         let made = connect::within(self.kubeconfig.clone(), self.limit).await;
         *renewed = Some(Instant::now());
         let made = made.map_err(|e| Failure::Passing(e.to_string()))?;
-        *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        self.put(made);
         Ok(())
+    }
+
+    fn put(&self, made: Connected) {
+        *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
     }
 
     fn connected(&self) -> Option<Connected> {

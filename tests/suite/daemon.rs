@@ -2,6 +2,7 @@
 //! it share. It knows the socket's folder and /proc, and nothing of how the daemon works.
 
 mod away;
+mod certificate;
 mod change;
 mod compat;
 mod crash;
@@ -50,6 +51,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let parts = [
         same::cases(),
         away::cases(),
+        certificate::cases(),
         hostile::cases(),
         keeps::cases(),
         lease::cases(),
@@ -101,16 +103,27 @@ impl Daemon {
 
     /// `place`: what is done in the thread that starts it.
     fn start_where(program: &Path, user: Option<u32>, more: &[&str], place: fn()) -> Daemon {
+        let mut command = Command::new(program);
+        command.args(["daemon", "--socket-dir", DIR]).args(more).env_clear();
+        if let Some(user) = user {
+            command.uid(user);
+        }
+        Daemon::launch(command, place)
+    }
+
+    /// One whose pod tells it the node's name, as Multus' manifest does.
+    fn start_on(node: &str, more: &[&str]) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+        command.args(["daemon", "--socket-dir", DIR]).args(more).env_clear().env("MULTUS_NODE_NAME", node);
+        Daemon::launch(command, hide_pods)
+    }
+
+    fn launch(mut command: Command, place: fn()) -> Daemon {
         let before = socket_id();
         let number = fs::read_dir("/run/scratch").map_or(0, Iterator::count);
         let log = PathBuf::from(format!("/run/scratch/daemon-{number}.log"));
         let stderr = File::create_new(&log).unwrap();
-        let mut command = Command::new(program);
-        command.args(["daemon", "--socket-dir", DIR]).args(more).env_clear().current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        if let Some(user) = user {
-            command.uid(user);
-        }
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         // The thread's namespace becomes the child's.
         let child = thread::scope(|scope| {
             let started = scope.spawn(|| {

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sources", &["yaml"]),
     ("confdir", &["cni", "sources"]),
     ("journal", &[]),
+    ("durable", &[]),
     ("trace", &[]),
     ("heartbeat", &[]),
     ("log", &["config", "trace"]),
@@ -46,6 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "sources",
             "journal",
+            "durable",
             "trace",
             "heartbeat",
             "log",
@@ -107,7 +109,6 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("readiness", &["cni", "config", "log", "native", "gather", "chain", "job"]),
-    ("durable", &[]),
     (
         "takeover",
         &[
@@ -213,6 +214,8 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("hyper_util", "src/kube/ src/daemon/", "only there HTTP is spoken"),
     ("prometheus_client", "src/daemon/metrics", "only there is counted"),
     ("hyper_rustls", "src/kube/", "only there the API is spoken"),
+    ("rcgen", "src/kube/enrolment/", "only there a key is made"),
+    ("rustls", "src/kube/enrolment/", "only there a key is looked at"),
     ("tonic", "src/kube/", "only there the kubelet is asked"),
     ("setns", "backends/src/netns.rs", "a namespace is entered only by a thread that then ends"),
 ];

@@ -11,6 +11,8 @@ use super::endless::Endless;
 pub(crate) enum Door {
     /// As a healthy server.
     Open,
+    /// The real server's own: it sees the clients' certificates, and nothing is seen or failed here.
+    Through,
     /// Nobody listens: connections are refused.
     Refused,
     /// Connections are taken, and nothing is ever said on them.

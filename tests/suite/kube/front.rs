@@ -170,6 +170,9 @@ impl Connections {
         if self.door == Door::Silent {
             pending::<Infallible>().await;
         }
+        if self.door == Door::Through {
+            return self.upstream.pass_through(stream).await;
+        }
         // A client that refuses the certificate says so, and goes.
         let Ok(stream) = self.tls.accept(stream).await else { return };
         if let Door::Endless(what, is_http_2) = self.door {

@@ -8,7 +8,7 @@ use http_body_util::combinators::BoxBody;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -59,6 +59,14 @@ impl Upstream {
         // Its failure is the failure of the request that waits on it.
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    /// What a client says goes to the real server, and the other way, until one of them ends.
+    pub(crate) async fn pass_through(&self, mut client: TcpStream) {
+        // The end of a connection is the client's business.
+        if let Ok(mut server) = UnixStream::connect(self.file(SOCKET)).await {
+            drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+        }
     }
 
     /// Who may sign certificates of servers and clients.

@@ -1,0 +1,321 @@
+//! A node with a client certificate of its own: asked for, used, renewed. The case approves and signs, as a cluster's controllers
+//! would; who the daemon is, the real API server says.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+
+use super::{DIR, Daemon, until};
+use crate::api::{Member, NETWORKS};
+use crate::case::Case;
+use crate::kube::{Door, Login};
+use crate::need::Need;
+use crate::process;
+use crate::testbed::Testbed;
+
+const ROLES: &str = include_str!("../../../deployments/certificates.yaml");
+const SIGN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/k8s/sign");
+const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/k8s/certificates");
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+/// Where the daemon keeps it.
+const STORE: &str = "/run/scratch/certs";
+const CURRENT: &str = "/run/scratch/certs/multus-client-current.pem";
+const CONFIG: &str = "/run/scratch/daemon-config.json";
+/// The runtime's configurations.
+const NET_D: &str = "/run/scratch/net.d";
+/// The kubelet's, which may ask for certificates and read no definition.
+const KUBELET: &str = "node-token";
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The cases.
+pub(super) fn cases() -> Vec<Case> {
+    let needs = &[Need::Macvlan, Need::ApiServer];
+    vec![
+        Case::new("daemon::certificate_is_asked_for_used_and_renewed", needs, life),
+        Case::new("daemon::certificate_that_is_denied_is_asked_for_again", needs, denied),
+        Case::new("daemon::certificate_that_is_broken_or_of_strangers_is_replaced", needs, useless),
+        Case::new("daemon::certificate_that_multus_left_is_used", needs, inherited),
+        Case::new("daemon::certificate_without_a_login_is_no_start", &[], unconfigured),
+    ]
+}
+
+/// A node whose daemon is to have a certificate.
+struct Node {
+    member: Member,
+}
+
+impl Node {
+    fn new() -> Node {
+        let mut member = Member::new();
+        let cluster = &member.cluster;
+        for object in plexus::yaml::documents(ROLES).unwrap() {
+            let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+            let made = cluster.ask(
+                "POST",
+                &format!("/apis/rbac.authorization.k8s.io/v1/{plural}"),
+                Some(("application/json", &object)),
+            );
+            // Another case may have been here.
+            assert!([201, 409].contains(&made.0), "{made:?}");
+        }
+        cluster.door(Door::Through);
+        let bootstrap = cluster.kubeconfig(&member.node.bed, &Login::Token(KUBELET.to_owned()));
+        fs::create_dir_all(NET_D).unwrap();
+        let network =
+            json!({"cniVersion": "1.0.0", "name": "cluster", "plugins": [{"type": "bridge", "bridge": "cni0"}]});
+        fs::write(format!("{NET_D}/10-cluster.conflist"), network.to_string()).unwrap();
+        let config = json!({"cniConfigDir": NET_D, "logLevel": "verbose", "logToStderr": true,
+            "perNodeCertificate": {"enabled": true, "bootstrapKubeconfig": bootstrap, "certDir": STORE,
+                "certDuration": "30m"}});
+        fs::write(CONFIG, config.to_string()).unwrap();
+        let conf = member.node.conf.as_object_mut().unwrap();
+        conf.insert("kubeconfig".to_owned(), json!(format!("{STORE}/plexus.kubeconfig")));
+        conf.insert("daemonSocketDir".to_owned(), json!(DIR));
+        conf.insert("fallback".to_owned(), json!("fail"));
+        Node { member }
+    }
+
+    /// A name that no other case's node has.
+    fn name(&self) -> &str {
+        self.member.cluster.namespace()
+    }
+
+    fn user(&self) -> String {
+        format!("system:multus:{}", self.name())
+    }
+
+    fn start(&self) -> Daemon {
+        Daemon::start_on(self.name(), &["--config", CONFIG])
+    }
+
+    /// All requests for this node's certificate, the first one first.
+    fn requests(&self) -> Vec<Value> {
+        let list = self.member.cluster.get(REQUESTS);
+        let subject = format!("CN={},O=system:multus", self.user());
+        let is_own = |request: &&Value| subject_of(request) == subject;
+        let mut own: Vec<Value> = list["items"].as_array().unwrap().iter().filter(is_own).cloned().collect();
+        let version = |request: &Value| request["metadata"]["creationTimestamp"].as_str().unwrap().to_owned();
+        own.sort_by_key(version);
+        own
+    }
+
+    /// Waits for so many requests; the last one that nobody has decided about.
+    fn request(&self, number: usize) -> Value {
+        let mut found = Vec::new();
+        until("the request", || {
+            found = self.requests();
+            found.len() >= number
+        });
+        assert_eq!(found.len(), number, "{found:?}");
+        found.retain(|request| request["status"].get("conditions").is_none());
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    }
+
+    fn decide(&self, request: &Value, condition: &str) {
+        let mut decided = request.clone();
+        decided["status"]["conditions"] = json!([{"type": condition, "status": "True", "reason": "Tests",
+            "message": "as the case wants it"}]);
+        self.put(&decided, "approval");
+    }
+
+    fn put(&self, request: &Value, part: &str) {
+        let path = format!("{REQUESTS}/{}/{part}", request["metadata"]["name"].as_str().unwrap());
+        let (code, answer) = self.member.cluster.ask("PUT", &path, Some(("application/json", request)));
+        assert_eq!(code, 200, "{answer}");
+    }
+
+    /// As an approver and the signer do it: valid from now on, until `end`.
+    fn sign(&self, request: &Value, end: &str) {
+        self.decide(request, "Approved");
+        let path = format!("{REQUESTS}/{}", request["metadata"]["name"].as_str().unwrap());
+        let mut approved = self.member.cluster.get(&path);
+        let folder = self.member.cluster.file("");
+        let signed = sign(&folder, "now", end, &text(request));
+        approved["status"]["certificate"] = json!(BASE64.encode(signed));
+        self.put(&approved, "status");
+    }
+
+    /// A pod that reads definitions and has its status written, which the kubelet's login may not.
+    fn attach(&self, name: &str) {
+        let pod = json!({"metadata": {"name": name, "annotations": {NETWORKS: "blue,green"}},
+            "spec": {"nodeName": self.name()}});
+        self.member.node.bed.pod(name);
+        let uid = self.member.cluster.create_pod(&pod);
+        self.member.call("ADD", name, &uid).run().ok();
+        until("the status", || self.member.cluster.network_status(name)[2]["interface"] == "net2");
+        self.member.del(name, &uid);
+    }
+}
+
+/// The text of a request in PEM.
+fn text(request: &Value) -> Vec<u8> {
+    BASE64.decode(request["spec"]["request"].as_str().unwrap()).unwrap()
+}
+
+fn openssl(words: &[&str], stdin: &[u8]) -> String {
+    let mut command = Command::new("openssl");
+    let ended = process::run(command.args(words), stdin, LIMIT);
+    assert!(ended.status.success(), "{words:?}: {}", ended.stderr);
+    ended.stdout
+}
+
+fn subject_of(request: &Value) -> String {
+    let shown = openssl(&["req", "-noout", "-verify", "-subject", "-nameopt", "RFC2253"], &text(request));
+    shown.trim().trim_start_matches("subject=").to_owned()
+}
+
+fn sign(authority: &Path, begin: &str, end: &str, request: &[u8]) -> String {
+    let mut command = Command::new(SIGN);
+    let ended = process::run(command.arg(authority).args([begin, end]), request, LIMIT);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    ended.stdout
+}
+
+/// A pair as Multus leaves it, signed by the authority in this folder: a key in the older form, a link by its whole path.
+fn leave(authority: &Path, user: &str) {
+    fs::create_dir_all(STORE).unwrap();
+    let key = openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout"], b"");
+    assert!(key.contains("BEGIN EC PRIVATE KEY"), "{key}");
+    fs::write("/run/scratch/left.key", &key).unwrap();
+    let subject = format!("/O=system:multus/CN={user}");
+    let request = openssl(&["req", "-new", "-key", "/run/scratch/left.key", "-subj", &subject], b"");
+    let signed = sign(authority, "1 hour ago", "5 hours", request.as_bytes());
+    let path = format!("{STORE}/multus-client-2026-01-31-12-00-00.pem");
+    fs::write(&path, signed + &key).unwrap();
+    fs::remove_file(CURRENT).ok();
+    symlink(&path, CURRENT).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// The certificate that is used, as text.
+fn serial() -> Option<String> {
+    let bytes = fs::read(CURRENT).ok()?;
+    Some(openssl(&["x509", "-noout", "-serial", "-enddate"], &bytes))
+}
+
+fn life() {
+    let node = Node::new();
+    let daemon = node.start();
+    let first = node.request(1);
+    let spec = &first["spec"];
+    assert_eq!(spec["signerName"], "kubernetes.io/kube-apiserver-client");
+    assert_eq!(spec["usages"], json!(["digital signature", "client auth"]));
+    assert_eq!(spec["expirationSeconds"], 1800);
+    assert_eq!(spec["username"], "system:node:node");
+    node.sign(&first, "20 seconds");
+    until("the certificate is kept", || Path::new(CURRENT).exists());
+    let target = fs::read_link(CURRENT).unwrap();
+    let name = target.to_str().unwrap();
+    assert!(name.starts_with("multus-client-2") && !name.contains('/'), "{name}");
+    for file in ["multus-client-current.pem", "plexus.kubeconfig"] {
+        assert_eq!(mode(&Path::new(STORE).join(file)), 0o600, "{file}");
+    }
+    assert_eq!(mode(Path::new(STORE)), 0o700);
+    let before = serial();
+    node.attach("a");
+    // It is asked for with the certificate itself.
+    let second = node.request(2);
+    assert_eq!(second["spec"]["username"], json!(node.user()));
+    assert!(second["spec"]["groups"].as_array().unwrap().contains(&json!("system:multus")));
+    assert_ne!(second["spec"]["request"], first["spec"]["request"], "a key of its own");
+    node.sign(&second, "2 hours");
+    until("it is renewed", || serial() != before);
+    node.attach("b");
+    let is_over = |text: &Option<String>| {
+        let end = text.as_deref().and_then(|text| text.split("notAfter=").nth(1)).unwrap().trim().to_owned();
+        let ended = process::run(Command::new("date").args(["+%s", "-d", &end]), b"", LIMIT);
+        let end: u64 = ended.stdout.trim().parse().unwrap();
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() > end
+    };
+    until("the first one is over", || is_over(&before));
+    node.attach("c");
+    // The same request from the node itself, while the daemon is away: by the same file.
+    assert_eq!(node.requests().len(), 2);
+    daemon.stop();
+    let written = fs::read_dir(NET_D).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let kubeconfig = format!("{STORE}/plexus.kubeconfig");
+    assert!(written.into_iter().any(|text| text.contains(&kubeconfig)), "the node's configuration names it");
+    let mut node = node;
+    node.member.node.conf["fallback"] = json!("oneshot");
+    node.attach("d");
+}
+
+fn denied() {
+    let node = Node::new();
+    let daemon = node.start();
+    let first = node.request(1);
+    node.decide(&first, "Denied");
+    until("it is said", || {
+        let said = daemon.said();
+        said.contains("was denied (Tests: as the case wants it)") && said.contains("the next attempt is in")
+    });
+    let second = node.request(2);
+    assert_ne!(second["spec"]["request"], first["spec"]["request"]);
+    node.sign(&second, "2 hours");
+    until("the certificate is kept", || Path::new(CURRENT).exists());
+    node.attach("a");
+    daemon.stop();
+}
+
+fn useless() {
+    let node = Node::new();
+    fs::create_dir_all(STORE).unwrap();
+    fs::write(CURRENT, "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
+    let daemon = node.start();
+    let first = node.request(1);
+    let said = daemon.said();
+    assert!(said.contains("multus-client-current.pem"), "{said}");
+    node.sign(&first, "2 hours");
+    until("it is replaced", || fs::symlink_metadata(CURRENT).unwrap().is_symlink());
+    node.attach("a");
+    daemon.stop();
+    // The same name, and an authority that this server does not know.
+    let strangers = PathBuf::from("/run/scratch/strangers");
+    assert!(Command::new(CERTIFICATES).arg(&strangers).status().unwrap().success());
+    leave(&strangers, &node.user());
+    let before = serial();
+    let daemon = node.start();
+    let second = node.request(2);
+    assert_eq!(second["spec"]["username"], "system:node:node", "by the bootstrap login");
+    node.sign(&second, "2 hours");
+    until("it is replaced", || serial() != before);
+    node.attach("b");
+    daemon.stop();
+}
+
+fn inherited() {
+    let node = Node::new();
+    leave(&node.member.cluster.file(""), &node.user());
+    let before = serial();
+    let daemon = node.start();
+    until("the kubeconfig is written", || Path::new(STORE).join("plexus.kubeconfig").exists());
+    node.attach("a");
+    assert_eq!((node.requests().len(), serial()), (0, before));
+    daemon.stop();
+}
+
+fn unconfigured() {
+    let _bed = Testbed::new();
+    for (certificate, part) in [
+        (json!({"enabled": true}), "perNodeCertificate.bootstrapKubeconfig is not given"),
+        (json!({"enabled": true, "bootstrapKubeconfig": "/b"}), "perNodeCertificate.certDir is not given"),
+        (json!({"enabled": true, "bootstrapKubeconfig": "/b", "certDir": "/c"}), "MULTUS_NODE_NAME"),
+        (json!({"enabled": true, "certDuration": "5m"}), "certDuration"),
+    ] {
+        fs::write(CONFIG, json!({"perNodeCertificate": certificate}).to_string()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+        command.args(["daemon", "--config", CONFIG]).env_clear();
+        let ended = process::run(&mut command, b"", LIMIT);
+        assert!(!ended.status.success() && !ended.killed && ended.stderr.contains(part), "{ended:?}");
+    }
+}
