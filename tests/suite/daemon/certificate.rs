@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,6 +15,7 @@ use super::{DIR, Daemon, until};
 use crate::api::{Member, NETWORKS};
 use crate::case::Case;
 use crate::kube::{Door, Login};
+use crate::multus::programs;
 use crate::need::Need;
 use crate::process;
 use crate::testbed::Testbed;
@@ -29,6 +30,9 @@ const CURRENT: &str = "/run/scratch/certs/multus-client-current.pem";
 const CONFIG: &str = "/run/scratch/daemon-config.json";
 /// The runtime's configurations.
 const NET_D: &str = "/run/scratch/net.d";
+/// The Go daemon's of the same, and what it wrote.
+const MULTUS_D: &str = "/run/scratch/multus.d";
+const MULTUS_LOG: &str = "/run/scratch/multus.log";
 /// The kubelet's, which may ask for certificates and read no definition.
 const KUBELET: &str = "node-token";
 const LIMIT: Duration = Duration::from_secs(30);
@@ -36,11 +40,13 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The cases.
 pub(super) fn cases() -> Vec<Case> {
     let needs = &[Need::Macvlan, Need::ApiServer];
+    let both = &[Need::Macvlan, Need::ApiServer, Need::Multus];
     vec![
         Case::new("daemon::certificate_is_asked_for_used_and_renewed", needs, life),
         Case::new("daemon::certificate_that_is_denied_is_asked_for_again", needs, denied),
         Case::new("daemon::certificate_that_is_broken_or_of_strangers_is_replaced", needs, useless),
         Case::new("daemon::certificate_that_multus_left_is_used", needs, inherited),
+        Case::new("daemon::certificate_changes_hands_with_the_go_multus", both, handed),
         Case::new("daemon::certificate_without_a_login_is_no_start", &[], unconfigured),
     ]
 }
@@ -254,6 +260,11 @@ fn denied() {
     let node = Node::new();
     let daemon = node.start();
     let first = node.request(1);
+    // Until there is one, a pod does not start without its networks.
+    let uid =
+        node.member.cluster.create_pod(&json!({"metadata": {"name": "early"}, "spec": {"nodeName": node.name()}}));
+    node.member.node.bed.pod("early");
+    node.member.call("ADD", "early", &uid).run().fails(11, "multus-client-current.pem");
     node.decide(&first, "Denied");
     until("it is said", || {
         let said = daemon.said();
@@ -302,6 +313,59 @@ fn inherited() {
     node.attach("a");
     assert_eq!((node.requests().len(), serial()), (0, before));
     daemon.stop();
+}
+
+/// The Go daemon, which has started when it has written the runtime's configuration: by then it has listed pods and definitions with
+/// the node's certificate. It is killed afterwards.
+fn multus(node: &Node, meanwhile: impl FnOnce()) {
+    let own: Value = serde_json::from_slice(&fs::read(CONFIG).unwrap()).unwrap();
+    let config = json!({"socketDir": "/run/multus/", "daemonSocketDir": "/run/multus/", "cniConfigDir": MULTUS_D,
+        "multusConfigFile": "auto", "multusAutoconfigDir": NET_D, "multusMasterCNI": "10-cluster.conflist",
+        "cniVersion": "1.0.0", "logToStderr": true, "logLevel": "verbose",
+        "perNodeCertificate": own["perNodeCertificate"]});
+    let file = node.member.node.bed.file("multus-daemon-config.json", &config.to_string());
+    drop(fs::remove_dir_all(MULTUS_D));
+    for folder in [MULTUS_D, "/run/multus"] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let log = fs::File::create(MULTUS_LOG).unwrap();
+    let mut command = Command::new(programs().unwrap().join("multus-daemon"));
+    command.arg("-config").arg(file).env_clear().env("MULTUS_NODE_NAME", node.name());
+    command.envs(node.member.cluster.service_account("nobody-token")).stdin(Stdio::null());
+    let mut daemon = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    meanwhile();
+    let written = Path::new(MULTUS_D).join("00-multus.conf");
+    until("the Go daemon is there", || {
+        let said = || fs::read_to_string(MULTUS_LOG).unwrap();
+        assert!(daemon.try_wait().unwrap().is_none(), "it has ended: {}", said());
+        written.exists()
+    });
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
+fn handed() {
+    let node = Node::new();
+    multus(&node, || node.sign(&node.request(1), "2 hours"));
+    let before = serial();
+    assert!(before.is_some());
+    let daemon = node.start();
+    until("the kubeconfig is written", || Path::new(STORE).join("plexus.kubeconfig").exists());
+    node.attach("a");
+    daemon.stop();
+    assert_eq!((node.requests().len(), serial()), (1, before.clone()));
+    // And the other way.
+    for file in fs::read_dir(STORE).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let daemon = node.start();
+    node.sign(&node.request(2), "2 hours");
+    until("the certificate is kept", || Path::new(CURRENT).exists());
+    daemon.stop();
+    let own = serial();
+    assert_ne!(own, before);
+    multus(&node, || ());
+    assert_eq!((node.requests().len(), serial()), (2, own));
 }
 
 fn unconfigured() {
