@@ -222,6 +222,16 @@ mod tests {
     }
 
     #[test]
+    fn it_ages_in_the_last_tenth_of_its_time() {
+        let term = Term::of(&pem(true, UTC_TIME, "200101001640Z"), "x.crt").unwrap();
+        for (now, is_ageing) in
+            [("2020-01-01T00:14:59Z", false), ("2020-01-01T00:15:00Z", true), ("2021-01-01T00:00:00Z", true)]
+        {
+            assert_eq!(term.is_ageing(now.parse().unwrap()), is_ageing, "{now}");
+        }
+    }
+
+    #[test]
     fn whose_it_is_needs_both_parts_of_the_name() {
         let part = |id: &[u8], text: &[u8]| of(SET, &of(SEQUENCE, &[of(OBJECT_ID, id), of(0x0C, text)].concat()));
         let subject = |parts: &[Vec<u8>]| {

@@ -153,6 +153,14 @@ struct Rounds {
     pending: Option<Signing>,
     /// When the server was asked last whether it takes the certificate.
     probed: Option<Instant>,
+    /// Why the kubeconfig could not be written: said once.
+    unwritten: Option<String>,
+}
+
+impl Default for Rounds {
+    fn default() -> Rounds {
+        Rounds { pause: RETRY_MIN, pending: None, probed: None, unwritten: None }
+    }
 }
 
 impl Rounds {
@@ -179,7 +187,7 @@ impl Keeper {
 
     /// Without an end.
     async fn keep(&self) {
-        let mut rounds = Rounds { pause: RETRY_MIN, pending: None, probed: None };
+        let mut rounds = Rounds::default();
         loop {
             let rest = self.round(&mut rounds).await;
             tokio::time::sleep(rest).await;
@@ -188,9 +196,11 @@ impl Keeper {
 
     /// Looks, and does what is to be done; how long it may rest then.
     async fn round(&self, rounds: &mut Rounds) -> Duration {
-        if let Err(why) = self.write_kubeconfig() {
+        let unwritten = self.write_kubeconfig().err();
+        if let Some(why) = unwritten.as_ref().filter(|_| unwritten != rounds.unwritten) {
             warn(&format!("perNodeCertificate: the kubeconfig of the node's certificate is not written: {why}"));
         }
+        rounds.unwritten = unwritten;
         let now = Timestamp::now();
         let standing = standing(&self.store.current(), &self.common_name, now);
         let is_useful = match &standing {

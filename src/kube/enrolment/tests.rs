@@ -73,7 +73,7 @@ fn only_one_that_is_this_nodes_and_not_over_is_used() {
 
 #[test]
 fn pauses_double_up_to_a_bound() {
-    let mut rounds = Rounds { pause: RETRY_MIN, pending: None, probed: None };
+    let mut rounds = Rounds::default();
     let pauses: Vec<Duration> = (0..12).map(|_| rounds.back_off()).collect();
     assert!(pauses.iter().all(|pause| *pause <= RETRY_MAX && *pause >= RETRY_MIN / 2), "{pauses:?}");
     assert!(pauses[11] >= RETRY_MAX / 2, "{pauses:?}");
