@@ -51,7 +51,10 @@ pub fn writable(what: &str, dir: &Path) -> Result<(), CniError> {
     };
     for place in dir.ancestors() {
         match access(place, AccessFlags::W_OK) {
+            Ok(()) if !place.is_dir() => return refuse(&format!("{} is no directory", place.display())),
             Ok(()) => return if is_full(place) { refuse("no space is left on its device") } else { Ok(()) },
+            // A link to nowhere is in the way of what is to be made.
+            Err(Errno::ENOENT) if place.is_symlink() => return refuse(&format!("{} leads nowhere", place.display())),
             Err(Errno::ENOENT) => {}
             Err(errno) => return refuse(&errno.desc().to_lowercase()),
         }

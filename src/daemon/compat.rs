@@ -24,11 +24,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::Event;
-use super::listen::{self, ANSWER_TIME, Ears, FRAME_TIME};
+use super::listen::{self, ANSWER_TIME, Ears, FRAME_TIME, Room};
 use super::metrics::Refusal;
 use super::work::{Back, Call};
 use crate::cni::error::{CniError, Code};
@@ -40,9 +40,6 @@ pub(super) use request::{Asked, Overlay};
 pub const SOCKET: &str = "multus.sock";
 /// The largest request, in bytes: the largest standard input as base64, and an environment beside it.
 pub const BODY_BYTES_MAX: usize = 12 << 20;
-/// What all bodies together may have that are not read yet, in pages: a few of the largest, hundreds of the usual ones.
-static ROOM: Semaphore = Semaphore::const_new(64 << 20 >> 12);
-const PAGE_BYTES: usize = 1 << 12;
 /// Bytes of a request's head, which is hyper's least.
 const HEAD_BYTES_MAX: usize = 8192;
 /// Headers of a request.
@@ -214,9 +211,9 @@ async fn served(request: Request<Incoming>, turn: &Mutex<Turn>, ears: &Ears, ove
         ears.metrics.refused(Refusal::Frame);
         said
     };
-    let (frame, purpose) = match whole(request.into_body()).await {
-        Ok((body, _room)) => match request::read(asked, &body, overlay) {
-            Ok(read) => read,
+    let (frame, purpose, room) = match whole(request.into_body()).await {
+        Ok((body, room)) => match request::read(asked, &body, overlay) {
+            Ok((frame, purpose)) => (frame, purpose, room),
             Err(why) => return refused(text(StatusCode::BAD_REQUEST, &why)),
         },
         Err(said) => return refused(said),
@@ -229,27 +226,25 @@ async fn served(request: Request<Incoming>, turn: &Mutex<Turn>, ears: &Ears, ove
     // There is one request a connection.
     let Some(told) = told else { return text(StatusCode::BAD_REQUEST, "a second request on one connection") };
     let (answer, answered) = oneshot::channel();
-    let call = Call { frame, netns: None, back: Back::Shim(Reply { said: answer, told }), arrived, purpose };
+    let call = Call { frame, netns: None, back: Back::Shim(Reply { said: answer, told }), arrived, purpose, room };
     let _ = ears.events.send(Event::Arrived(Box::new(call))).await; // where the loop has ended, nobody answers
     drop(place);
     answered.await.unwrap_or_else(|_| text(StatusCode::SERVICE_UNAVAILABLE, "the daemon ends"))
 }
 
 /// The body, with the room that it takes of all of them; or what its sender is told.
-async fn whole(body: Incoming) -> Result<(Bytes, SemaphorePermit<'static>), Said> {
+async fn whole(body: Incoming) -> Result<(Bytes, Room), Said> {
     let too_large = || text(StatusCode::PAYLOAD_TOO_LARGE, &format!("more than {BODY_BYTES_MAX} bytes"));
     if usize::try_from(body.size_hint().lower()).map_or(true, |length| length > BODY_BYTES_MAX) {
         return Err(too_large());
     }
     let length = body.size_hint().upper().and_then(|length| usize::try_from(length).ok()).unwrap_or(BODY_BYTES_MAX);
-    let pages = u32::try_from(length.min(BODY_BYTES_MAX).div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
     let read = async {
-        let room = ROOM.acquire_many(pages).await;
+        let room = listen::room(length.min(BODY_BYTES_MAX)).await;
         (Limited::new(body, BODY_BYTES_MAX).collect().await, room)
     };
     match timeout(FRAME_TIME, read).await {
-        Ok((Ok(body), Ok(room))) => Ok((body.to_bytes(), room)),
-        Ok((Ok(_), Err(closed))) => Err(text(StatusCode::SERVICE_UNAVAILABLE, &closed.to_string())),
+        Ok((Ok(body), room)) => Ok((body.to_bytes(), room)),
         Ok((Err(error), _)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok((Err(error), _)) => Err(text(StatusCode::BAD_REQUEST, &error.to_string())),
         Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the request did not come whole in time")),

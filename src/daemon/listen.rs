@@ -20,7 +20,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
@@ -42,6 +42,11 @@ const CROWDED_TIME: Duration = Duration::from_millis(500);
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// After a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What all large requests together may have, from their first byte until they are served, in pages: a few of the largest.
+static ROOM: Semaphore = Semaphore::const_new(64 << 20 >> 12);
+const PAGE_BYTES: usize = 4096;
+/// A request of less is not large: what may wait of them is within 80 MiB.
+const SMALL_BYTES: usize = 64 << 10;
 /// Bytes read at a time: most requests at once.
 const CHUNK_BYTES: usize = 8 << 10;
 /// Descriptors taken with one read; one is wanted.
@@ -66,6 +71,9 @@ impl OpenError {
         move |source| OpenError { act, place: format!(" {}", path.display()), source }
     }
 }
+
+/// The room of a large request, until it is served.
+pub(super) type Room = Option<SemaphorePermit<'static>>;
 
 /// What is spoken on a socket.
 #[derive(Clone)]
@@ -252,8 +260,8 @@ async fn receive(stream: UnixStream, ears: Ears, gives_way: oneshot::Receiver<()
         received = timeout(FRAME_TIME, read(&stream)) => received.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())),
         Ok(()) = gives_way => Err(io::Error::new(ErrorKind::TimedOut, "it was silent while others waited")),
     };
-    let call = received.and_then(|(frame, netns)| {
-        Ok(Call { frame, netns, back: Back::Frame(blocking(stream)?), arrived, purpose: Purpose::Own })
+    let call = received.and_then(|(frame, netns, room)| {
+        Ok(Call { frame, netns, back: Back::Frame(blocking(stream)?), arrived, purpose: Purpose::Own, room })
     });
     match call {
         Ok(call) => drop(ears.events.send(Event::Arrived(Box::new(call))).await),
@@ -282,10 +290,10 @@ pub(super) fn admit(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// One request, from somebody who may make one.
-async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
+async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>, Room)> {
     admit(stream)?;
     let (mut bytes, mut netns) = (Vec::new(), None);
-    let mut length = None;
+    let (mut length, mut kept) = (None, None);
     while length.is_none_or(|length| bytes.len() < HEAD_BYTES + length) {
         let read = stream.async_io(Interest::READABLE, || chunk(stream, &mut bytes, &mut netns)).await?;
         if read == 0 {
@@ -294,7 +302,10 @@ async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
         if length.is_none()
             && let Some(head) = bytes.first_chunk()
         {
-            length = Some(Frame::length(*head)?);
+            let announced = Frame::length(*head)?;
+            length = Some(announced);
+            // As it comes, and as it is taken apart.
+            kept = room(2 * announced).await;
         }
     }
     let body = bytes.get(HEAD_BYTES..).filter(|body| Some(body.len()) == length);
@@ -303,7 +314,16 @@ async fn read(stream: &UnixStream) -> io::Result<(Frame, Option<OwnedFd>)> {
     if netns.is_none() && frame.command() != Some(Command::Status) && is_request {
         return Err(io::Error::new(ErrorKind::InvalidData, "no network namespace came with it"));
     }
-    Ok((frame, netns))
+    Ok((frame, netns, kept))
+}
+
+/// Waits until a request of so many bytes may be kept.
+pub(super) async fn room(bytes: usize) -> Room {
+    if bytes < SMALL_BYTES {
+        return None;
+    }
+    // The semaphore is never closed.
+    ROOM.acquire_many(u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX)).await.ok()
 }
 
 /// Takes what there is; the first descriptor is kept, others are closed.

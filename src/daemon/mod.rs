@@ -54,9 +54,9 @@ const EVENTS_MAX: usize = 4096;
 const ADDS_MAX: usize = 12;
 /// DELs at once: each waits for an announcement, not for the kernel's grace periods.
 const DELS_MAX: usize = 24;
-/// How often the loop looks at its own clock.
 /// Which part of the descriptors files made ahead may have at most.
 const SPARES_SHARE: usize = 16;
+/// How often the loop looks at its own clock.
 const TICK: Duration = Duration::from_millis(250);
 /// How long an ADD may wait and be served, where nobody says otherwise: what it began is undone in what is left of [`ADD_TIME`].
 pub const REQUEST_TIME: Duration = Duration::from_secs(120);

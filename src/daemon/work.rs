@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Sender;
 use super::Event;
 use super::compat;
 use super::http::Page;
+use super::listen::Room;
 use super::metrics::{self, Metrics, Outcome};
 use super::page::Board;
 use super::seat::{Seat, Shared};
@@ -107,6 +108,8 @@ pub(super) struct Call {
     pub(super) back: Back,
     pub(super) arrived: Instant,
     pub(super) purpose: Purpose,
+    /// What it has of the memory of all large ones.
+    pub(super) room: Room,
 }
 
 /// Why a request is not served.
@@ -289,7 +292,7 @@ fn yours() -> Answer {
 
 /// What came of a request that its caller served is told as if it had been served here.
 fn tell(call: Call, shared: &Shared, cancel: &Cancel) {
-    let Call { frame, back, .. } = call;
+    let Call { frame, back, room: _room, .. } = call;
     let _traced = log::traced(Some(trace_of(&frame)));
     let invalid = |why: &str| CniError::new(Code::Decode, format!("what is to be told is none: {why}"));
     let told = || -> Result<(), CniError> {
@@ -312,7 +315,7 @@ fn tell(call: Call, shared: &Shared, cancel: &Cancel) {
 /// One request. What it attached and could tell nobody of is detached again.
 fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel, Instant)) {
     let waited = call.arrived.elapsed();
-    let Call { frame, netns, back, arrived, purpose } = call;
+    let Call { frame, netns, back, arrived, purpose, room: _room } = call;
     let trace = trace_of(&frame);
     let _traced = log::traced(Some(trace));
     let command = frame.command();

@@ -85,7 +85,7 @@ pub fn warn(line: &str) {
     let conf = LOG.get();
     let noted = conf.is_some_and(|conf| note(conf, Level::Error, &format!("warning: {line}")));
     if !noted || conf.is_some_and(|conf| conf.to_stderr) {
-        let _ = writeln!(io::stderr(), "plexus: warning: {}{line}", mark()); // nobody to tell
+        let _ = writeln!(io::stderr(), "plexus: warning: {}{}", mark(), one_line(line)); // nobody to tell
     }
 }
 
