@@ -87,13 +87,19 @@ impl Caller<'_> {
     }
 }
 
-/// The binary of a plugin type, never plexus itself under that name.
+/// The programs that serve requests, which lie beside each other: what one of them would execute, the other one may be.
+const PROGRAMS: [&str; 2] = ["plexus-cni", "plexus"];
+
+/// The binary of a plugin type, never plexus itself under that name: neither the program that runs nor the one beside it, or ADD by
+/// `plexus oneshot` would note a step as executed that DEL by plexus-cni finds nobody for.
 ///
 /// # Errors
 /// The reference library's text, with the path that was searched.
 pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
-    let own = std::fs::metadata("/proc/self/exe").map(|m| (m.dev(), m.ino())).ok();
-    let is_own = |found: &Path| std::fs::metadata(found).map(|m| (m.dev(), m.ino())).ok() == own;
+    let file = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    let beside = std::env::current_exe().ok().into_iter().flat_map(|own| PROGRAMS.map(|name| own.with_file_name(name)));
+    let own: Vec<_> = beside.chain([PathBuf::from("/proc/self/exe")]).filter_map(|path| file(&path)).collect();
+    let is_own = |found: &Path| file(found).is_some_and(|found| own.contains(&found));
     let elsewhere: Vec<PathBuf> = path.iter().filter(|dir| !is_own(&dir.join(plugin))).cloned().collect();
     Ok(exec::find(plugin, &elsewhere)?)
 }
