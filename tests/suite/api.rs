@@ -22,7 +22,7 @@ mod strange;
 /// The annotation.
 pub(crate) const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 /// Multus' annotation of the default network.
-const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
+pub(crate) const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 
 /// A node whose pods and definitions are in the API.
 pub(crate) struct Member {

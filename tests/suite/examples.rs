@@ -1,5 +1,5 @@
-//! What the pages "how to use" and "configuration" of Multus show, in this project's own words, on a real API server: whoever follows
-//! those pages gets what they promise. What they say of logs and of readiness is in `config`, of devices in `devices`.
+//! What the pages of Multus show, in this project's own words, on a real API server: whoever follows them gets what they promise. Here
+//! are the forms of the annotation and the node's networks; each page has a module for the rest of its sections.
 
 use std::fs;
 use std::path::Path;
@@ -10,10 +10,14 @@ use crate::api::{Member, NETWORKS};
 use crate::case::Case;
 use crate::need::Need;
 
+mod configuration;
+mod how_to_use;
+mod others;
+
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
     let needs = &[Need::Macvlan, Need::ApiServer];
-    vec![
+    let mut cases = vec![
         Case::new("examples::text_annotation_and_a_definition_in_a_file", needs, text),
         Case::new("examples::text_annotation_names_another_namespace", needs, text_namespace),
         Case::new("examples::text_annotation_names_the_interface", needs, text_interface),
@@ -28,7 +32,11 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("examples::global_namespaces", needs, global),
         Case::new("examples::default_network_by_annotation", needs, by_annotation),
         Case::new("examples::auxiliary_chain", needs, auxiliary),
-    ]
+    ];
+    cases.extend(how_to_use::cases());
+    cases.extend(configuration::cases());
+    cases.extend(others::cases());
+    cases
 }
 
 /// A macvlan with a range of its own, in the version that the pages use.
