@@ -31,7 +31,7 @@ const ENTRIES_MAX: usize = 1 << 20;
 /// libcni's directory below its root.
 const RESULTS: &str = "results";
 /// Below this libcni keeps what runtimes themselves attached.
-const RUNTIMES_ROOT: &str = "/var/lib/cni";
+pub(super) const RUNTIMES_ROOT: &str = "/var/lib/cni";
 /// Where Multus puts the device file of an attachment (network CRD standard's device-info, CNI side).
 const DEVICE_DIRS: [&str; 2] = ["/var/run/k8s.cni.cncf.io/devinfo/cni", "/run/k8s.cni.cncf.io/devinfo/cni"];
 

@@ -29,6 +29,7 @@ use crate::native::{self, Around, Verdict};
 pub mod back;
 pub mod base64;
 mod cache;
+pub mod lost;
 
 pub use cache::{Cache, Delegate, Entry, Notes};
 
@@ -259,12 +260,9 @@ impl Noted {
     }
 }
 
-/// Where host-local keeps the leases of networks that say nothing else.
-const DATA_DIR: &str = "/var/lib/cni/networks";
-
 /// An attachment of which only the name of libcni's note is left: its addresses, where host-local has them by default.
 fn of_name(network: &str, ifname: &str, args: &str) -> Attachment {
-    let pool = Some(Pool { data_dir: DATA_DIR.into(), network: network.to_owned() });
+    let pool = Some(Pool { data_dir: detach::DATA_DIR.into(), network: network.to_owned() });
     let step = Step { plugin: String::new(), native: true, conf: Map::new(), pool, device: None, ipam_delegate: None };
     Attachment {
         network: network.to_owned(),

@@ -38,6 +38,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("takeover::d22_del_needs_no_kubeconfig", multus, no_kubeconfig),
         Case::new("takeover::d25_a_failed_del_is_told", peers, told_failure),
         Case::new("takeover::d33_what_a_failed_add_left_is_removed", multus, failed_add),
+        Case::new("takeover::d05_without_both_caches_the_leases_are_enough", both, without_both),
+        Case::new("takeover::without_both_caches_nothing_of_others_is_touched", multus, only_its_own),
         Case::new("takeover::gc_lets_be_whom_multus_keeps", multus, alive),
     ]
 }
@@ -360,6 +362,82 @@ fn without_list() {
     assert!(node.left().iter().any(|left| left.starts_with("lease")), "{:?}", node.left());
     node.call(Side::Plexus, "DEL", "a").run().ok();
     node.assert_clean("by libcni's notes alone");
+}
+
+/// A pod of Multus with rules, ports and limits on the host, of whose caches nothing is left.
+fn lose_both(pod: &str) {
+    fs::remove_file(Path::new(KEPT).join(format!("id{pod}"))).unwrap();
+    for (name, _) in files_below(&Path::new(KEPT).join("results")) {
+        if name.to_string_lossy().contains(&format!("-id{pod}-")) {
+            fs::remove_file(Path::new(KEPT).join("results").join(name)).unwrap();
+        }
+    }
+}
+
+fn without_both() {
+    // The second network masquerades too, and the node's configuration knows nothing of it when the pod leaves.
+    let mut all = networks(true);
+    let mut green = all[0].clone();
+    green["name"] = json!("green");
+    green["plugins"][0]["bridge"] = json!("green0");
+    green["plugins"][0]["ipam"] =
+        json!({"type": "host-local", "ranges": [[{"subnet": "10.3.0.0/24"}], [{"subnet": "fd00:3::/64"}]]});
+    all.push(green);
+    let node = Bed::new(all.clone());
+    let left = || node.left().into_iter().filter(|left| left != "link green0").collect::<Vec<_>>();
+    let inline = json!([all[0]]);
+    for (pod, gone) in [("a", false), ("b", true), ("c", true)] {
+        let stays = format!("stays-{pod}");
+        node.multus_adds(&stays);
+        let look = || (node.bed.links(&stays), node.bed.ip(&format!("-n {stays} -4 addr")), left());
+        let before = look();
+        node.multus_adds(pod);
+        lose_both(pod);
+        if gone {
+            node.bed.lose_pod(pod);
+        }
+        let mut own = conf(Side::Plexus, &[]);
+        own["delegates"] = inline.clone();
+        let call = node.with(Side::Plexus, "DEL", pod, &own);
+        let answer = if pod == "c" { call.without("CNI_NETNS") } else { call }.run();
+        answer.ok();
+        let told: Vec<&str> = answer.stderr.lines().filter(|line| line.contains("no cache of Multus")).collect();
+        assert!(
+            told.len() == 1 && told[0].contains("eth0 of \"cluster\"") && told[0].contains("net2 of \"green\""),
+            "{}",
+            answer.stderr
+        );
+        if !gone {
+            assert_eq!(node.bed.links(pod), ["lo"]);
+        }
+        assert_eq!(look(), before, "{pod}: what another pod has, and nothing else");
+        // Another DEL has nothing to say any more.
+        let again = node.with(Side::Plexus, "DEL", pod, &own).run();
+        assert!(again.succeeded() && !again.stderr.contains("leases"), "{}", again.stderr);
+        node.call(Side::Plexus, "DEL", &stays).run().ok();
+        assert_eq!(left(), Vec::<String>::new(), "{pod}");
+    }
+}
+
+/// Leases of one container: those of an interface that the runtime itself attached beside, or that plexus has a record of, stay; so does a
+/// link that has another's address.
+fn only_its_own() {
+    let node = Bed::new(networks(false));
+    node.multus_adds("a");
+    lose_both("a");
+    let beside = single("beside", "bridge", "10.6.0.0/24");
+    node.attach("a", &beside, "ext0");
+    fs::create_dir_all("/var/lib/cni/results").unwrap();
+    fs::write("/var/lib/cni/results/beside-ida-ext0", "{}").unwrap();
+    // A link of this name, and no address that was leased for it.
+    let address = node.bed.ip("-n a -o -4 addr show dev net1").split_whitespace().nth(3).unwrap().to_owned();
+    node.bed.ip(&format!("-n a addr del {address} dev net1"));
+    let answer = node.call(Side::Plexus, "DEL", "a").run();
+    answer.ok();
+    assert!(answer.stderr.contains("net1"), "{}", answer.stderr);
+    assert_eq!(node.bed.links("a"), ["lo", "net1", "ext0"]);
+    let leases: Vec<String> = node.left().into_iter().filter(|left| left.starts_with("lease")).collect();
+    assert_eq!(leases, ["lease beside/10.6.0.2"]);
 }
 
 fn plugged_in() {
