@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("known::what_is_known_is_not_asked_for", server, hits),
         Case::new("known::what_is_not_known_is_one_request", server, misses),
+        Case::new("known::d30_the_pods_of_one_node_and_of_them_what_is_read", server, of_one_node),
         Case::new("known::changes_are_seen", server, changes),
         Case::new("known::without_the_nodes_name_pods_are_asked_for", server, no_node),
         Case::new("known::the_last_known_serve_while_the_server_is_away", server, away),
@@ -197,6 +198,24 @@ fn misses() {
     assert!(ask(&known).definition(node.cluster.namespace(), "late", true).is_ok());
     assert_eq!(node.asked(), ["late", "late"]);
     assert!(known.counts().misses >= 5 && known.counts().failures == 0, "{:?}", known.counts());
+}
+
+/// The server is asked for this node's pods only, and what nobody reads of them is let go at once.
+fn of_one_node() {
+    let node = Node::new();
+    let own = node.pod("own", &json!({NETWORKS: "blue", "theirs": "x".repeat(10_000)}));
+    let other = node.pod_on("another-node", "other", &json!({NETWORKS: "blue"}));
+    let known = node.synced();
+    until_known(&known, &own);
+    let lists: Vec<String> =
+        node.cluster.seen().into_iter().map(|seen| seen.path).filter(|path| path.starts_with("/api/v1/pods")).collect();
+    let of_node = format!("fieldSelector=spec.nodeName%3D{}", node.name());
+    assert!(!lists.is_empty() && lists.iter().all(|path| path.contains(&of_node)), "{lists:?}");
+    assert_eq!(known.held().0, 1, "the other node's pod is not known");
+    assert_eq!(pod(&known, &own).unwrap().annotations.into_keys().collect::<Vec<_>>(), [NETWORKS]);
+    let before = known.counts().misses;
+    assert!(pod(&known, &other).is_ok(), "who is asked for is found");
+    assert_eq!(known.counts().misses, before + 1);
 }
 
 fn changes() {

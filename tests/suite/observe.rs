@@ -30,6 +30,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("observe::metrics_show_what_was_served_and_what_was_none", &[Need::Macvlan], metrics),
+        Case::new("observe::d31_the_page_is_nobody_elses", &[], nobody_elses),
+        Case::new("observe::readyz_without_the_daemons_socket", &[], without_socket),
         Case::new("observe::a_new_daemon_shows_its_page_when_the_old_one_has_ended", &[], successor),
         Case::new("observe::status_with_and_without_a_daemon", &[], status),
         Case::new("observe::the_api_server_away_is_named", &[Need::Macvlan, Need::ApiServer], away),
@@ -136,6 +138,51 @@ fn metrics() {
     has("plexus_requests_under_way 0");
     assert_eq!(get("/healthz").unwrap(), ("200".to_owned(), "ok\n".to_owned()));
     assert_eq!(get("/readyz").unwrap(), ("200".to_owned(), "ok\n".to_owned()));
+}
+
+/// A Unix socket of root's, and no profiles behind it; an address that others reach is refused, and a port is this machine's own.
+fn nobody_elses() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut daemon = Daemon::start(&[]);
+    until(|| get("/healthz").is_some(), "its page");
+    let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&format!("{DIR}/metrics.sock")), 0o600);
+    for path in ["/debug/pprof/", "/debug/pprof/heap", "/"] {
+        let (code, body) = get(path).unwrap();
+        assert_eq!((code.as_str(), body.contains("pprof")), ("404", false), "{path}: {body}");
+    }
+    daemon.end();
+    drop(daemon);
+    for address in ["0.0.0.0:9091", "[::]:9091", "192.0.2.1:9091"] {
+        let words = ["daemon", "--socket-dir", DIR, "--metrics", address];
+        let refused = Command::new(env!("CARGO_BIN_EXE_plexus")).args(words).output().unwrap();
+        assert!(!refused.status.success(), "{address}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("not a loopback address"), "{refused:?}");
+    }
+}
+
+/// Whoever asks for the page hears that nobody else can ask for anything: the socket was taken away, or something else lies there.
+fn without_socket() {
+    let node = referring(node());
+    let mut daemon = Daemon::start(&[]);
+    let socket = format!("{DIR}/plexus.sock");
+    let unready = || {
+        let (code, body) = get("/readyz").unwrap();
+        code == "503" && body.contains(&format!("the daemon's socket {socket} is not there any more"))
+    };
+    until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "its page");
+    fs::remove_file(&socket).unwrap();
+    assert!(unready());
+    fs::write(&socket, "").unwrap();
+    assert!(unready());
+    assert_eq!(get("/healthz").unwrap().0, "200", "what it serves it still serves");
+    node.pod("a", &[]);
+    assert!(!node.call("ADD", "a").run().succeeded());
+    // A daemon that comes after it takes what lies there away, and is ready.
+    daemon.end();
+    let _next = Daemon::start(&[]);
+    until(|| get("/readyz").is_some_and(|(code, body)| code == "200" && body == "ok\n"), "the next one's page");
+    node.call("ADD", "a").run().ok();
 }
 
 fn successor() {
@@ -297,10 +344,22 @@ fn unwritten() {
     let mut member = Member::new();
     member.node = referring(member.node);
     let _daemon = Daemon::start(&[]);
+    has("plexus_status_writes_failed_total 0");
     member.cluster.fail("", "/status", usize::MAX, Fault::Status(403));
     member.add("a", "blue").1.ok();
+    assert_eq!(member.node.addresses("a", "net1"), ["10.2.0.2/24"]);
     has("plexus_status_writes_failed_total 1");
     has(r#"plexus_api_calls_total{verb="patch",outcome="failed"} 1"#);
+    let failed = || {
+        let (_, page) = get("/metrics").unwrap();
+        let value = page.lines().find_map(|line| line.strip_prefix("plexus_status_writes_failed_total "));
+        value.unwrap().parse::<u64>().unwrap()
+    };
+    let (uid, answer) = member.add("b", "blue");
+    answer.ok();
+    until(|| failed() >= 2, "it rises with each that fails");
+    member.del("b", &uid);
+    assert_eq!(member.cluster.network_status("a"), Value::Null);
 }
 
 fn counted() {

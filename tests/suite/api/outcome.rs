@@ -13,6 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::outcome::other_writers_lose_nothing", needs, writers),
         Case::new("api::outcome::conflicts_and_pods_of_the_same_name", needs, conflicts),
         Case::new("api::outcome::a_role_without_patch_is_enough", needs, no_patch),
+        Case::new("api::outcome::a_role_without_patch_costs_two_requests_more", needs, cost_without_patch),
         Case::new("api::outcome::d16_a_status_that_cannot_be_written_fails_no_pod", needs, unwritten),
         Case::new("api::outcome::a_failure_is_one_event_however_often", needs, one_event),
         Case::new("api::outcome::events_that_cannot_be_told_fail_no_pod", needs, no_events),
@@ -100,6 +101,25 @@ fn no_patch() {
     let annotations = &member.cluster.get_pod("a")["metadata"]["annotations"];
     assert!(annotations["theirs"].is_string(), "{annotations}");
     assert_eq!(member.cluster.network_status("a")[1]["interface"], "net1", "after two conflicts");
+}
+
+/// One that is refused, and then the whole object, read and put; the next process knows nothing of it.
+fn cost_without_patch() {
+    let member = Member::new();
+    let all = |pod: &str| {
+        let (_, answer) = member.add(pod, "blue");
+        answer.ok();
+        let seen = member.cluster.seen().into_iter().filter(|seen| !seen.path.contains("/events"));
+        seen.map(|seen| seen.method).collect::<Vec<_>>()
+    };
+    let usual = all("a");
+    assert_eq!(usual, ["GET", "GET", "PATCH"]);
+    member.cluster.fail("PATCH", "/status", usize::MAX, Fault::Status(403));
+    for pod in ["b", "c"] {
+        assert_eq!(all(pod), [usual.as_slice(), &["GET".to_owned(), "PUT".to_owned()]].concat());
+        let status = member.cluster.network_status(pod);
+        assert_eq!((&status[0]["interface"], &status[1]["interface"]), (&json!("eth0"), &json!("net1")));
+    }
 }
 
 fn uuid() -> String {

@@ -12,7 +12,10 @@ use crate::case::Case;
 const NET_D: &str = "/run/scratch/net.d";
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new("daemon::keeps_the_configuration_of_its_node", &[], keeps)]
+    vec![
+        Case::new("daemon::d15_keeps_the_configuration_of_its_node", &[], keeps),
+        Case::new("daemon::d13_serves_with_a_configuration_that_a_person_wrote", &[], written),
+    ]
 }
 
 /// The file that a runtime takes: the first by name.
@@ -54,4 +57,42 @@ fn keeps() {
     until("it follows the default network", || is_ours("two"));
     daemon.stop();
     assert!(is_ours("two"), "it stays when the daemon ends");
+}
+
+/// Another `multusConfigFile` than `auto`: it goes where the runtime looks, and the daemon serves what it says.
+fn written() {
+    let mut node = node("fail");
+    fs::create_dir_all(NET_D).unwrap();
+    let file = "/run/scratch/mine.conf";
+    let text = |level: &str| {
+        let mut conf = node.conf.clone();
+        conf["logLevel"] = json!(level);
+        conf["logFile"] = json!("/run/scratch/mine.log");
+        conf["type"] = json!("multus-shim");
+        conf["delegates"][0]["name"] = json!("mine");
+        fs::write(file, conf.to_string()).unwrap();
+    };
+    text("error");
+    let config = Path::new("/run/scratch/daemon-config.json");
+    let told = json!({"cniConfigDir": NET_D, "socketDir": DIR, "multusConfigFile": file});
+    fs::write(config, told.to_string()).unwrap();
+    let daemon = Daemon::start_keeping(config);
+    // One plugin's, as it was written: no list.
+    let kept = || -> Value {
+        let text = fs::read(Path::new(NET_D).join("00-0-plexus.conf")).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    };
+    let is_kept = |level: &str| {
+        let conf = kept();
+        conf["type"] == "plexus-cni" && conf["delegates"][0]["name"] == "mine" && conf["logLevel"] == level
+    };
+    until("the configuration is there", || is_kept("error"));
+    text("verbose");
+    until("a change of it is followed", || is_kept("verbose"));
+    node.conf = kept();
+    node.add("a", "blue");
+    assert_eq!(node.addresses("a", "net1"), ["10.2.0.2/24"]);
+    node.call("DEL", "a").run().ok();
+    daemon.stop();
+    assert!(is_kept("verbose"), "it stays when the daemon ends");
 }
