@@ -3,15 +3,14 @@
 //! It decides who serves a request and nothing of how. Standard output is written here and nowhere else.
 
 mod plug;
+mod unrecorded;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::iter;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::slice;
 
 use backends::chained::{Chained, Fit, Spec, tuning};
 use backends::{Entering, Kind, NetNs};
@@ -33,7 +32,6 @@ use crate::place::{Place, Served, timed};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::refer::{self, Asked};
 use crate::sources::{Manifests, Pod};
-use crate::takeover::{self, Asker, lost};
 use crate::{account, attach, chain, check, collect, convert, deleter, gather, readiness};
 pub use plug::{Plug, serve_plug, undo_plug};
 
@@ -237,7 +235,7 @@ fn serve_meta(job: &Job, config: &Config) -> Served {
             let plugged = plug::unplug_all(job);
             match del_record(job)? {
                 Found::Record => {}
-                found => del_unrecorded(job, config, found == Found::Unreadable)?,
+                found => unrecorded::del(job, config, found == Found::Unreadable)?,
             }
             plugged.map(|()| None)
         }
@@ -478,73 +476,6 @@ fn is_elsewhere(job: &Job) -> bool {
         Ok(Verdict::Chained(spec, _)) => matches!(spec.fit(), Ok(Fit::ElsewhereBecause(_))),
         _ => false,
     }
-}
-
-/// What has no record: Multus may have attached it. `attached`: there was a record, and it could not be read.
-fn del_unrecorded(job: &Job, config: &Config, attached: bool) -> Result<(), CniError> {
-    job.place.allow_execution(job.request, Executed::NoRecord)?;
-    let Request { container_id: sandbox, ifname, args, .. } = job.request;
-    let remains = takeover::find(job, config, &Asker { sandbox, ifname, args, runtime: &config.runtime })?;
-    remains.detach(job, config, sandbox, inside(job)?)?;
-    let attached = attached || remains.has_damaged_list();
-    // Without either another DEL was here, or all is lost: what names the container is found, the rest has gone with its namespace.
-    let is_own = !remains.has(ifname) && (attached || inside(job)?.is_some());
-    let asked = lost::Asked { defaults: &|| defaults(job, config), inside: &|| inside(job) };
-    let done = lost::detach(job, config, &asked)?;
-    if is_own {
-        del_defaults(job, config, (!attached).then_some(&done))?;
-    }
-    if is_own && !attached {
-        tell_unknown(job)?;
-    }
-    remains.forget()
-}
-
-/// The default networks of a pod whose record cannot be read, as the configuration says them.
-fn defaults(job: &Job, config: &Config) -> Vec<journal::Attachment> {
-    // DEL asks no API server.
-    let lists = cluster::manifests(config).and_then(|mut local| gather::default_lists(config, &mut local));
-    let lists = lists.unwrap_or_else(|e| {
-        warn(&format!("the default networks cannot be looked up either: {e}"));
-        Vec::new()
-    });
-    let request = job.request;
-    let name = |index: usize| if index == 0 { request.ifname.clone() } else { format!("net{index}") };
-    let none = Map::new();
-    let of_list = |(index, list)| {
-        let runtime = if index == 0 { &config.runtime } else { &none };
-        detach::attachment_of_list(list, &name(index), &request.args, runtime)
-    };
-    lists.iter().enumerate().map(of_list).collect()
-}
-
-/// Removes them. `done`: there was no record; then a link leaves only if its address is leased to it, and these interfaces are
-/// done already.
-fn del_defaults(job: &Job, config: &Config, done: Option<&BTreeSet<String>>) -> Result<(), CniError> {
-    let attachments = defaults(job, config);
-    let Some(done) = done else { return del_attachments(job, &attachments, None) };
-    let mut pod = inside(job)?.and_then(|netns| backends::Pod::enter(netns).ok());
-    let mut failures = Vec::new();
-    for attachment in attachments.iter().rev().filter(|attachment| !done.contains(&attachment.ifname)) {
-        let is_ours = |pod| detach::is_leased(pod, attachment, &job.request.container_id, &job.state_dir);
-        let inside = if pod.as_mut().is_some_and(is_ours) { inside(job)? } else { None };
-        let departure = unrecorded(job, slice::from_ref(attachment), None, inside);
-        failures.extend(detach::detach(departure).err());
-    }
-    detach::join(failures)
-}
-
-/// Says that a link stays which nobody knows.
-fn tell_unknown(job: &Job) -> Result<(), CniError> {
-    let mut pod = inside(job)?.and_then(|netns| backends::Pod::enter(netns).ok());
-    // The name that a pod's first own network has, unless its annotation says another.
-    if pod.as_mut().is_some_and(|pod| backends::exists(pod, "net1").unwrap_or(false)) {
-        warn(
-            "nothing says who attached net1 to this pod: no record of plexus, no cache of Multus, no lease; it leaves with the pod's \
-             namespace",
-        );
-    }
-    Ok(())
 }
 
 /// The namespace of this call, where there is one.
