@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,6 +108,17 @@ pub(super) struct Door {
     places: Arc<Places>,
 }
 
+/// Whose a socket's path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// This daemon's.
+    Own,
+    /// Another daemon has taken it.
+    Anothers,
+    /// Nobody's: whoever connects finds nothing.
+    Lost,
+}
+
 /// Who may send a request now.
 struct Places {
     free: Arc<Semaphore>,
@@ -178,6 +189,28 @@ impl Door {
         let (accepts, ended) = oneshot::channel();
         let accepting = tokio::spawn(accept(Arc::clone(&listener), ears.clone(), Arc::clone(&places), ended));
         Ok(Door { path: path.to_owned(), id, listener, accepting, accepts, ears, places })
+    }
+
+    /// Whose the path is now.
+    pub(super) fn standing(&self) -> Standing {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == self.id => Standing::Own,
+            Ok(found) if found.file_type().is_socket() => Standing::Anothers,
+            Ok(_) => Standing::Lost,
+            // What cannot be looked at is most likely there.
+            Err(error) => {
+                if error.kind() == ErrorKind::NotFound {
+                    Standing::Lost
+                } else {
+                    Standing::Own
+                }
+            }
+        }
+    }
+
+    /// The same door once more, where somebody has removed its socket.
+    pub(super) fn again(&self) -> Result<Door, OpenError> {
+        Door::open(&self.path, self.ears.clone())
     }
 
     /// Takes no new call, and loses none that was made before. The path is left to whoever has taken it.

@@ -18,6 +18,7 @@ mod running;
 mod seat;
 mod work;
 
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use crate::config::{self, LogConf};
 use crate::keep::Keep;
 use crate::kube::{Enrolment, Wanted};
 use crate::log::warn;
+use crate::native;
 use crate::wire::{ADD_TIME, DEL_TIME, LEASE_TIME};
 use crate::{cluster, confdir};
 use compat::Compat;
@@ -42,7 +44,7 @@ use http::Listen;
 use leases::Leases;
 use line::{Line, Place, Verb, Width};
 pub use listen::OpenError;
-use listen::{Door, Ears, Tongue};
+use listen::{Door, Ears, Standing, Tongue};
 use page::{Board, Window};
 use running::Running;
 use seat::Shared;
@@ -187,6 +189,7 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         request_time: options.request_time,
         workers,
         open: doors.len(),
+        cannot_reopen: false,
         doors,
         stopping: None,
         window: Window::new(options.metrics.clone()),
@@ -211,6 +214,8 @@ struct Daemon {
     doors: Vec<Door>,
     /// On how many of them a request may still come.
     open: usize,
+    /// It was said that one of them cannot be made again.
+    cannot_reopen: bool,
     /// When it ends, whoever is still at work.
     stopping: Option<Instant>,
     window: Window,
@@ -233,9 +238,7 @@ impl Daemon {
                 Event::Silent => self.open = self.open.saturating_sub(1),
                 Event::Tick => {
                     self.board.heartbeat.beat();
-                    if self.stopping.is_none() {
-                        self.window.open(&self.board);
-                    }
+                    self.look_at_doors();
                     if spare::are_idle() {
                         drop(tokio::task::spawn_blocking(spare::let_go));
                     }
@@ -284,6 +287,39 @@ impl Daemon {
                 }
             }
             Err(call) => call.refuse(Refusal::TooMany, metrics),
+        }
+    }
+
+    /// A socket that somebody has removed is made again: nobody else would. Where another daemon has it, that one has its page, too.
+    fn look_at_doors(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let mut is_superseded = false;
+        for door in &mut self.doors {
+            match door.standing() {
+                Standing::Own => {}
+                Standing::Anothers => is_superseded = true,
+                Standing::Lost => match door.again() {
+                    Ok(new) => {
+                        warn(&format!("the socket {} was removed: it is made again", door.path().display()));
+                        self.open += 1;
+                        mem::replace(door, new).close();
+                        self.cannot_reopen = false;
+                    }
+                    Err(error) if !mem::replace(&mut self.cannot_reopen, true) => warn(&format!(
+                        "the socket {} was removed, and cannot be made again: {}; it is tried again",
+                        door.path().display(),
+                        native::chain(&error)
+                    )),
+                    Err(_) => {}
+                },
+            }
+        }
+        if is_superseded {
+            self.window.close();
+        } else {
+            self.window.open(&self.board);
         }
     }
 

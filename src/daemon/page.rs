@@ -68,7 +68,7 @@ impl Board {
     fn lost_sockets(&self) -> impl Iterator<Item = String> {
         let is_lost = |path: &&PathBuf| !fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
         let lost = self.sockets.get().into_iter().flatten().filter(is_lost);
-        lost.map(|path| format!("the daemon's socket {} is not there any more: start it again", path.display()))
+        lost.map(|path| format!("the daemon's socket {} is not there: it is about to be made again", path.display()))
     }
 
     /// Answers a STATUS. It looks at files.
@@ -247,7 +247,13 @@ impl Window {
 
     /// Shows the page, if it is not shown yet. While another daemon is at that place, it ends soon: called again and again.
     pub(super) fn open(&mut self, board: &Arc<Board>) {
-        let Some(place) = self.place.as_ref().filter(|_| self.serving.is_none()) else { return };
+        let Some(place) = self.place.clone() else { return };
+        if self.serving.is_some() && !place.is_there() {
+            self.close();
+        }
+        if self.serving.is_some() {
+            return;
+        }
         match place.bind() {
             Ok(bound) => {
                 let page: Arc<dyn Page> = Arc::clone(board) as Arc<dyn Page>;

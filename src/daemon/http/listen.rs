@@ -134,6 +134,14 @@ impl Listen {
         Ok(Self::Tcp(address))
     }
 
+    /// Whether it can still be found there by who looks for it, as far as a file says that.
+    pub(in crate::daemon) fn is_there(&self) -> bool {
+        match self {
+            Self::Unix(path) => path.symlink_metadata().is_ok(),
+            Self::Tcp(_) => true,
+        }
+    }
+
     /// Listens. A socket that a daemon left behind which lives no more is replaced. On a runtime's thread.
     ///
     /// # Errors

@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::thread::park_timeout;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -24,6 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("more_descriptors_than_one", many_descriptors),
         case("a_frame_in_a_million_writes", small_writes),
         case("connections_that_never_send", idle),
+        Case::new("daemon::hostile_large_requests_together", &[], large),
     ]
 }
 
@@ -228,4 +231,43 @@ fn idle(node: &Node) {
     for mut stream in held {
         assert_eq!(answer(&mut stream), Said::Closed, "nobody is waited for without end");
     }
+}
+
+/// Each is as large as may be, and never whole: together they get no more than their room.
+fn large() {
+    let node = node("fail");
+    let daemon = Daemon::start();
+    node.add("a", "");
+    let before = daemon.memory();
+    let mut held: Vec<UnixStream> = (0..100).map(|_| connect()).collect();
+    let part = vec![b'x'; 1 << 20];
+    for stream in &mut held {
+        stream.set_nonblocking(true).unwrap();
+        stream.write_all(&[b"plx1".as_slice(), &REQUEST_BYTES_MAX.to_le_bytes()].concat()).unwrap();
+    }
+    let mut sent = vec![0; held.len()];
+    let mut idle = 0;
+    // What the daemon does not read stays in the socket's buffer.
+    while idle < 20 {
+        let mut any = false;
+        for (stream, sent) in held.iter_mut().zip(&mut sent) {
+            let most = (REQUEST_BYTES_MAX as usize - 10 - *sent).min(part.len());
+            if let Ok(written @ 1..) = stream.write(&part[..most]) {
+                *sent += written;
+                any = true;
+            }
+        }
+        idle = if any { 0 } else { idle + 1 };
+        park_timeout(Duration::from_millis(10));
+    }
+    let grown = daemon.memory().saturating_sub(before);
+    assert!(grown < 200 << 10, "{grown} KiB for {} MiB", sent.iter().sum::<usize>() >> 20);
+    // Who asks for something small meanwhile is served.
+    node.add("b", "");
+    drop(held);
+    for pod in ["a", "b"] {
+        node.call("DEL", pod).run().ok();
+    }
+    assert_eq!(left(&node), Vec::<String>::new());
+    daemon.stop();
 }
