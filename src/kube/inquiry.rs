@@ -19,6 +19,9 @@ use crate::journal::PodName;
 use crate::log::warn;
 use crate::sources::{Definition, Pod, SourceError};
 
+/// How long is asked for what is known from before, while it is not known whether the server is away.
+const LAST_KNOWN_WAIT: Duration = Duration::from_secs(3);
+
 /// See the module.
 pub struct Inquiry {
     known: Known,
@@ -73,7 +76,7 @@ impl Inquiry {
         known: Found<T>,
         (what, is_pod): (&str, bool),
         made: impl Fn(T) -> U,
-        asked: impl FnOnce(&Inquiry) -> Result<U, Failure>,
+        asked: impl FnOnce(&Inquiry, Instant) -> Result<U, Failure>,
     ) -> Result<U, Failure> {
         let counters = &self.known.shared().counters;
         let count_hit = || {
@@ -103,7 +106,9 @@ impl Inquiry {
         if is_pod {
             count(&counters.pod_misses);
         }
-        match (asked(self), last) {
+        // Who has an answer from before does not wait as long as who has none.
+        let until = if last.is_some() { self.until.min(Instant::now() + LAST_KNOWN_WAIT) } else { self.until };
+        match (asked(self, until), last) {
             (Err(failure), Some((item, standing))) if failure.is_passing() && !self.cancel.is_cancelled() => {
                 count(&counters.last_known);
                 say(what, &standing);
@@ -147,9 +152,9 @@ impl Cluster for Inquiry {
             known,
             (&format!("pod {}/{}", key.0, key.1), true),
             |pod| pod.into_pod(key.clone()),
-            |inquiry| {
+            |inquiry, until| {
                 let (name, wait) = (name.clone(), inquiry.known.shared().appear_wait);
-                inquiry.known.ask(inquiry.until, &inquiry.cancel, move |calls| {
+                inquiry.known.ask(until, &inquiry.cancel, move |calls| {
                     let name = name.clone();
                     async move { ask::pod(&calls, &name, wait).await }
                 })
@@ -184,9 +189,10 @@ impl Cluster for Inquiry {
         }
         let known = look(&self.known.shared().definitions, &key, |_| true);
         let wait = if awaited { self.known.shared().appear_wait } else { Duration::ZERO };
-        let found = self.find(known, (&format!("definition {namespace}/{name}"), false), Definition::from, |inquiry| {
+        let what = format!("definition {namespace}/{name}");
+        let found = self.find(known, (&what, false), Definition::from, |inquiry, until| {
             let key = key.clone();
-            inquiry.known.ask(inquiry.until, &inquiry.cancel, move |calls| {
+            inquiry.known.ask(until, &inquiry.cancel, move |calls| {
                 let key = key.clone();
                 async move { ask::definition(&calls, &key, wait).await }
             })
@@ -205,9 +211,9 @@ impl Cluster for Inquiry {
             _ if all.table().is_empty() => Found::Nothing,
             _ => Found::Then(known(), standing),
         };
-        let asked = |inquiry: &Inquiry| {
+        let asked = |inquiry: &Inquiry, until| {
             let ask = |calls| async move { ask::definitions(&calls).await };
-            inquiry.known.ask(inquiry.until, &inquiry.cancel, ask)
+            inquiry.known.ask(until, &inquiry.cancel, ask)
         };
         self.find(known, ("every definition", false), |all| all, asked).map_err(ask::no_list)
     }

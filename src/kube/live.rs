@@ -21,6 +21,9 @@ use crate::devices::Devices;
 use crate::journal::PodName;
 use crate::sources::{Definition, Pod, SourceError};
 
+/// How long a pod that is attached waits for its status to be written: it is noted, and the next request writes it.
+const TELL_TIME: Duration = Duration::from_secs(5);
+
 /// The cluster, live.
 pub struct Live {
     runtime: Running,
@@ -119,7 +122,7 @@ impl Cluster for Live {
     fn tell(&mut self, pod: &PodName, news: &News) {
         let word = Word::of(&self.state_dir, pod, self.uid.as_deref(), news);
         self.runtime.block_on(async {
-            if word.send(&self.calls).await == Told::Written {
+            if word.send(&self.calls.within(TELL_TIME)).await == Told::Written {
                 unwritten::write_others(&self.calls, &self.state_dir).await;
             }
         });

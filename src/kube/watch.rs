@@ -189,6 +189,9 @@ impl<T: Kept> Collection<T> {
             return;
         }
         let mut standing = self.standing();
+        if standing.trouble.is_none() {
+            warn(&format!("{} are not watched for the moment: {failure}", T::KIND));
+        }
         let since = standing.trouble.as_ref().map_or_else(SystemTime::now, |trouble| trouble.since);
         standing.trouble = Some(Trouble { since, why: failure.to_string(), is_away: failure.is_passing() });
     }
