@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use backends::chained::{Chained, Original};
 use backends::nft;
-use backends::{Before, Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target, host_device};
+use backends::{Before, Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target};
 use ipam::Owner;
 use serde_json::Value;
 
@@ -23,6 +23,7 @@ use crate::convert;
 use crate::default_route;
 use crate::detach;
 use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
+use crate::log::warn;
 use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
 use crate::phase::Phase;
 use crate::place::{OfFiles, Place, timed};
@@ -84,7 +85,7 @@ impl<'a> Kernel<'a> {
 enum Done<'a> {
     Description { attachment: &'a Attachment },
     Link { ifname: &'a str },
-    Device { ifname: &'a str, resolved: Box<host_device::Resolved> },
+    Device { ifname: &'a str, resolved: Box<Resolved> },
     Rules { attachment: &'a Attachment, rules: nft::Rules },
     Leases { attachment: &'a Attachment, native: &'a Native, step: &'a Step },
     Delegate { attachment: &'a Attachment, step: &'a Step },
@@ -221,8 +222,10 @@ fn resolve(plan: &Plan, kernel: &mut Kernel) -> Result<ResolvedSteps, CniError> 
 fn note_devices(intent: &mut Intent, resolved: &ResolvedSteps) {
     for (attachment, resolved) in intent.attachments.iter_mut().zip(resolved) {
         for (step, resolved) in attachment.steps.iter_mut().zip(resolved) {
-            if let Some(Resolved::HostDevice(resolved)) = resolved {
-                step.device = resolved.device().cloned();
+            match resolved {
+                Some(Resolved::HostDevice(resolved)) => step.device = resolved.device().cloned(),
+                Some(Resolved::Sriov(resolved)) => step.function = Some(Box::new(resolved.function().clone())),
+                _ => {}
             }
         }
     }
@@ -416,9 +419,10 @@ fn build<'a>(
         backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, convert::layer3(&leased))
     });
     let built = built.inspect_err(|e| place.link_failed(e)).map_err(from_backend)?;
+    built.told.iter().for_each(|told| warn(&format!("network {:?}: {told}", attachment.network)));
     let ifname = &attachment.ifname;
     begun.done.push(match resolved {
-        Resolved::HostDevice(resolved) => Done::Device { ifname, resolved: resolved.clone() },
+        moved if moved.is_moved() => Done::Device { ifname, resolved: Box::new(moved.clone()) },
         _ => Done::Link { ifname },
     });
     if !native.rules.is_empty() {

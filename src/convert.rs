@@ -75,11 +75,12 @@ pub fn gain(result: &mut CniResult, ifname: &str, gain: Gain, sandbox: &str) {
     result.interfaces.extend(gain.interfaces.into_iter().map(|interface| to_interface(interface, sandbox)));
 }
 
-/// A backend's interface, as a result has it. Its MTU stays out: the reference plugins do not tell it either, and what
+/// A backend's interface, as a result has it. Its MTU is there where the kind tells it: most reference plugins do not, and what
 /// reads network-status would see a key it never saw.
 pub fn to_interface(interface: Interface, sandbox: &str) -> result::Interface {
     let sandbox = if interface.in_pod { sandbox.to_owned() } else { String::new() };
-    result::Interface { name: interface.name, mac: interface.mac, sandbox, ..result::Interface::default() }
+    let mtu = interface.mtu.map_or(0, i64::from);
+    result::Interface { name: interface.name, mac: interface.mac, mtu, sandbox, ..result::Interface::default() }
 }
 
 /// A backend's address, as a result has it.

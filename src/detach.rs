@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use backends::chained::{Chained, Original};
 use backends::nft;
-use backends::{Before, Deleter, Deletion, Doomed, ErrorKind, Host, Kind, NetNs, Pod, host_device};
+use backends::{Before, Deleter, Deletion, Doomed, ErrorKind, Kind, NetNs, Pod};
 use ipam::{Owner, host_local};
 use serde_json::{Map, Value};
 
@@ -24,6 +24,7 @@ use crate::cni::version::Version;
 use crate::deleter::{Child, Deletes};
 use crate::devices::claim::Ledger;
 use crate::devices::description;
+use crate::homecoming::{self, Away, Holder};
 use crate::journal::{self, Attachment, Intent, Pool, Progress, Record, Step};
 use crate::log::warn;
 use crate::native::{self, Around};
@@ -56,6 +57,8 @@ pub struct Departure<'a> {
     pub may_be_own: bool,
     /// It is from a record: what that does not say was never done.
     pub recorded: bool,
+    /// It is of the boot that runs.
+    pub of_this_boot: bool,
     /// Whose claims its devices have: the record's file; none where there is none.
     pub record: Option<String>,
     /// Where indexes are.
@@ -95,6 +98,7 @@ impl<'a> Departure<'a> {
             may_be_own: request.netns_override,
             state_dir,
             recorded: false,
+            of_this_boot: true,
             record: None,
             deletes: &Child,
         }
@@ -134,6 +138,7 @@ pub fn of_record<'a>(record: &'a Record, told: Option<Told>, state_dir: &'a Path
         cookie: intent.netns_cookie,
         may_be_own: intent.host_id != UNKNOWN && intent.netns_id == intent.host_id,
         recorded: true,
+        of_this_boot: is_of_this_boot(intent)?,
         record: Some(journal::file_name(&intent.key)),
         state_dir,
         deletes: &Child,
@@ -271,7 +276,7 @@ fn step_of(plugin: &str, conf: &Map<String, Value>, network: &str) -> Step {
         other => (None, Some(other.to_owned())),
     };
     let native = native::builds(plugin);
-    Step { plugin: plugin.to_owned(), native, conf: conf.clone(), pool, device: None, ipam_delegate }
+    Step { plugin: plugin.to_owned(), native, conf: conf.clone(), pool, device: None, function: None, ipam_delegate }
 }
 
 /// Whether the pod's link of an attachment's name has an address that is leased to that attachment: then it is what was
@@ -469,7 +474,7 @@ impl Departure<'_> {
         pod: Option<&mut Pod>,
     ) -> Result<(), CniError> {
         let around = self.around(attachment);
-        let link_stays = !makes(attachment, |kind| !matches!(kind, Kind::Loopback | Kind::HostDevice));
+        let link_stays = !makes(attachment, makes_link);
         let owner = self.owner(attachment);
         let told = chained::remove(
             chained,
@@ -524,9 +529,11 @@ impl Departure<'_> {
     ) -> Result<(), CniError> {
         let (doomed, devices) = (self.doomed(), self.devices());
         // First: whatever removes links must find no device of the host among them.
-        let given_back = Self::give_back(pod.as_mut(), devices);
+        let holder =
+            Holder { record: self.record.as_deref(), state_dir: self.state_dir, of_this_boot: self.of_this_boot };
+        let failures = homecoming::give_back(pod.as_mut(), &devices, holder);
         let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed, filter, gone));
-        join(given_back.err().into_iter().chain(removed.err()).collect())
+        join(failures.into_iter().chain(removed.err()).collect())
     }
 
     /// Every native link of the pod, by one message where there are several.
@@ -545,29 +552,9 @@ impl Departure<'_> {
         backends::remove(&mut pod, doomed, &spawn, gone).map(|_| ()).map_err(native::from_backend)
     }
 
-    /// The devices of the host. A record without one is of a device that belongs to a program of user space.
-    fn devices(&self) -> Vec<Moved<'_>> {
-        let moves = |step: &&Step| {
-            let is_device = step.native && Kind::of(&step.plugin) == Some(Kind::HostDevice);
-            is_device && (step.device.is_some() || !self.recorded)
-        };
-        let steps = self.attachments.iter().zip(&self.results);
-        steps.flat_map(|(a, result)| a.steps.iter().filter(moves).map(move |step| (a, step, result))).collect()
-    }
-
-    fn give_back(mut pod: Option<&mut Pod>, devices: Vec<Moved<'_>>) -> Result<(), CniError> {
-        if devices.is_empty() {
-            return Ok(());
-        }
-        let mut host = Host::open().map_err(native::from_backend)?;
-        let mut failures = Vec::new();
-        for (attachment, step, result) in devices.into_iter().rev() {
-            // Where ADD did not finish, the device may never have moved: then nothing is on its way back.
-            let (ifname, device) = (&attachment.ifname, step.device.as_ref());
-            let back = host_device::give_back(&mut host, pod.as_deref_mut(), ifname, device, result.is_some());
-            failures.extend(back.map_err(native::from_backend).err());
-        }
-        join(failures)
+    /// The devices of the host.
+    fn devices(&self) -> Vec<Away<'_>> {
+        homecoming::all(self.attachments, &self.results, self.recorded)
     }
 
     /// By index where it is known: what has the name by now may be somebody else's.
@@ -575,8 +562,8 @@ impl Departure<'_> {
         let mut doomed: Vec<Doomed> = self.group.map(Doomed::Group).into_iter().collect();
         for (attachment, index) in self.attachments.iter().zip(&self.indices) {
             // No kind makes `lo`, whatever CNI_IFNAME says.
-            let makes_link = self.group.is_none() && attachment.ifname != "lo";
-            if makes_link && makes(attachment, |kind| !matches!(kind, Kind::Loopback | Kind::HostDevice)) {
+            let is_own = self.group.is_none() && attachment.ifname != "lo";
+            if is_own && makes(attachment, makes_link) {
                 let name = || Doomed::Name(attachment.ifname.clone());
                 doomed.push(if *index == 0 { name() } else { Doomed::Index(*index) });
             }
@@ -592,8 +579,10 @@ fn rules_of(step: &Step) -> nft::Rules {
     Kind::of(&step.plugin).map(|kind| native::rules(kind, &step.conf)).unwrap_or_default()
 }
 
-/// A device of the host in a pod: its attachment, its step, and the result where ADD had come that far.
-type Moved<'a> = (&'a Attachment, &'a Step, &'a Option<CniResult>);
+/// Whether a kind makes a link that goes with its pod.
+fn makes_link(kind: Kind) -> bool {
+    kind != Kind::Loopback && !kind.is_moved()
+}
 
 fn makes(attachment: &Attachment, of: fn(Kind) -> bool) -> bool {
     attachment.steps.iter().any(|step| step.native && Kind::of(&step.plugin).is_some_and(of))

@@ -24,6 +24,7 @@ use std::time::Duration;
 use backends::Made;
 use backends::chained::Original;
 use backends::host_device::Device;
+use backends::sriov::Function;
 use ipam::spare;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -108,6 +109,9 @@ pub struct Step {
     /// A device of the host that a native step moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
+    /// A virtual function that a native step sets up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<Box<Function>>,
     /// An IPAM plugin that was executed for a native step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam_delegate: Option<String>,

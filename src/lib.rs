@@ -29,6 +29,7 @@ pub mod gather;
 pub mod handed;
 pub mod handover;
 pub mod heartbeat;
+pub mod homecoming;
 pub mod install;
 pub mod job;
 pub mod journal;

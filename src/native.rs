@@ -204,7 +204,7 @@ type KindRead = (Spec, Vec<String>, Option<&'static str>);
 
 /// The table row of a kind: how its own section decodes and validates.
 fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<KindRead, CniError> {
-    use backends::{bridge, dummy, host_device, ipvlan, loopback, macvlan, ptp, tap, vlan};
+    use backends::{bridge, dummy, host_device, ipvlan, loopback, macvlan, ptp, sriov, tap, vlan};
     let has_ipam = !ipam_type(conf).is_empty();
     Ok(match kind {
         Kind::Loopback => {
@@ -240,6 +240,10 @@ fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<K
         Kind::HostDevice => {
             let (own, unknown) = decode::<host_device::Conf>(conf)?;
             (Spec::HostDevice(own.validate().map_err(from_backend)?), unknown, None)
+        }
+        Kind::Sriov => {
+            let (own, unknown) = decode::<sriov::Conf>(conf)?;
+            (Spec::Sriov(Box::new(own.validate().map_err(from_backend)?)), unknown, None)
         }
         Kind::Tap => {
             let (own, unknown) = decode::<tap::Conf>(conf)?;
@@ -354,7 +358,7 @@ fn requested_mac(kind: Kind, conf: &Map<String, Value>, args: &str) -> Result<Op
     let asked = [macs.runtime, macs.args, by_args].into_iter().find(|mac| !mac.is_empty());
     let refuse = |mac: &str| {
         let act = match kind {
-            Kind::Macvlan | Kind::Tap => format!("invalid args {mac} for MAC addr"),
+            Kind::Macvlan | Kind::Tap | Kind::Sriov => format!("invalid args {mac} for MAC addr"),
             _ => "failed to make veth pair".to_owned(),
         };
         CniError::new(Code::Generic, format!("{act}: address {mac}: invalid MAC address"))

@@ -273,10 +273,21 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
         default,
         args,
         disable_check: list.disable_check,
-        device: allotment.device().cloned(),
+        device: allotment.device().cloned().or_else(|| named_by_itself(&steps)),
         default_route: selection.and_then(|selection| selection.default_route),
         steps,
         previous,
+    })
+}
+
+/// The virtual function that a configuration names where nobody allotted one: it is claimed like those.
+fn named_by_itself(steps: &[Step]) -> Option<Allotted> {
+    steps.iter().find_map(|step| match &step.how {
+        How::Native(native) => match &native.spec {
+            backends::Spec::Sriov(spec) => Some(Allotted { resource: String::new(), id: spec.address().to_string() }),
+            _ => None,
+        },
+        How::Chained(_) | How::Executed(_) => None,
     })
 }
 
@@ -382,7 +393,7 @@ fn has_capability(steps: &[Step], capability: &str) -> bool {
     };
     let means_it = |step: &Step| match (&step.how, capability) {
         (How::Executed(_), _) => true,
-        (How::Native(native), "deviceID") => native.kind == backends::Kind::HostDevice,
+        (How::Native(native), "deviceID") => native.kind.is_moved(),
         (How::Native(native), "mac") => native.kind.rules().mac != backends::MacRule::Never,
         (How::Native(native), "ips") => !matches!(native.ipam, Ipam::None | Ipam::Previous),
         (How::Native(_), _) => false,
@@ -555,6 +566,14 @@ impl Attachment {
             Ipam::Executed(plugin) => Some(plugin.clone()),
             _ => None,
         });
-        journal::Step { plugin: step.plugin.clone(), native: in_process, conf, pool, device: None, ipam_delegate }
+        journal::Step {
+            plugin: step.plugin.clone(),
+            native: in_process,
+            conf,
+            pool,
+            device: None,
+            function: None,
+            ipam_delegate,
+        }
     }
 }

@@ -29,6 +29,7 @@ pub(crate) fn build(pod: &mut Pod, target: &Target<'_>, l3: Layer3) -> Result<Bu
         address_interface: Some(0),
         made: Some(Made::of(&link, true)),
         host_ifindex: None,
+        told: Vec::new(),
         layer3: l3,
     })
 }

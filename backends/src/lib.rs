@@ -27,7 +27,9 @@ mod pod;
 mod probe;
 pub mod ptp;
 mod removal;
+pub mod sriov;
 mod sysctl;
+pub mod sysfs;
 pub mod tap;
 mod veth;
 pub mod vlan;
@@ -68,6 +70,8 @@ pub enum Kind {
     Dummy,
     /// A device of the host, moved.
     HostDevice,
+    /// A virtual function of a card, moved.
+    Sriov,
     /// A link for a program of the pod.
     Tap,
 }
@@ -135,7 +139,7 @@ pub struct Rules {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Loopback,
         Self::Bridge,
         Self::Ptp,
@@ -144,6 +148,7 @@ impl Kind {
         Self::Vlan,
         Self::Dummy,
         Self::HostDevice,
+        Self::Sriov,
         Self::Tap,
     ];
 
@@ -165,8 +170,15 @@ impl Kind {
             Self::Vlan => "vlan",
             Self::Dummy => "dummy",
             Self::HostDevice => "host-device",
+            Self::Sriov => "sriov",
             Self::Tap => "tap",
         }
+    }
+
+    /// Whether it is a device of the host, which goes back to it, and is never deleted.
+    #[must_use]
+    pub const fn is_moved(self) -> bool {
+        matches!(self, Self::HostDevice | Self::Sriov)
     }
 
     /// What is true of the kind whatever its configuration says.
@@ -183,6 +195,7 @@ impl Kind {
             Self::Vlan => (IpamRule::Required, MacRule::Never, DnsRule::Conf, StatusRule::Always),
             Self::Dummy => (IpamRule::Required, MacRule::Never, DnsRule::Never, StatusRule::Always),
             Self::HostDevice => (IpamRule::Optional, MacRule::Never, DnsRule::ConfWithIpam, StatusRule::IfIpam),
+            Self::Sriov => (IpamRule::Optional, MacRule::ArgsThenRuntime, DnsRule::Never, StatusRule::IfIpam),
             Self::Tap => (IpamRule::Optional, MacRule::ArgsThenRuntime, DnsRule::Conf, StatusRule::IfIpam),
         };
         Rules { ipam, mac, dns, status }
@@ -253,6 +266,8 @@ pub struct Built {
     pub host_ifindex: Option<u32>,
     /// Addresses and routes with what the kind filled in.
     pub layer3: Layer3,
+    /// What nobody has to act on, but should know.
+    pub told: Vec<String>,
 }
 
 /// A link of the pod, as far as callers decide by it.
@@ -362,6 +377,8 @@ pub enum Spec {
     Dummy,
     /// A device of the host.
     HostDevice(host_device::Spec),
+    /// A virtual function.
+    Sriov(Box<sriov::Spec>),
     /// tap.
     Tap(tap::Spec),
 }
@@ -385,6 +402,8 @@ pub enum Resolved {
     Dummy,
     /// A device of the host.
     HostDevice(Box<host_device::Resolved>),
+    /// A virtual function.
+    Sriov(Box<sriov::Resolved>),
     /// tap.
     Tap(tap::Resolved),
 }
@@ -402,6 +421,7 @@ impl Spec {
             Self::Vlan(_) => Kind::Vlan,
             Self::Dummy => Kind::Dummy,
             Self::HostDevice(_) => Kind::HostDevice,
+            Self::Sriov(_) => Kind::Sriov,
             Self::Tap(_) => Kind::Tap,
         }
     }
@@ -448,6 +468,7 @@ impl Spec {
             Self::Vlan(spec) => spec.resolve(host, pod).map(Resolved::Vlan),
             Self::Dummy => Ok(Resolved::Dummy),
             Self::HostDevice(spec) => spec.resolve(host).map(|device| Resolved::HostDevice(Box::new(device))),
+            Self::Sriov(spec) => spec.resolve(host).map(|function| Resolved::Sriov(Box::new(function))),
             Self::Tap(spec) => spec.resolve(pod).map(Resolved::Tap),
         }
     }
@@ -482,7 +503,28 @@ pub fn build(
         Resolved::Vlan(resolved) => resolved.build(host, pod, target, l3),
         Resolved::Dummy => dummy::build(pod, target, l3),
         Resolved::HostDevice(resolved) => resolved.build(host, pod, target, l3),
+        Resolved::Sriov(resolved) => resolved.build(host, pod, target, l3),
         Resolved::Tap(resolved) => resolved.build(pod, target, l3),
+    }
+}
+
+impl Resolved {
+    /// Whether it is of a device of the host, which [`Resolved::undo`] brings back.
+    #[must_use]
+    pub const fn is_moved(&self) -> bool {
+        matches!(self, Self::HostDevice(_) | Self::Sriov(_))
+    }
+
+    /// Brings a device of the host back as it was before [`build`]. What was made in the pod is not touched.
+    ///
+    /// # Errors
+    /// Those of [`host_device::give_back`] and [`sriov::give_back`].
+    pub fn undo(&self, host: &mut Host, pod: &mut Pod, ifname: &str) -> Result<(), Error> {
+        match self {
+            Self::HostDevice(resolved) => resolved.undo(host, pod, ifname),
+            Self::Sriov(resolved) => resolved.undo(host, pod, ifname),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -501,6 +543,7 @@ pub fn check(host: &mut Host, pod: &mut Pod, spec: &Spec, ifname: &str, expected
         Spec::Vlan(spec) => vlan::check(host, pod, spec, ifname, expected),
         Spec::Dummy => dummy::check(pod, ifname, expected),
         Spec::HostDevice(spec) => host_device::check(pod, spec, ifname, expected),
+        Spec::Sriov(spec) => sriov::check(host, pod, spec, ifname, expected),
         Spec::Tap(_) => tap::check(pod, ifname, expected),
     }
 }

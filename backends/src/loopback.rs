@@ -31,6 +31,7 @@ pub(crate) fn build(pod: &mut Pod) -> Result<Built, Error> {
             address_interface: Some(0),
             made: Some(Made::of(&link, true)),
             host_ifindex: None,
+            told: Vec::new(),
             layer3: Layer3 { addresses, routes: Vec::new() },
         }),
         Err(error) if link.up => Err(error),

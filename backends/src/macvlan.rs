@@ -187,6 +187,7 @@ pub(crate) fn build_on_master(
         address_interface: Some(0),
         made: Some(Made::of(&link, true)),
         host_ifindex: None,
+        told: Vec::new(),
         layer3: l3,
     })
 }

@@ -29,7 +29,7 @@ const TUN: &str = "/dev/net/tun";
 pub fn supports(host: &mut Host, kind: Kind) -> Result<bool, Error> {
     let peer = || Box::new(NewLink::new("", Shape::Peer));
     match kind {
-        Kind::Loopback | Kind::HostDevice => Ok(true),
+        Kind::Loopback | Kind::HostDevice | Kind::Sriov => Ok(true),
         Kind::Tap => Ok(Path::new(TUN).exists()),
         Kind::Bridge => Ok(knows(host, Shape::Bridge { vlan_filtering: false })? && knows(host, Shape::Veth(peer()))?),
         Kind::Ptp => knows(host, Shape::Veth(peer())),

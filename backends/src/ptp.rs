@@ -142,6 +142,7 @@ impl Spec {
             address_interface: Some(1),
             made: Some(Made::of(&ends.pod, true)),
             host_ifindex: Some(ends.host_index),
+            told: Vec::new(),
             layer3: l3,
         })
     }

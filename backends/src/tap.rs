@@ -152,6 +152,7 @@ impl Resolved {
                 address_interface: Some(0),
                 made: Some(Made::of(&link, true)),
                 host_ifindex: None,
+                told: Vec::new(),
                 layer3: l3,
             }),
             Err(error) => Err(error.after_undo(pod.side.delete(link.index, &link.name))),

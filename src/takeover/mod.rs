@@ -263,7 +263,15 @@ impl Noted {
 /// An attachment of which only the name of libcni's note is left: its addresses, where host-local has them by default.
 fn of_name(network: &str, ifname: &str, args: &str) -> Attachment {
     let pool = Some(Pool { data_dir: detach::DATA_DIR.into(), network: network.to_owned() });
-    let step = Step { plugin: String::new(), native: true, conf: Map::new(), pool, device: None, ipam_delegate: None };
+    let step = Step {
+        plugin: String::new(),
+        native: true,
+        conf: Map::new(),
+        pool,
+        device: None,
+        function: None,
+        ipam_delegate: None,
+    };
     Attachment {
         network: network.to_owned(),
         cni_name: network.to_owned(),

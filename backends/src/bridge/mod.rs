@@ -84,6 +84,7 @@ impl Resolved {
                 address_interface: Some(2),
                 made: Some(Made::of(&ends.pod, !self.spec.leave_down)),
                 host_ifindex: Some(ends.host_index),
+                told: Vec::new(),
                 layer3: l3,
             }),
             Err(error) => Err(error.after_undo(pod.side.delete(ends.pod.index, &ends.pod.name))),

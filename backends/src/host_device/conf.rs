@@ -185,7 +185,12 @@ fn has_user_space_driver(id: &str) -> Result<bool, Error> {
     }
     let device = own.canonicalize().map_err(|_| refused(&own))?;
     let driver = device.join("driver").canonicalize().map_err(|_| refused(&device.join("driver")))?;
-    Ok(driver.file_name().is_some_and(|name| USER_SPACE.iter().any(|of_user_space| name == *of_user_space)))
+    Ok(driver.file_name().and_then(|name| name.to_str()).is_some_and(serves_user_space))
+}
+
+/// Whether what is bound to a driver belongs to a program of user space.
+pub(crate) fn serves_user_space(driver: &str) -> bool {
+    USER_SPACE.contains(&driver)
 }
 
 /// The directory of a PCI device's interfaces; a virtio card has a device of its own in between.

@@ -62,10 +62,14 @@ pub(super) fn returned(host: &mut Host, device: &Device, wait: bool) -> Result<O
     }
 }
 
-/// By its name, else by the alias it had in the pod.
+/// By its name, else by the alias it had in the pod, or by where it is on its bus.
 fn look(host: &mut Host, device: &Device) -> Result<Option<Link>, Error> {
     if let Some(link) = host.side.link(&device.name)?.filter(|link| device.is(link)) {
         return Ok(Some(link));
     }
-    Ok(host.side.links()?.into_iter().find(|link| link.alias == device.name && device.is(link)))
+    Ok(host
+        .side
+        .links()?
+        .into_iter()
+        .find(|link| (link.alias == device.name || device.bus.is_some()) && device.is(link)))
 }

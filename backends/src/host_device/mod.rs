@@ -7,7 +7,9 @@ mod moves;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use conf::serves_user_space;
 pub use conf::{Conf, RuntimeConfig, Spec};
+pub(crate) use moves::into_pod;
 
 use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};
@@ -15,6 +17,7 @@ use crate::layer3::{self, Detection, Layer3, Manners};
 use crate::mac::Mac;
 use crate::netlink::link::{self, Link};
 use crate::pod::{Host, Pod};
+use crate::sysfs::PciAddress;
 use crate::{Built, Interface, Made, Target};
 
 /// What is known of a device before it moves: enough to find it again wherever it went, and to make it what it was. For the
@@ -36,6 +39,9 @@ pub struct Device {
     /// The kernel's kind. Empty: a physical device, which the kernel gives back when the pod's namespace dies; it deletes others.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
+    /// Its address on its bus, of one that is the only interface there: then it is known by this alone, where the kernel tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus: Option<PciAddress>,
 }
 
 impl Device {
@@ -43,11 +49,21 @@ impl Device {
         // A device that a lost pod left under another name has an alias that is ours, not its owner's.
         let alias = if link.alias == name { String::new() } else { link.alias.clone() };
         let (mac, permanent, kind) = (link.mac, link.permanent, link.kind.clone());
-        Self { name: name.to_owned(), alias, mac, permanent, kind }
+        Self { name: name.to_owned(), alias, mac, permanent, kind, bus: None }
+    }
+
+    /// A device that is the only interface at its address. The hardware address it was made with may change with its own.
+    pub(crate) fn on_bus(link: &Link, address: &PciAddress) -> Self {
+        Self { permanent: None, bus: Some(address.clone()), ..Self::of(link, &link.name) }
     }
 
     /// Whether a link is this device, whatever it is called by now.
-    fn is(&self, link: &Link) -> bool {
+    pub(crate) fn is(&self, link: &Link) -> bool {
+        if let Some(bus) = &self.bus
+            && !link.bus_device.is_empty()
+        {
+            return link.bus_device == bus.as_str();
+        }
         let same = match self.permanent {
             Some(permanent) => link.permanent == Some(permanent),
             None => link.alias == self.name || (self.mac.is_some() && link.mac == self.mac),
@@ -99,13 +115,14 @@ impl Resolved {
             made,
             host_ifindex: None,
             layer3,
+            told: Vec::new(),
         };
         let Some(Found { device, link }) = &self.found else {
             let interface = Interface { name: target.ifname.to_owned(), in_pod: true, ..Interface::default() };
             return Ok(built(interface, None, l3));
         };
         // It never joins a device group: a group is deleted as a whole.
-        let moved = moves::into_pod(host, pod, link, device, target.ifname)?;
+        let moved = into_pod(host, pod, link, device, target.ifname)?;
         let manners = Manners {
             detection: Detection::Optimistic,
             announce_v4: !l3.is_empty(),

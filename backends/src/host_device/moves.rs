@@ -12,7 +12,7 @@ use crate::pod::{Host, Pod, Side};
 
 /// Moves a device into the pod in one message: under its new name, its alias the old one, as the reference plugin leaves it. The
 /// host never sees the new name.
-pub(super) fn into_pod(
+pub(crate) fn into_pod(
     host: &mut Host,
     pod: &mut Pod,
     link: &Link,

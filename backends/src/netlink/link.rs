@@ -34,7 +34,10 @@ const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_LINK_NETNSID: u16 = 37;
+pub(super) const IFLA_PROP_LIST: u16 = 52;
+pub(super) const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_PERM_ADDRESS: u16 = 54;
+const IFLA_PARENT_DEV_NAME: u16 = 56;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 /// The kind of its controller, which comes before the data of the link as that one's port.
@@ -53,7 +56,7 @@ const IFLA_INET_CONF: u16 = 1;
 /// `IPV4_DEVCONF_ARP_NOTIFY` (include/uapi/linux/ip.h).
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 const AF_INET: u16 = 2;
-const NLA_F_NESTED: u16 = 1 << 15;
+pub(super) const NLA_F_NESTED: u16 = 1 << 15;
 /// The header of a link message (`struct ifinfomsg`), in bytes.
 pub(super) const HEADER_LEN: usize = 16;
 
@@ -182,6 +185,10 @@ pub(crate) struct Link {
     pub(crate) permanent: Option<Mac>,
     /// What somebody wrote to it, 255 bytes at most.
     pub(crate) alias: String,
+    /// Other names that it is found by (Linux 5.5).
+    pub(crate) alt_names: Vec<String>,
+    /// The device it belongs to, by its name on its bus: a PCI address (Linux 5.14).
+    pub(crate) bus_device: String,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
     pub(crate) loopback: bool,
@@ -253,6 +260,12 @@ impl Link {
                 IFLA_GROUP => link.group = number(value)?,
                 IFLA_PROMISCUITY => link.promiscuity = number(value)?,
                 IFLA_LINKINFO => link.parse_info(value)?,
+                IFLA_PARENT_DEV_NAME => link.bus_device = text(value),
+                IFLA_PROP_LIST => {
+                    let names = NlasIterator::new(value).map_while(Result::ok);
+                    let names = names.filter(|name| name.kind() == IFLA_ALT_IFNAME);
+                    link.alt_names = names.map(|name| text(name.value())).collect();
+                }
                 _ => {}
             }
         }
@@ -460,6 +473,13 @@ pub(crate) fn set_arp_notify(index: u32) -> Request {
     let conf = nested(IFLA_INET_CONF, &plain(IPV4_DEVCONF_ARP_NOTIFY, &1_u32.to_ne_bytes()));
     message.attributes.push(LinkAttribute::Other(DefaultNla::new(IFLA_AF_SPEC | NLA_F_NESTED, nested(AF_INET, &conf))));
     Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// One attribute, filled up to a multiple of four bytes, which its length does not count.
+pub(super) fn padded(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut attribute = plain(kind, value);
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    attribute
 }
 
 /// One attribute whose value is a multiple of four bytes long.

@@ -1,6 +1,7 @@
 //! The only place that names a netlink message: a blocking socket and typed requests. Knows no kind of interface's rules.
 
 pub(crate) mod addr;
+pub(crate) mod alt_name;
 pub(crate) mod bridge_vlan;
 pub(crate) mod conntrack;
 pub(crate) mod error;
@@ -11,6 +12,7 @@ pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod socket;
 pub(crate) mod tuning;
+pub(crate) mod vf;
 pub(crate) mod whole;
 
 pub use error::{Failure, Refusal};
@@ -31,6 +33,7 @@ pub(crate) fn read_anything(bytes: &[u8]) {
 #[cfg(fuzzing)]
 fn read_payload(payload: &[u8]) {
     drop(link::Link::parse(payload));
+    drop(vf::parse(payload, 1));
     drop(addr::parse(payload));
     drop(route::parse(payload));
     drop(rule::parse(payload));

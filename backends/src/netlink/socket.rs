@@ -70,6 +70,8 @@ pub(crate) struct Socket {
     raw: RawSocket,
     sequence: u32,
     buffer: Vec<u8>,
+    /// The largest answer that is received, in bytes.
+    room: usize,
     /// The receive time-out now set on the descriptor: setting it again would be a system call for nothing.
     timeout: Duration,
 }
@@ -95,7 +97,8 @@ impl Socket {
         raw.set_netlink_get_strict_chk(true)?;
         // Without a port of its own the socket would get no multicast: the kernel takes port 0 for the sender's own.
         raw.bind(&SocketAddr::new(0, 0))?;
-        let mut socket = Self { raw, sequence: 0, buffer: Vec::new(), timeout: Duration::ZERO };
+        let mut socket =
+            Self { raw, sequence: 0, buffer: Vec::new(), room: RECEIVE_BUFFER_BYTES, timeout: Duration::ZERO };
         socket.set_timeout(Duration::from_millis(ANSWER_TIMEOUT_MS))?;
         Ok(socket)
     }
@@ -185,6 +188,22 @@ impl Socket {
         parse: impl Fn(&[u8]) -> Result<T, Failure>,
     ) -> Result<Vec<Result<T, Refusal>>, Failure> {
         self.ask(questions, 0, parse)
+    }
+
+    /// As [`Socket::questions`], one alone, whose answer may have so many bytes.
+    pub(crate) fn question_of<T>(
+        &mut self,
+        question: RouteNetlinkMessage,
+        bytes: usize,
+        parse: impl Fn(&[u8]) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.room = bytes;
+        let answers = self.ask(vec![question], 0, parse);
+        self.room = RECEIVE_BUFFER_BYTES;
+        match answers?.pop() {
+            Some(answer) => Ok(answer?),
+            None => Err(Failure::Malformed("no answer".to_owned())),
+        }
     }
 
     /// As [`Socket::questions`], one alone, of the kind whose answer goes only to who asks for the echo of a change: those about
@@ -346,12 +365,12 @@ impl Socket {
     fn receive(&mut self) -> Result<(), Failure> {
         loop {
             self.buffer.clear();
-            self.buffer.reserve(RECEIVE_BUFFER_BYTES);
+            self.buffer.reserve(self.room);
             match self.raw.recv_from(&mut self.buffer, MsgFlags::MSG_TRUNC.bits()) {
                 // Only the kernel has port 0: a datagram of another process is not an answer.
                 Ok((_, sender)) if sender.port_number() != 0 => {}
                 Ok((received, _)) if received > self.buffer.len() => {
-                    return Err(Failure::Truncated { received, limit: RECEIVE_BUFFER_BYTES });
+                    return Err(Failure::Truncated { received, limit: self.room });
                 }
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -1,0 +1,384 @@
+//! sriov: a virtual function of a card. Its port on the card is set up for the pod, and its interface moves into the pod; one
+//! that serves a program of user space (DPDK) has no interface, and only its port is set up. It is never created and never
+//! deleted. Knows no address.
+
+mod conf;
+mod order;
+mod port;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::netlink::vf::Settings;
+pub use conf::{Conf, RuntimeConfig, Spec};
+
+use crate::check::{self, Expected};
+use crate::error::{Error, ErrorKind};
+use crate::host_device::{self, Device};
+use crate::layer3::{self, Detection, Layer3, Manners};
+use crate::mac::Mac;
+use crate::netlink::link::{self, Link};
+use crate::netlink::tuning::Tuning;
+use crate::netlink::{Failure, Refusal, alt_name};
+use crate::pod::{Host, Pod, Side};
+use crate::sysfs::{PciAddress, Sysfs, VirtualFunction};
+use crate::{Built, Interface, Made, Target};
+use conf::{Attribute, Binding};
+use order::{Act, Seen};
+use port::{Patience, Port};
+
+/// What is known of a function before anything of it is changed: enough to find it again wherever it went, and to make it what it
+/// was. For the record of whoever changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Function {
+    /// Its address on the PCI bus, which is what it is known by.
+    pub address: PciAddress,
+    /// The address of its physical function.
+    pub pf: PciAddress,
+    /// Which of that one's it is.
+    pub index: u32,
+    /// The driver it is bound to.
+    pub driver: String,
+    /// How its port was set up.
+    pub settings: Settings,
+    /// Its interface; none where a program of user space has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<OnHost>,
+}
+
+/// A function's interface as it was on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OnHost {
+    /// What it is found by, its name and its hardware address.
+    pub device: Device,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Its alternative names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alt_names: Vec<String>,
+}
+
+impl OnHost {
+    fn of(link: &Link, address: &PciAddress) -> Self {
+        Self {
+            device: Device::on_bus(link, address),
+            ifindex: link.index,
+            mtu: link.mtu,
+            alt_names: link.alt_names.clone(),
+        }
+    }
+
+    /// The interface, if it is on the host.
+    fn find(&self, host: &mut Host) -> Result<Option<Link>, Error> {
+        Ok(host.side.links()?.into_iter().find(|link| self.device.is(link)))
+    }
+}
+
+/// A spec with the function it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    spec: Spec,
+    function: Function,
+    port: Port,
+    link: Option<Link>,
+}
+
+impl Spec {
+    pub(crate) fn resolve(self, host: &mut Host) -> Result<Resolved, Error> {
+        let found = Sysfs::default().virtual_function(&self.address)?;
+        let port = Port::find(host, &found)?;
+        let settings = port.settings(host)?;
+        let no_driver = || Error::new(ErrorKind::LinkMissing, format!("{} is bound to no driver", found.address));
+        let driver = found.driver.clone().ok_or_else(no_driver)?;
+        let serves_user_space = host_device::serves_user_space(&driver);
+        self.check_binding(&driver, serves_user_space)?;
+        let link = if serves_user_space { None } else { Some(interface_of(host, &found, &driver)?) };
+        let interface = link.as_ref().map(|link| OnHost::of(link, &found.address));
+        let VirtualFunction { address, pf, index, .. } = found;
+        let function = Function { address, pf, index, driver, settings, interface };
+        Ok(Resolved { spec: self, function, port, link })
+    }
+
+    fn check_binding(&self, driver: &str, serves_user_space: bool) -> Result<(), Error> {
+        let fits = match self.binding {
+            None => true,
+            Some(Binding::Interface) => !serves_user_space,
+            Some(Binding::Vfio) => driver == "vfio-pci",
+        };
+        if !fits {
+            let text = format!("{} is bound to {driver}: it must be bound to what `driver` says before", self.address);
+            return Err(Error::invalid(text));
+        }
+        if serves_user_space && self.mtu.is_some() && !self.may_lack(Attribute::Mtu) {
+            return Err(Error::invalid(format!(
+                "{} is bound to {driver}: it has no interface with an mtu",
+                self.address
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The interface of a function that has one.
+fn interface_of(host: &mut Host, found: &VirtualFunction, driver: &str) -> Result<Link, Error> {
+    let missing = || {
+        let text = format!(
+            "{} is bound to {driver} and has no interface here: it is in another network namespace, or the driver made none",
+            found.address
+        );
+        Error::new(ErrorKind::LinkMissing, text)
+    };
+    let name = found.interfaces.first().ok_or_else(missing)?;
+    host.side.link(name)?.ok_or_else(missing)
+}
+
+impl Resolved {
+    /// What a record must say before anything is changed.
+    #[must_use]
+    pub fn function(&self) -> &Function {
+        &self.function
+    }
+
+    pub(crate) fn build(
+        &self,
+        host: &mut Host,
+        pod: &mut Pod,
+        target: &Target<'_>,
+        l3: Layer3,
+    ) -> Result<Built, Error> {
+        // Before the first change: nothing of what has the name is ever looked at again.
+        if self.link.is_some() && pod.side.link(target.ifname)?.is_some() {
+            let refusal = Refusal { errno: nix::errno::Errno::EEXIST, text: None };
+            return Err(Error::at(ErrorKind::NameTaken, "move a virtual function to", target.ifname).because(refusal));
+        }
+        let mac = target.mac.or(self.spec.mac);
+        mac.map_or(Ok(()), conf::check_mac)?;
+        self.change(host, pod, target, mac, l3).map_err(|error| {
+            let undo = self.undo(host, pod, target.ifname);
+            error.after_undo(undo)
+        })
+    }
+
+    /// Everything that [`Resolved::undo`] undoes.
+    fn change(
+        &self,
+        host: &mut Host,
+        pod: &mut Pod,
+        target: &Target<'_>,
+        mac: Option<Mac>,
+        l3: Layer3,
+    ) -> Result<Built, Error> {
+        let entries = l3.entries()?;
+        let mut told = self.spec.told.clone();
+        if !self.port.is_up {
+            told.push(format!("{}, the physical function of {}, is down", self.port.name, self.function.address));
+        }
+        self.port.set_up(host, &self.spec, mac, &self.function.settings, &mut told)?;
+        let (Some(link), Some(on_host)) = (&self.link, &self.function.interface) else {
+            let given = mac.unwrap_or(self.function.settings.mac);
+            let text = if given.is_zero() { String::new() } else { given.to_string() };
+            let interface = Interface { name: target.ifname.to_owned(), mac: text, in_pod: true, mtu: None };
+            return Ok(built(interface, None, l3, told));
+        };
+        self.prepare(host, link, mac, &mut told)?;
+        // It never joins a device group: a group is deleted as a whole.
+        let moved = host_device::into_pod(host, pod, link, &on_host.device, target.ifname)?;
+        let manners =
+            Manners { detection: Detection::Optimistic, announce_v4: true, announce_v6: true, connected_routes: true };
+        layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries)?;
+        let missing = || Error::at(ErrorKind::LinkMissing, "find the moved interface", target.ifname);
+        let moved = pod.side.link_at(moved.index)?.ok_or_else(missing)?;
+        if mac.is_some() && moved.mac != mac {
+            let text = format!("{} lost its hardware address on its way into the pod", self.function.address);
+            return Err(Error::new(ErrorKind::Refused, text));
+        }
+        let interface = Interface { mtu: Some(moved.mtu), ..Interface::in_pod(&moved) };
+        Ok(built(interface, Some(Made::of(&moved, true)), l3, told))
+    }
+
+    /// What is done to the interface while it is on the host, and down: the pod never sees it half done.
+    fn prepare(&self, host: &mut Host, link: &Link, mac: Option<Mac>, told: &mut Vec<String>) -> Result<(), Error> {
+        if link.up {
+            let down = host.side.apply(link::set_up(link.index, false));
+            down.map_err(|e| Error::kernel("set down", link.name.clone(), e))?;
+        }
+        if let Some(mac) = mac {
+            take_mac(host, link, &self.function.driver, mac)?;
+        }
+        if let Some(mtu) = self.spec.mtu.filter(|mtu| *mtu != link.mtu) {
+            let set = set_mtu(&mut host.side, link, mtu);
+            match set {
+                Err(e) if self.spec.may_lack(Attribute::Mtu) && e.errno().is_some() => {
+                    told.push(format!("mtu is left as it is: {}", e.chain()));
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings everything back as it was before [`crate::build`], and the interface up if it was. Nothing done, nothing undone.
+    ///
+    /// # Errors
+    /// Those of [`give_back`].
+    pub fn undo(&self, host: &mut Host, pod: &mut Pod, ifname: &str) -> Result<(), Error> {
+        give_back(host, Some(pod), ifname, &self.function, false)?;
+        let Some(link) = self.link.as_ref().filter(|link| link.up) else { return Ok(()) };
+        let set = host.side.apply(link::set_up(link.index, true));
+        set.map_err(|e| Error::kernel("set up", link.name.clone(), e))
+    }
+}
+
+fn built(interface: Interface, made: Option<Made>, layer3: Layer3, told: Vec<String>) -> Built {
+    Built { interfaces: vec![interface], address_interface: Some(0), made, host_ifindex: None, layer3, told }
+}
+
+/// Has an interface of the host take the address that its port was given.
+fn take_mac(host: &mut Host, link: &Link, driver: &str, mac: Mac) -> Result<(), Error> {
+    let failed = |e: Failure| Error::kernel("reset", link.name.clone(), e);
+    let mut seen = Seen::default();
+    let mut refusal = None;
+    let mut patience = Patience::default();
+    loop {
+        let missing = || Error::at(ErrorKind::LinkMissing, "set mac of", link.name.clone());
+        seen.is_taken = host.side.link_at(link.index)?.ok_or_else(missing)?.mac == Some(mac);
+        let act = order::of_interface(driver, seen);
+        match act {
+            Act::Done => return Ok(()),
+            Act::Reset => {
+                host.side.apply(link::set_up(link.index, true)).map_err(failed)?;
+                host.side.apply(link::set_up(link.index, false)).map_err(failed)?;
+                (seen.was_reset, seen.answer) = (true, None);
+            }
+            Act::Give | Act::WaitAndGive => {
+                if act == Act::WaitAndGive {
+                    patience.wait(host)?;
+                }
+                refusal = host.side.apply(link::set_mac(link.index, mac)).err();
+                seen.answer = Some(port::answer(&refusal)?);
+            }
+            Act::Wait => patience.wait(host)?,
+            Act::GiveUp => return Err(port::not_taken("set mac of", link.name.clone(), mac, refusal)),
+        }
+        seen.attempts += 1;
+    }
+}
+
+fn set_mtu(side: &mut Side, link: &Link, mtu: u32) -> Result<(), Error> {
+    let request = Tuning { mtu: Some(mtu), ..Tuning::default() }.request(link.index);
+    side.apply(request).map_err(|e| Error::kernel("set mtu of", link.name.clone(), e))
+}
+
+/// Brings a function back to what was recorded: its interface on the host, down, under its names there, and then its port. One
+/// that is back already is no error, nor one that there is no more.
+///
+/// `pod` is `None` where its namespace is gone: the kernel then gives the interface back, under whatever name is free.
+/// `await_return`: it may still be doing so.
+///
+/// The port comes last: as long as the pod has the interface, it stays in the network that it was given.
+///
+/// # Errors
+/// [`ErrorKind::NameTaken`] if the host has another link of its name: everything stays as it is. [`ErrorKind::LinkMissing`] if it is
+/// in a namespace that is neither the host's nor the pod's. Those of the kernel.
+pub fn give_back(
+    host: &mut Host,
+    mut pod: Option<&mut Pod>,
+    ifname: &str,
+    function: &Function,
+    await_return: bool,
+) -> Result<(), Error> {
+    let now = Sysfs::default().virtual_function(&function.address);
+    // Functions are made and removed all at once: another one of the same address has nothing of this one.
+    let same = |now: &VirtualFunction| now.pf == function.pf && now.index == function.index;
+    let Some(now) = now.ok().filter(same) else { return Ok(()) };
+    if let Some(on_host) = &function.interface {
+        if let Some(pod) = pod.as_deref_mut() {
+            free_name(&mut pod.side, on_host)?;
+        }
+        free_name(&mut host.side, on_host)?;
+        host_device::give_back(host, pod, ifname, Some(&on_host.device), await_return)?;
+        let has_interface = now.driver.as_ref() == Some(&function.driver);
+        if has_interface && on_host.find(host)?.is_none() {
+            let text = format!("the interface of {} is in a network namespace that nobody knows", function.address);
+            return Err(Error::new(ErrorKind::LinkMissing, text));
+        }
+    }
+    Port::find(host, &now)?.restore(host, &function.settings)?;
+    match &function.interface {
+        Some(on_host) => put_right(host, on_host, function),
+        None => Ok(()),
+    }
+}
+
+/// An interface that has its own name on the host as an alternative one cannot get it as its name.
+fn free_name(side: &mut Side, on_host: &OnHost) -> Result<(), Error> {
+    let name = &on_host.device.name;
+    let link = side.link(name)?.filter(|link| on_host.device.is(link) && link.alt_names.contains(name));
+    let Some(link) = link else { return Ok(()) };
+    let removed = side.apply(alt_name::remove(link.index, name));
+    removed.map_err(|e| Error::kernel("remove alternative name", name.clone(), e))
+}
+
+/// The rest of an interface that is on the host, and down: MTU, hardware address, alternative names.
+fn put_right(host: &mut Host, on_host: &OnHost, function: &Function) -> Result<(), Error> {
+    let Some(link) = on_host.find(host)? else { return Ok(()) };
+    if link.mtu != on_host.mtu {
+        set_mtu(&mut host.side, &link, on_host.mtu)?;
+    }
+    if let Some(mac) = on_host.device.mac.filter(|mac| link.mac != Some(*mac)) {
+        let taken = take_mac(host, &link, &function.driver, mac);
+        // It had another one than its port before: then the port's is as good as it gets.
+        let has_ports = |host: &mut Host| -> Result<bool, Error> {
+            Ok(host.side.link_at(link.index)?.is_some_and(|link| link.mac == Some(function.settings.mac)))
+        };
+        if let Err(error) = taken
+            && !has_ports(host)?
+        {
+            return Err(error);
+        }
+    }
+    for name in on_host.alt_names.iter().filter(|name| !link.alt_names.contains(name)) {
+        let added = host.side.apply(alt_name::add(link.index, name));
+        added.map_err(|e| Error::kernel("add alternative name", name.clone(), e))?;
+    }
+    Ok(())
+}
+
+/// CHECK of one function: its port, its driver, and its interface in the pod.
+pub(crate) fn check(
+    host: &mut Host,
+    pod: &mut Pod,
+    spec: &Spec,
+    ifname: &str,
+    expected: &Expected,
+) -> Result<(), Error> {
+    let found = Sysfs::default().virtual_function(&spec.address)?;
+    let settings = Port::find(host, &found)?.settings(host)?;
+    if let Some(difference) = port::difference(spec, &settings) {
+        return Err(Error::mismatch(format!("the port of {} has {difference}", spec.address)));
+    }
+    let Some(interface) = expected.in_pod(ifname) else {
+        return Err(Error::mismatch(format!("interface {ifname} in the sandbox is not part of the previous result")));
+    };
+    let wanted = interface.mac.parse::<Mac>().ok().filter(|mac| !settings.mac.is_zero() && *mac != settings.mac);
+    if let Some(wanted) = wanted {
+        let text = format!("the port of {} has mac {}, expected {wanted}", spec.address, settings.mac);
+        return Err(Error::mismatch(text));
+    }
+    let driver = found.driver.unwrap_or_default();
+    let serves_user_space = host_device::serves_user_space(&driver);
+    if expected.made.is_some_and(|_| serves_user_space) || driver.is_empty() {
+        return Err(Error::mismatch(format!("{} is bound to \"{driver}\" and has no interface", spec.address)));
+    }
+    if serves_user_space {
+        return Ok(());
+    }
+    let link = check::pod_interface_of_any_kind(pod, ifname, expected)?;
+    if !link.bus_device.is_empty() && link.bus_device != spec.address.as_str() {
+        return Err(Error::mismatch(format!("interface {ifname} is of {}, not of {}", link.bus_device, spec.address)));
+    }
+    check::layer3(pod, &link, expected)
+}
