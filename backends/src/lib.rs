@@ -389,7 +389,7 @@ pub enum Resolved {
     /// `lo`.
     Loopback,
     /// A port of a bridge.
-    Bridge(bridge::Resolved),
+    Bridge(Box<bridge::Resolved>),
     /// A pair between host and pod.
     Ptp(ptp::Spec),
     /// macvlan.
@@ -461,7 +461,7 @@ impl Spec {
     pub fn resolve(self, host: &mut Host, pod: Option<&mut Pod>) -> Result<Resolved, Error> {
         match self {
             Self::Loopback => Ok(Resolved::Loopback),
-            Self::Bridge(spec) => spec.resolve(host).map(Resolved::Bridge),
+            Self::Bridge(spec) => spec.resolve(host).map(|port| Resolved::Bridge(Box::new(port))),
             Self::Ptp(spec) => Ok(Resolved::Ptp(spec)),
             Self::Macvlan(spec) => spec.resolve(host, pod).map(Resolved::Macvlan),
             Self::Ipvlan(spec) => spec.resolve(host, pod).map(Resolved::Ipvlan),

@@ -1,0 +1,162 @@
+//! What an ADD sets up, what CHECK compares, and what an ADD that fails leaves: nothing.
+
+use serde_json::{Value, json};
+
+use crate::Case;
+use crate::card::{Card, ip, link_of, netns};
+
+pub(crate) const CASES: &[Case] = &[
+    ("attach::every_attribute_is_set_and_comes_back", every_attribute_is_set_and_comes_back),
+    ("attach::a_plain_function_keeps_what_it_has", a_plain_function_keeps_what_it_has),
+    ("attach::check_finds_what_was_changed", check_finds_what_was_changed),
+    ("attach::a_requested_mac_wins", a_requested_mac_wins),
+    ("attach::what_the_card_refuses_undoes_all", what_the_card_refuses_undoes_all),
+    ("attach::what_is_optional_may_be_refused", what_is_optional_may_be_refused),
+    ("attach::a_taken_name_is_nobodys_to_touch", a_taken_name_is_nobodys_to_touch),
+];
+
+fn everything() -> Value {
+    json!({"vlan": 100, "vlanQoS": 3, "mac": "02:00:00:00:00:07", "spoofchk": "off", "trust": "on", "max_tx_rate": 200, "mtu": 1400})
+}
+
+fn every_attribute_is_set_and_comes_back(card: &Card) {
+    let before = card.state();
+    ip("netns add one");
+    let conf = card.conf(0, everything());
+    let result = card.add("one", &conf);
+    let expected = json!({"name": "net1", "mac": "02:00:00:00:00:07", "mtu": 1400, "sandbox": netns("one")});
+    assert_eq!(result["interfaces"], json!([expected]));
+    assert_eq!(result["ips"][0]["interface"], 0);
+    let port = card.port(0);
+    assert_eq!(port["address"], "02:00:00:00:00:07");
+    assert_eq!((&port["vlan_list"][0]["vlan"], &port["vlan_list"][0]["qos"]), (&json!(100), &json!(3)), "{port}");
+    assert_eq!((&port["spoofchk"], &port["trust"]), (&json!(false), &json!(true)), "{port}");
+    assert_eq!(port["rate"]["max_tx"], 200, "{port}");
+    let link = link_of("one", "net1");
+    assert_eq!((&link["address"], &link["mtu"]), (&json!("02:00:00:00:00:07"), &json!(1400)));
+    assert_eq!((&link["parentdev"], &link["altnames"]), (&json!(card.functions[0].pci), &json!(["vf-of-a-card"])));
+    assert!(link["flags"].as_array().unwrap().contains(&json!("UP")), "{link}");
+    assert!(
+        link["addr_info"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|address| address["local"].as_str().unwrap().starts_with("10.1.0."))
+    );
+    let checked = card.check("one", &conf, &result);
+    assert!(checked.success, "{}", checked.json);
+    card.del("one", &netns("one"), &conf);
+    card.assert_state(&before, "after DEL");
+    card.del("one", &netns("one"), &conf);
+    ip("netns del one");
+}
+
+fn a_plain_function_keeps_what_it_has(card: &Card) {
+    let before = card.state();
+    ip("netns add one");
+    let conf = card.conf(1, json!({"ipam": {}}));
+    let result = card.add("one", &conf);
+    assert_eq!(card.state()["ports"], before["ports"]);
+    assert_eq!(result["interfaces"][0]["mac"], before["links"][1][1]);
+    card.del("one", &netns("one"), &conf);
+    ip("netns del one");
+}
+
+fn check_finds_what_was_changed(card: &Card) {
+    ip("netns add one");
+    let conf = card.conf(0, everything());
+    let result = card.add("one", &conf);
+    let changes = [
+        ("vf 0 vlan 200", "vf 0 vlan 100 qos 3", "vlan 200"),
+        ("vf 0 trust off", "vf 0 trust on", "trust off, expected on"),
+        ("vf 0 spoofchk on", "vf 0 spoofchk off", "spoofchk on, expected off"),
+        ("vf 0 max_tx_rate 9", "vf 0 max_tx_rate 200", "rates 0 to 9 Mbit/s"),
+        (
+            "vf 0 mac 02:00:00:00:00:08",
+            "vf 0 mac 02:00:00:00:00:07",
+            "mac 02:00:00:00:00:08, expected 02:00:00:00:00:07",
+        ),
+    ];
+    for (change, back, said) in changes {
+        ip(&format!("link set {} {change}", card.name));
+        let checked = card.check("one", &conf, &result);
+        assert!(!checked.success && checked.json["msg"].as_str().unwrap().contains(said), "{change}: {}", checked.json);
+        ip(&format!("link set {} {back}", card.name));
+    }
+    ip("-n one link set net1 mtu 1300");
+    let checked = card.check("one", &conf, &result);
+    assert!(!checked.success && checked.json["msg"].as_str().unwrap().contains("MTU 1300"), "{}", checked.json);
+    card.del("one", &netns("one"), &conf);
+    ip("netns del one");
+}
+
+fn a_requested_mac_wins(card: &Card) {
+    ip("netns add one");
+    let conf = card.conf(0, json!({"mac": "02:00:00:00:00:07", "runtimeConfig": {"mac": "02:00:00:00:00:09"}}));
+    let result = card.add("one", &conf);
+    assert_eq!(result["interfaces"][0]["mac"], "02:00:00:00:00:09");
+    assert_eq!(card.port(0)["address"], "02:00:00:00:00:09");
+    assert_eq!(link_of("one", "net1")["address"], "02:00:00:00:00:09");
+    card.del("one", &netns("one"), &conf);
+    ip("netns del one");
+}
+
+fn what_the_card_refuses_undoes_all(card: &Card) {
+    let before = card.state();
+    ip("netns add one");
+    ip(&format!("link set {} up", card.functions[0].name));
+    let refused = [
+        (json!({"link_state": "disable"}), "set link_state of vf 0"),
+        (json!({"min_tx_rate": 10, "max_tx_rate": 200}), "set min_tx_rate and max_tx_rate of vf 0"),
+        (json!({"vlanProto": "802.1ad"}), "set vlan of vf 0"),
+        (json!({"mtu": 60000}), "set mtu of"),
+        (
+            json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.0.5/24"}], "routes": [{"dst": "10.9.0.0/16", "gw": "10.8.0.1"}]}}),
+            "failed to add route",
+        ),
+    ];
+    for (more, said) in refused {
+        let mut all = everything();
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = card.call("ADD", "one", &card.conf(0, all));
+        assert!(!answer.success && answer.json["msg"].as_str().unwrap().contains(said), "{more}: {}", answer.json);
+        assert!(!answer.json["msg"].as_str().unwrap().contains("undoing"), "{}", answer.json);
+        card.assert_state(&before, &format!("after a refused ADD: {more}"));
+        assert_eq!(card.left(), Vec::<String>::new());
+        let up = ip(&format!("link show {}", card.functions[0].name)).contains(",UP");
+        assert!(up, "it was up before");
+    }
+    ip(&format!("link set {} down", card.functions[0].name));
+    ip("netns del one");
+}
+
+fn what_is_optional_may_be_refused(card: &Card) {
+    ip("netns add one");
+    let conf = card.conf(
+        0,
+        json!({"link_state": "disable", "min_tx_rate": 5, "vlan": 7, "optional": ["link_state", "min_tx_rate"]}),
+    );
+    let answer = card.call("ADD", "one", &conf);
+    assert!(answer.success, "{}", answer.json);
+    for key in ["link_state", "min_tx_rate"] {
+        assert!(answer.log.contains(&format!("{key} is left as it is")), "{}", answer.log);
+    }
+    assert_eq!(card.port(0)["vlan_list"][0]["vlan"], 7);
+    let checked = card.check("one", &conf, &answer.json);
+    assert!(checked.success, "{}", checked.json);
+    card.del("one", &netns("one"), &conf);
+    ip("netns del one");
+}
+
+fn a_taken_name_is_nobodys_to_touch(card: &Card) {
+    let before = card.state();
+    ip("netns add one");
+    ip("-n one link add net1 type dummy");
+    let conf = card.conf(0, everything());
+    let answer = card.call("ADD", "one", &conf);
+    assert!(!answer.success && answer.json["msg"].as_str().unwrap().contains("net1"), "{}", answer.json);
+    card.assert_state(&before, "after a refused ADD");
+    card.del("one", &netns("one"), &conf);
+    assert_eq!(link_of("one", "net1")["linkinfo"]["info_kind"], "dummy");
+    ip("netns del one");
+}

@@ -1,0 +1,81 @@
+//! kill -9 at any instant of an ADD or a DEL: the DEL that follows brings the function back.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::Case;
+use crate::card::{Card, ip, netns};
+
+pub(crate) const CASES: &[Case] = &[("crash::nothing_is_lost_at_any_step", nothing_is_lost_at_any_step)];
+
+/// How many cycles instead of [`CYCLES`]; 200 is the long run.
+const CYCLES_VARIABLE: &str = "PLEXUS_CRASH_CYCLES";
+const CYCLES: u32 = 24;
+/// The seed of an earlier run, to repeat its instants.
+const SEED_VARIABLE: &str = "PLEXUS_CRASH_SEED";
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Marsaglia's xorshift: any instants do, as long as they can be repeated.
+fn next(state: &mut u64) -> f64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    f64::from(u32::try_from(*state >> 32).unwrap()) / f64::from(u32::MAX)
+}
+
+fn nothing_is_lost_at_any_step(card: &Card) {
+    let before = card.state();
+    let conf =
+        card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "trust": "on", "max_tx_rate": 200, "mtu": 1400}));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    let seed = variable(SEED_VARIABLE).unwrap_or_else(|| u64::from(now)) | 1;
+    let mut random = seed;
+    let usual = undisturbed(card, &conf);
+    let cycles = variable(CYCLES_VARIABLE).and_then(|cycles| cycles.try_into().ok()).unwrap_or(CYCLES);
+    for cycle in 0..cycles {
+        let (command, lost) = [("ADD", false), ("ADD", true), ("DEL", false), ("DEL", true)][(cycle % 4) as usize];
+        ip("netns add one");
+        if command == "DEL" {
+            card.add("one", &conf);
+        }
+        let after = usual.mul_f64(1.1 * next(&mut random));
+        kill_after(card, command, &conf, after);
+        if lost {
+            ip("netns del one");
+        }
+        let netns = if lost { String::new() } else { netns("one") };
+        card.del("one", &netns, &conf);
+        let when =
+            format!("cycle {cycle}, {command} killed after {after:?}, namespace lost: {lost}, {SEED_VARIABLE}={seed}");
+        assert_eq!(card.left(), Vec::<String>::new(), "{when}");
+        card.assert_state(&before, &when);
+        if !lost {
+            ip("netns del one");
+        }
+    }
+}
+
+/// How long an ADD takes.
+fn undisturbed(card: &Card, conf: &Value) -> Duration {
+    ip("netns add one");
+    let begin = Instant::now();
+    card.add("one", conf);
+    let usual = begin.elapsed();
+    card.del("one", &netns("one"), conf);
+    ip("netns del one");
+    usual
+}
+
+fn kill_after(card: &Card, command: &str, conf: &Value, after: Duration) {
+    let begin = Instant::now();
+    let mut child = card.begin(command, "one", conf);
+    while begin.elapsed() < after {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

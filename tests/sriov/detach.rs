@@ -1,0 +1,129 @@
+//! What a DEL brings back where the namespace has gone, is not named, or has another pod's function.
+
+use serde_json::{Value, json};
+
+use crate::Case;
+use crate::card::{Card, ip, ip_json, link_of, netns, until};
+
+pub(crate) const CASES: &[Case] = &[
+    ("detach::after_the_namespace_has_gone", after_the_namespace_has_gone),
+    (
+        "detach::after_the_namespace_and_under_a_name_of_the_kernels",
+        after_the_namespace_and_under_a_name_of_the_kernels,
+    ),
+    ("detach::without_a_namespace", without_a_namespace),
+    ("detach::whatever_it_is_called_in_the_pod", whatever_it_is_called_in_the_pod),
+    ("detach::a_name_that_is_taken_on_the_host_is_waited_for", a_name_that_is_taken_on_the_host_is_waited_for),
+    ("detach::with_its_name_as_an_alternative_one", with_its_name_as_an_alternative_one),
+    ("detach::an_old_one_leaves_the_next_pod_alone", an_old_one_leaves_the_next_pod_alone),
+    ("detach::functions_that_are_no_more", functions_that_are_no_more),
+];
+
+fn conf(card: &Card) -> Value {
+    card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "trust": "on", "spoofchk": "off", "mtu": 1400}))
+}
+
+/// The name that a function has on the host, once the kernel has given it back.
+fn name_on_host(card: &Card) -> String {
+    let of = |link: &&Value| link["parentdev"] == card.functions[0].pci;
+    until("the function", || {
+        ip_json("-d link").as_array().unwrap().iter().find(of).map(|link| link["ifname"].as_str().unwrap().to_owned())
+    })
+}
+
+fn after_the_namespace_has_gone(card: &Card) {
+    let before = card.state();
+    ip("netns add one");
+    card.add("one", &conf(card));
+    ip("netns del one");
+    card.del("one", "", &conf(card));
+    card.assert_state(&before, "after DEL");
+    // And where it is there under the pod's name before.
+    ip("netns add one");
+    card.add("one", &conf(card));
+    ip("netns del one");
+    assert_eq!(name_on_host(card), "net1");
+    card.del("one", &netns("one"), &conf(card));
+}
+
+fn after_the_namespace_and_under_a_name_of_the_kernels(card: &Card) {
+    ip("netns add one");
+    card.add("one", &conf(card));
+    ip("link add net1 type dummy");
+    ip("netns del one");
+    assert!(name_on_host(card).starts_with("dev"));
+    card.del("one", "", &conf(card));
+    assert_eq!(ip_json("-d link show net1")[0]["linkinfo"]["info_kind"], "dummy");
+    ip("link del net1");
+}
+
+fn without_a_namespace(card: &Card) {
+    ip("netns add one");
+    card.add("one", &conf(card));
+    card.del("one", "", &conf(card));
+    ip("netns del one");
+}
+
+fn whatever_it_is_called_in_the_pod(card: &Card) {
+    ip("netns add one");
+    card.add("one", &conf(card));
+    ip("-n one link set net1 down");
+    ip("-n one link set net1 name other");
+    ip("-n one link set other alias mine");
+    ip("-n one link add net1 type dummy");
+    card.del("one", &netns("one"), &conf(card));
+    assert_eq!(link_of("one", "net1")["linkinfo"]["info_kind"], "dummy");
+    ip("netns del one");
+}
+
+fn a_name_that_is_taken_on_the_host_is_waited_for(card: &Card) {
+    let name = &card.functions[0].name;
+    ip("netns add one");
+    card.add("one", &conf(card));
+    ip(&format!("link add {name} type dummy"));
+    let answer = card.call("DEL", "one", &conf(card));
+    assert!(!answer.success && answer.json["msg"].as_str().unwrap().contains("file exists"), "{}", answer.json);
+    assert_eq!(card.port(0)["vlan_list"][0]["vlan"], 100, "as long as the pod has it, it stays in its network");
+    ip(&format!("link del {name}"));
+    card.del("one", &netns("one"), &conf(card));
+    ip("netns del one");
+}
+
+/// What names devices on the host gives the old name back as an alternative one, before DEL comes.
+fn with_its_name_as_an_alternative_one(card: &Card) {
+    let name = &card.functions[0].name;
+    ip("netns add one");
+    card.add("one", &conf(card));
+    ip("netns del one");
+    ip(&format!("link property add dev {} altname {name}", name_on_host(card)));
+    card.del("one", "", &conf(card));
+}
+
+fn an_old_one_leaves_the_next_pod_alone(card: &Card) {
+    for pod in ["one", "two"] {
+        ip(&format!("netns add {pod}"));
+    }
+    card.add("one", &conf(card));
+    let second = card.conf(0, json!({"vlan": 200, "mac": "02:00:00:00:00:08"}));
+    let refused = card.call("ADD", "two", &second);
+    assert_eq!(refused.json["code"], 11, "{}", refused.json);
+    ip("netns del one");
+    name_on_host(card);
+    card.add("two", &second);
+    let port = card.port(0);
+    card.del("one", "", &conf(card));
+    assert_eq!((card.port(0), &link_of("two", "net1")["address"]), (port, &json!("02:00:00:00:00:08")));
+    card.del("two", &netns("two"), &second);
+    ip("netns del two");
+}
+
+fn functions_that_are_no_more(card: &Card) {
+    ip("netns add one");
+    card.add("one", &conf(card));
+    card.renew(|| card.del("one", &netns("one"), &conf(card)));
+    // Those that came before DEL are set up as those before were.
+    card.add("one", &conf(card));
+    card.renew(|| ());
+    card.del("one", &netns("one"), &conf(card));
+    ip("netns del one");
+}
