@@ -5,12 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
+use backends::NetNs;
 use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
 use crate::detach;
 use crate::devices::claim::{self, Error, Ledger, Taken};
 use crate::devices::description;
+use crate::homecoming::peer;
 use crate::journal::{self, Allotted, Journal, Key, Record};
 use crate::log::warn;
 use crate::native;
@@ -63,6 +65,11 @@ impl<'a> Claims<'a> {
 pub fn clear(plan: &Plan, journal: &Journal) -> Result<(), CniError> {
     let (ledger, own) = (Ledger::new(&plan.state_dir), journal::file_name(&plan.key));
     for (attachment, device) in wanted(plan) {
+        let netns = peer::holder(Path::new(peer::PLACE), &device.id);
+        if let Some(netns) = netns.filter(|netns| NetNs::open(netns).is_ok()) {
+            let by = format!("by the pod of namespace {}, from sriov-cni", netns.display());
+            return Err(named(attachment, held(device, &by)));
+        }
         let holder = ledger.holder(device).map_err(|e| refuse(&e))?.filter(|holder| *holder != own);
         if let Some(holder) = holder {
             free(&ledger, device, &holder, journal, &plan.state_dir).map_err(|e| named(attachment, e))?;

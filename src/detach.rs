@@ -529,8 +529,12 @@ impl Departure<'_> {
     ) -> Result<(), CniError> {
         let (doomed, devices) = (self.doomed(), self.devices());
         // First: whatever removes links must find no device of the host among them.
-        let holder =
-            Holder { record: self.record.as_deref(), state_dir: self.state_dir, of_this_boot: self.of_this_boot };
+        let holder = Holder {
+            sandbox: self.sandbox,
+            record: self.record.as_deref(),
+            state_dir: self.state_dir,
+            of_this_boot: self.of_this_boot,
+        };
         let failures = homecoming::give_back(pod.as_mut(), &devices, holder);
         let removed = pod.map_or(Ok(()), |pod| self.remove_links(pod, &doomed, filter, gone));
         join(failures.into_iter().chain(removed.err()).collect())

@@ -284,7 +284,7 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
 fn named_by_itself(steps: &[Step]) -> Option<Allotted> {
     steps.iter().find_map(|step| match &step.how {
         How::Native(native) => match &native.spec {
-            backends::Spec::Sriov(spec) => Some(Allotted { resource: String::new(), id: spec.address().to_string() }),
+            backends::Spec::Sriov(spec) => Some(Allotted { resource: String::new(), id: spec.device().to_owned() }),
             _ => None,
         },
         How::Chained(_) | How::Executed(_) => None,

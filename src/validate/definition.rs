@@ -198,7 +198,7 @@ fn executed(step: &Step, base: &Path, ground: &Ground, reader: &mut Reader) {
     let place = |plugin: &str| ground.config.bin_dir.join(plugin).display().to_string();
     let mut tell = |path: Path, plugin: &str| {
         let native = Kind::ALL.into_iter().map(Kind::name).chain(Chained::ALL.into_iter().map(Chained::name));
-        let near = words::nearest(plugin, native.chain(["host-local", "static", "dhcp", "whereabouts", "sriov"]));
+        let near = words::nearest(plugin, native.chain(["host-local", "static", "dhcp", "whereabouts", "ib-sriov"]));
         let what = format!("{plugin} is executed: {} must be on every node", place(plugin));
         match near {
             Some(near) => reader.tell(&path, Level::Warning, what, format!("\"{near}\", if that is meant")),

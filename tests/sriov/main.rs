@@ -6,8 +6,6 @@
 //! with an emulated card (igb); elsewhere all cases are listed as ignored, with the reason.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "a test may panic; clippy does not see that these are tests, for they have a harness of their own"
 )]
@@ -16,6 +14,7 @@ mod attach;
 mod card;
 mod crash;
 mod detach;
+mod peer;
 mod traffic;
 mod user_space;
 
@@ -36,7 +35,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // There is one card.
     arguments.test_threads = Some(1);
-    let cases = [attach::CASES, detach::CASES, crash::CASES, traffic::CASES, user_space::CASES].concat();
+    let cases = [attach::CASES, detach::CASES, crash::CASES, traffic::CASES, peer::CASES, user_space::CASES].concat();
     let card = if arguments.list { Err("only listed".to_owned()) } else { find() };
     let trials = cases.into_iter().map(|(name, run)| match &card {
         Ok(card) => {

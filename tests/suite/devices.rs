@@ -52,17 +52,17 @@ const KEEPS: &str = r#"mkdir -p /run/scratch/sent; conf=$(cat)
 printf '%s' "$conf" >"/run/scratch/sent/$CNI_CONTAINERID-$CNI_IFNAME-$CNI_COMMAND"
 [ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion": "1.0.0"}'"#;
 
-/// A node with a definition `vf` of a resource, of the type `sriov`, which keeps what it is sent.
+/// A node with a definition `vf` of a resource, of the type `ib-sriov`, which keeps what it is sent.
 fn rig() -> Node {
     let mut node = node();
     node.conf["kubeletDir"] = json!(KUBELET);
-    node.script("sriov", KEEPS);
+    node.script("ib-sriov", KEEPS);
     resource(&node, "vf", &sriov());
     node
 }
 
 fn sriov() -> Value {
-    json!({"cniVersion": "1.0.0", "name": "vf", "type": "sriov", "deviceID": "overwritten", "PCIBUSID": "this too",
+    json!({"cniVersion": "1.0.0", "name": "vf", "type": "ib-sriov", "deviceID": "overwritten", "PCIBUSID": "this too",
         "capabilities": {"deviceID": true, "CNIDeviceInfoFile": true}})
 }
 
@@ -135,8 +135,8 @@ fn each_its_own() {
 
 fn one_count() {
     let mut node = rig();
-    in_namespace(&node, "kube-system", "first", &json!({"cniVersion": "1.0.0", "name": "first", "type": "sriov"}));
-    in_namespace(&node, "kube-system", "second", &json!({"cniVersion": "1.0.0", "name": "second", "type": "sriov"}));
+    in_namespace(&node, "kube-system", "first", &json!({"cniVersion": "1.0.0", "name": "first", "type": "ib-sriov"}));
+    in_namespace(&node, "kube-system", "second", &json!({"cniVersion": "1.0.0", "name": "second", "type": "ib-sriov"}));
     node.conf.as_object_mut().unwrap().remove("delegates");
     node.conf["clusterNetwork"] = json!("first");
     node.conf["defaultNetworks"] = json!(["second"]);
@@ -203,19 +203,19 @@ fn any_named() {
 fn needed() {
     let node = rig();
     resource(&node, "moved", &json!({"cniVersion": "1.0.0", "name": "moved", "type": "host-device"}));
-    resource(&node, "vf", &json!({"cniVersion": "1.0.0", "name": "vf", "type": "sriov"}));
+    resource(&node, "vf", &json!({"cniVersion": "1.0.0", "name": "vf", "type": "ib-sriov"}));
     resource(&node, "odd", &json!({"cniVersion": "1.0.0", "name": "odd", "type": "ovs"}));
     node.script("ovs", KEEPS);
     // Without a checkpoint as well.
     for network in ["vf", "moved"] {
-        let kind = if network == "vf" { "sriov" } else { "host-device" };
+        let kind = if network == "vf" { "ib-sriov" } else { "host-device" };
         let answer = try_add(&node, "a", network);
         answer.fails(7, &format!("{kind} needs a device, and no device of resource {RESOURCE}"));
         assert_eq!(node.bed.links("a"), ["lo"]);
         allocate(&node, &[("b", &["v1"])]);
     }
     allocate(&node, &[("a", &["v1"])]);
-    try_add(&node, "a", "vf,vf").fails(7, "sriov needs a device");
+    try_add(&node, "a", "vf,vf").fails(7, "ib-sriov needs a device");
     assert!(!Path::new("/run/scratch/sent").exists(), "nothing was executed");
     let odd = try_add(&node, "b", "odd");
     assert!(odd.succeeded() && odd.stderr.contains("ovs gets no device"), "{}", odd.stderr);
@@ -346,7 +346,7 @@ fn description() {
     fs::write(format!("{DESCRIPTIONS}/dp/example.com-vf-v1-device.json"), told.to_string()).unwrap();
     // The second has none, and its plugin writes one.
     node.script(
-        "sriov",
+        "ib-sriov",
         r#"conf=$(cat); file=$(printf '%s' "$conf" | jq -r .runtimeConfig.CNIDeviceInfoFile)
 [ "$CNI_COMMAND" != DEL ] || exit 1
 [ -e "$file" ] || echo '{"type": "memif", "memif": {"role": "master"}, "more": 1}' >"$file"
@@ -361,7 +361,7 @@ echo '{"cniVersion": "1.0.0"}'"#,
     assert!(!node.call("DEL", "a").run().succeeded());
     assert_eq!(fs::read_dir(format!("{DESCRIPTIONS}/cni")).unwrap().count(), 0, "they go although the plugin fails");
     assert_eq!(claims().len(), 2, "but not the devices, which it may still have");
-    node.script("sriov", "cat >/dev/null");
+    node.script("ib-sriov", "cat >/dev/null");
     node.call("DEL", "a").run().ok();
     node.assert_clean();
 }
@@ -409,7 +409,7 @@ fn killed() {
 /// Away from the node no kubelet knows the pod.
 fn explained() {
     let node = rig();
-    resource(&node, "vf", &json!({"cniVersion": "1.0.0", "name": "vf", "type": "sriov"}));
+    resource(&node, "vf", &json!({"cniVersion": "1.0.0", "name": "vf", "type": "ib-sriov"}));
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "a", "uid": "uid-a",
         "annotations": {NETWORKS: "vf,vf"}}});
     let pod = node.bed.file("pod.json", &pod.to_string());
@@ -418,11 +418,15 @@ fn explained() {
     let supposed = explain();
     assert!(supposed.status.success(), "{}", text(&supposed.stderr));
     let plan: Value = serde_json::from_slice(&supposed.stdout).unwrap();
-    assert_eq!(plan.as_array().unwrap().iter().filter(|row| row["kind"] == "sriov").count(), 2);
+    assert_eq!(plan.as_array().unwrap().iter().filter(|row| row["kind"] == "ib-sriov").count(), 2);
     // On the node one does.
     allocate(&node, &[("a", &["v1"])]);
     let known = explain();
-    assert!(text(&known.stderr).contains("sriov needs a device, and no device of resource"), "{}", text(&known.stderr));
+    assert!(
+        text(&known.stderr).contains("ib-sriov needs a device, and no device of resource"),
+        "{}",
+        text(&known.stderr)
+    );
     assert_eq!(claims(), Vec::<String>::new());
 }
 

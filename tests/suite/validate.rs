@@ -97,9 +97,7 @@ fn pages() {
     ];
     let dir = folder(&bed, &[("all.yaml", &all.concat())]);
     let (code, findings) = told(&[&dir.join("all.yaml").display().to_string()]);
-    let notes: Vec<&Value> = findings.iter().filter(|finding| finding["level"] == "note").collect();
-    assert_eq!((code, notes.len()), (0, findings.len()), "{findings:#?}");
-    assert_eq!(notes.len(), 1, "sriov is the only plugin that is executed: {notes:#?}");
+    assert_eq!((code, findings.len()), (0, 0), "no plugin is executed: {findings:#?}");
 }
 
 fn finding() {

@@ -64,7 +64,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rules", &["cni", "native"]),
     ("homecoming", &["cni", "journal", "native", "devices"]),
     ("detach", &["cni", "journal", "log", "native", "devices", "chain", "chained", "deleter", "rules", "homecoming"]),
-    ("claims", &["cni", "journal", "log", "native", "devices", "plan", "detach"]),
+    ("claims", &["cni", "journal", "log", "native", "devices", "plan", "homecoming", "detach"]),
     ("ahead", &["cni", "native", "plan", "convert"]),
     ("account", &["cni", "config", "journal", "log", "plan", "cluster"]),
     ("default_route", &["cni", "native", "plan"]),

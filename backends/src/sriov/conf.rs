@@ -118,7 +118,7 @@ pub(super) enum Binding {
 /// A configuration that can be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    pub(super) address: PciAddress,
+    device: String,
     pub(super) vlan: Option<Vlan>,
     pub(super) mac: Option<Mac>,
     pub(super) spoof_check: Option<bool>,
@@ -143,7 +143,6 @@ impl Conf {
         let device = given(self.runtime_config.device_id).or(given(self.device_id));
         let device =
             device.ok_or_else(|| Error::invalid("deviceID, the PCI address of a virtual function, is missing"))?;
-        let address = device.parse().map_err(|e| Error::invalid("deviceID").because(e))?;
         let vlan = vlan(self.vlan, self.vlan_qos, given(self.vlan_proto))?;
         let link_state = match given(self.link_state).as_deref() {
             None => None,
@@ -161,7 +160,7 @@ impl Conf {
             return Err(Error::invalid(format!("min_tx_rate {min} is more than max_tx_rate {max}")));
         }
         Ok(Spec {
-            address,
+            device,
             vlan,
             mac: given(self.mac).map(|text| own_mac(&text)).transpose()?,
             spoof_check: given(self.spoofchk).map(|text| switch("spoofchk", &text, &mut told)),
@@ -178,10 +177,15 @@ impl Conf {
 }
 
 impl Spec {
-    /// The function's address on the PCI bus.
+    /// The function, by what a device plugin calls it: its address on the PCI bus, if anything can be made of it.
     #[must_use]
-    pub fn address(&self) -> &PciAddress {
-        &self.address
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Its address. Read when it is attached: a plan that is only shown may have something in its place.
+    pub(super) fn address(&self) -> Result<PciAddress, Error> {
+        self.device.parse().map_err(|e| Error::invalid("deviceID").because(e))
     }
 
     /// Whether a card may refuse it.
@@ -279,11 +283,11 @@ mod tests {
     fn the_function_that_the_runtime_names_wins() {
         let text = r#"{"deviceID":"0000:01:10.0","runtimeConfig":{"deviceID":"0000:01:10.2"}}"#;
         let spec = serde_json::from_str::<Conf>(text).unwrap().validate().unwrap();
-        assert_eq!(spec.address().as_str(), "0000:01:10.2");
+        assert_eq!(spec.device(), "0000:01:10.2");
         let missing = serde_json::from_str::<Conf>("{}").unwrap().validate().unwrap_err().chain();
         assert_eq!(missing, "deviceID, the PCI address of a virtual function, is missing");
         let text = r#"{"deviceID":"../0000:01:10.0"}"#;
-        let wrong = serde_json::from_str::<Conf>(text).unwrap().validate().unwrap_err().chain();
+        let wrong = serde_json::from_str::<Conf>(text).unwrap().validate().unwrap().address().unwrap_err().chain();
         assert_eq!(wrong, "deviceID: \"../0000:01:10.0\" is no PCI address, as \"0000:01:10.0\"");
     }
 
@@ -293,7 +297,7 @@ mod tests {
             "min_tx_rate":0,"max_tx_rate":200,"link_state":"disable","mtu":9000,"optional":["trust","mtu"],"driver":"netdev",
             "logLevel":"debug","logFile":"/x","runtimeConfig":{"mac":"02:00:00:00:00:08"}"#;
         let expected = Spec {
-            address: "0000:01:10.0".parse().unwrap(),
+            device: "0000:01:10.0".to_owned(),
             vlan: Some(Vlan { id: 100, qos: 3, proto: PROTO_8021AD }),
             mac: Some(Mac::new([2, 0, 0, 0, 0, 7])),
             spoof_check: Some(false),

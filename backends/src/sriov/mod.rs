@@ -88,7 +88,7 @@ pub struct Resolved {
 
 impl Spec {
     pub(crate) fn resolve(self, host: &mut Host) -> Result<Resolved, Error> {
-        let found = Sysfs::default().virtual_function(&self.address)?;
+        let found = Sysfs::default().virtual_function(&self.address()?)?;
         let port = Port::find(host, &found)?;
         let settings = port.settings(host)?;
         let no_driver = || Error::new(ErrorKind::LinkMissing, format!("{} is bound to no driver", found.address));
@@ -109,13 +109,13 @@ impl Spec {
             Some(Binding::Vfio) => driver == "vfio-pci",
         };
         if !fits {
-            let text = format!("{} is bound to {driver}: it must be bound to what `driver` says before", self.address);
+            let text = format!("{} is bound to {driver}: it must be bound to what `driver` says before", self.device());
             return Err(Error::invalid(text));
         }
         if serves_user_space && self.mtu.is_some() && !self.may_lack(Attribute::Mtu) {
             return Err(Error::invalid(format!(
                 "{} is bound to {driver}: it has no interface with an mtu",
-                self.address
+                self.device()
             )));
         }
         Ok(())
@@ -355,30 +355,31 @@ pub(crate) fn check(
     ifname: &str,
     expected: &Expected,
 ) -> Result<(), Error> {
-    let found = Sysfs::default().virtual_function(&spec.address)?;
+    let address = spec.address()?;
+    let found = Sysfs::default().virtual_function(&address)?;
     let settings = Port::find(host, &found)?.settings(host)?;
     if let Some(difference) = port::difference(spec, &settings) {
-        return Err(Error::mismatch(format!("the port of {} has {difference}", spec.address)));
+        return Err(Error::mismatch(format!("the port of {address} has {difference}")));
     }
     let Some(interface) = expected.in_pod(ifname) else {
         return Err(Error::mismatch(format!("interface {ifname} in the sandbox is not part of the previous result")));
     };
     let wanted = interface.mac.parse::<Mac>().ok().filter(|mac| !settings.mac.is_zero() && *mac != settings.mac);
     if let Some(wanted) = wanted {
-        let text = format!("the port of {} has mac {}, expected {wanted}", spec.address, settings.mac);
+        let text = format!("the port of {address} has mac {}, expected {wanted}", settings.mac);
         return Err(Error::mismatch(text));
     }
     let driver = found.driver.unwrap_or_default();
     let serves_user_space = host_device::serves_user_space(&driver);
     if expected.made.is_some_and(|_| serves_user_space) || driver.is_empty() {
-        return Err(Error::mismatch(format!("{} is bound to \"{driver}\" and has no interface", spec.address)));
+        return Err(Error::mismatch(format!("{address} is bound to \"{driver}\" and has no interface")));
     }
     if serves_user_space {
         return Ok(());
     }
     let link = check::pod_interface_of_any_kind(pod, ifname, expected)?;
-    if !link.bus_device.is_empty() && link.bus_device != spec.address.as_str() {
-        return Err(Error::mismatch(format!("interface {ifname} is of {}, not of {}", link.bus_device, spec.address)));
+    if !link.bus_device.is_empty() && link.bus_device != address.as_str() {
+        return Err(Error::mismatch(format!("interface {ifname} is of {}, not of {address}", link.bus_device)));
     }
     check::layer3(pod, &link, expected)
 }

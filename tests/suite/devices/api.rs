@@ -31,7 +31,7 @@ fn rig() -> Member {
     let mut member = Member::new();
     member.node.conf["kubeletDir"] = json!(KUBELET);
     member.node.conf["apiCallTimeoutMs"] = json!(1500);
-    member.node.script("sriov", KEEPS);
+    member.node.script("ib-sriov", KEEPS);
     define(&member, "vf", &sriov());
     let bridge = json!({"cniVersion": "1.0.0", "name": "marked", "type": "bridge", "bridge": "green0"});
     define(&member, "marked", &bridge);

@@ -1,17 +1,20 @@
 //! Devices of the host that attachments moved or set up go back to what they were, by their records. Knows no link that is
 //! made for a pod.
 //!
-//! A virtual function may have another pod by the time an old record is deleted: only who still has the claim of it touches it.
+//! What sriov-cni attached is brought back by what that kept. A virtual function may have another pod by the time an old record is deleted: only who still has the claim of it touches it.
 
 use std::path::Path;
 
-use backends::{Host, Kind, Pod, host_device, sriov};
+use backends::sysfs::Sysfs;
+use backends::{Host, Kind, NetNs, Pod, host_device, sriov};
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
 use crate::devices::claim::Ledger;
 use crate::journal::{Allotted, Attachment, Step};
 use crate::native;
+
+pub mod peer;
 
 /// A device that a step moved or set up.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,8 @@ pub struct Away<'a> {
 /// Who gives it back.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder<'a> {
+    /// The container id.
+    pub sandbox: &'a str,
     /// The record's file; none where there is none.
     pub record: Option<&'a str>,
     /// Where claims are.
@@ -33,11 +38,12 @@ pub struct Holder<'a> {
     pub of_this_boot: bool,
 }
 
-/// The devices of a request. A record without one is of a device that belongs to a program of user space.
+/// The devices of a request. A record without one is of a device that belongs to a program of user space; without a record, sriov-cni
+/// may have set one up.
 pub fn all<'a>(attachments: &'a [Attachment], results: &'a [Option<CniResult>], recorded: bool) -> Vec<Away<'a>> {
     let moves = |step: &Step| {
-        let is_device = step.native && Kind::of(&step.plugin) == Some(Kind::HostDevice);
-        step.function.is_some() || (is_device && (step.device.is_some() || !recorded))
+        let is_moved = step.native && Kind::of(&step.plugin).is_some_and(Kind::is_moved);
+        step.function.is_some() || (is_moved && (step.device.is_some() || !recorded))
     };
     let of = |(attachment, result): (&'a Attachment, &'a Option<CniResult>)| {
         let steps = attachment.steps.iter().filter(|step| moves(step));
@@ -68,6 +74,7 @@ impl Away<'_> {
                 sriov::give_back(host, pod, ifname, function, self.attached)
             }
             Some(_) => Ok(()),
+            None if Kind::of(&self.step.plugin) == Some(Kind::Sriov) => return holder.take_over(host, pod, ifname),
             None => host_device::give_back(host, pod, ifname, self.step.device.as_ref(), self.attached),
         };
         back.map_err(native::from_backend)
@@ -75,6 +82,28 @@ impl Away<'_> {
 }
 
 impl Holder<'_> {
+    /// Brings back what sriov-cni set up for this container, where it did.
+    fn take_over(&self, host: &mut Host, pod: Option<&mut Pod>, ifname: &str) -> Result<(), CniError> {
+        let refused = |e: std::io::Error| CniError::new(Code::Io, format!("what sriov-cni kept: {e}"));
+        let Some(attached) = peer::find(Path::new(peer::PLACE), self.sandbox, ifname).map_err(refused)? else {
+            return Ok(());
+        };
+        let device = Allotted { resource: String::new(), id: attached.device().to_string() };
+        let claimed = Ledger::new(self.state_dir).holder(&device);
+        let is_anothers = claimed.map_err(|e| CniError::new(Code::Io, native::chain(&e)))?.is_some();
+        if is_anothers || attached.is_outdated() {
+            return attached.forget(false).map_err(refused);
+        }
+        // A runtime that names no namespace: sriov-cni noted which it was.
+        let noted = || Pod::enter(NetNs::open(&attached.netns()?).ok()?).ok();
+        let mut entered = if pod.is_none() { noted() } else { None };
+        if let Some(function) = attached.function(&Sysfs::default()) {
+            let back = sriov::give_back(host, pod.or(entered.as_mut()), ifname, &function, true);
+            back.map_err(native::from_backend)?;
+        }
+        attached.forget(true).map_err(refused)
+    }
+
     /// Whether a function is still this record's.
     fn has(&self, attachment: &Attachment, function: &sriov::Function) -> Result<bool, CniError> {
         let Some(record) = self.record.filter(|_| self.of_this_boot) else { return Ok(false) };
