@@ -122,7 +122,15 @@ impl Attached {
         };
         let interface = (!state.host_name.is_empty()).then(on_host);
         let driver = now.driver.unwrap_or_default();
-        Some(Function { address: device.clone(), pf: now.pf, index: *index, driver, settings, interface })
+        Some(Function {
+            address: device.clone(),
+            pf: now.pf,
+            index: *index,
+            driver,
+            rebound: None,
+            settings,
+            interface,
+        })
     }
 
     /// The function's address.

@@ -112,7 +112,9 @@ impl Card {
         let link = |function: &Function| {
             let link = ip_json("-d link").as_array().unwrap().clone();
             let link = link.into_iter().find(|link| link["parentdev"] == function.pci).unwrap_or_default();
-            json!([link["ifname"], link["address"], link["mtu"], link["altnames"], link["ifalias"]])
+            let only = Path::new("/sys/bus/pci/devices").join(&function.pci).join("driver_override");
+            let only = fs::read_to_string(only).unwrap();
+            json!([link["ifname"], link["address"], link["mtu"], link["altnames"], link["ifalias"], only])
         };
         let links: Vec<Value> = self.functions.iter().map(link).collect();
         json!({"ports": ip_json(&format!("-d link show {}", self.name))[0]["vfinfo_list"], "links": links})

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use crate::Case;
 use crate::card::{Card, ip, netns};
 
-pub(crate) const CASES: &[Case] = &[("crash::nothing_is_lost_at_any_step", nothing_is_lost_at_any_step)];
+pub(crate) const CASES: &[Case] = &[
+    ("crash::nothing_is_lost_at_any_step", nothing_is_lost_at_any_step),
+    ("crash::nor_where_it_is_bound_to_another_driver", nor_where_it_is_bound_to_another_driver),
+];
 
 /// How many cycles instead of [`CYCLES`]; 200 is the long run.
 const CYCLES_VARIABLE: &str = "PLEXUS_CRASH_CYCLES";
@@ -28,27 +31,35 @@ fn next(state: &mut u64) -> f64 {
 }
 
 fn nothing_is_lost_at_any_step(card: &Card) {
-    let before = card.state();
     let conf =
         card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "trust": "on", "max_tx_rate": 200, "mtu": 1400}));
+    cycles(card, &conf);
+}
+
+fn nor_where_it_is_bound_to_another_driver(card: &Card) {
+    cycles(card, &card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "trust": "on", "driver": "vfio-pci"})));
+}
+
+fn cycles(card: &Card, conf: &Value) {
+    let before = card.state();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = variable(SEED_VARIABLE).unwrap_or_else(|| u64::from(now)) | 1;
     let mut random = seed;
-    let usual = undisturbed(card, &conf);
+    let usual = undisturbed(card, conf);
     let cycles = variable(CYCLES_VARIABLE).and_then(|cycles| cycles.try_into().ok()).unwrap_or(CYCLES);
     for cycle in 0..cycles {
         let (command, lost) = [("ADD", false), ("ADD", true), ("DEL", false), ("DEL", true)][(cycle % 4) as usize];
         ip("netns add one");
         if command == "DEL" {
-            card.add("one", &conf);
+            card.add("one", conf);
         }
         let after = usual.mul_f64(1.1 * next(&mut random));
-        kill_after(card, command, &conf, after);
+        kill_after(card, command, conf, after);
         if lost {
             ip("netns del one");
         }
         let netns = if lost { String::new() } else { netns("one") };
-        card.del("one", &netns, &conf);
+        card.del("one", &netns, conf);
         let when =
             format!("cycle {cycle}, {command} killed after {after:?}, namespace lost: {lost}, {SEED_VARIABLE}={seed}");
         assert_eq!(card.left(), Vec::<String>::new(), "{when}");

@@ -8,8 +8,12 @@ use serde_json::json;
 use crate::Case;
 use crate::card::{Card, ip, ip_json, names, netns, until};
 
-pub(crate) const CASES: &[Case] =
-    &[("user_space::its_port_is_set_up_and_comes_back", its_port_is_set_up_and_comes_back)];
+pub(crate) const CASES: &[Case] = &[
+    ("user_space::its_port_is_set_up_and_comes_back", its_port_is_set_up_and_comes_back),
+    ("user_space::it_is_bound_for_its_pod_and_bound_back", it_is_bound_for_its_pod_and_bound_back),
+    ("user_space::one_that_is_in_use_is_not_bound_back_before", one_that_is_in_use_is_not_bound_back_before),
+    ("user_space::a_pod_gets_an_interface_of_it", a_pod_gets_an_interface_of_it),
+];
 
 /// Binds a function to another driver; an empty one is its own.
 fn bind(pci: &str, driver: &str) {
@@ -40,6 +44,75 @@ fn its_port_is_set_up_and_comes_back(card: &Card) {
     ip("netns del one");
     card.del("one", "", &conf);
     card.assert_state(&before, "after DEL without the namespace");
+    bind(pci, "");
+    until("the interface", || names(&Path::new("/sys/bus/pci/devices").join(pci).join("net")).into_iter().next());
+}
+
+fn driver(pci: &str) -> String {
+    let path = Path::new("/sys/bus/pci/devices").join(pci).join("driver");
+    fs::read_link(path).unwrap().file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn it_is_bound_for_its_pod_and_bound_back(card: &Card) {
+    let before = card.state();
+    let pci = &card.functions[0].pci;
+    ip("netns add one");
+    let conf = card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "driver": "vfio-pci"}));
+    let result = card.add("one", &conf);
+    assert_eq!((driver(pci).as_str(), &result["interfaces"][0]["mac"]), ("vfio-pci", &json!("02:00:00:00:00:07")));
+    assert_eq!(card.port(0)["vlan_list"][0]["vlan"], 100);
+    let checked = card.check("one", &conf, &result);
+    assert!(checked.success, "{}", checked.json);
+    card.del("one", &netns("one"), &conf);
+    assert_eq!(driver(pci), "igbvf");
+    card.assert_state(&before, "after DEL");
+    // A card that refuses another thing.
+    let refused =
+        card.call("ADD", "one", &card.conf(0, json!({"vlan": 100, "driver": "vfio-pci", "link_state": "disable"})));
+    assert!(!refused.success);
+    assert_eq!(driver(pci), "igbvf");
+    ip("netns del one");
+}
+
+fn one_that_is_in_use_is_not_bound_back_before(card: &Card) {
+    let pci = &card.functions[0].pci;
+    ip("netns add one");
+    let conf = card.conf(0, json!({"vlan": 100, "driver": "vfio-pci"}));
+    card.add("one", &conf);
+    let group = fs::read_link(Path::new("/sys/bus/pci/devices").join(pci).join("iommu_group")).unwrap();
+    let group = Path::new("/dev/vfio").join(group.file_name().unwrap());
+    let held = fs::OpenOptions::new().read(true).write(true).open(group).unwrap();
+    let refused = card.call("DEL", "one", &conf);
+    assert!(!refused.success && refused.json["msg"].as_str().unwrap().contains("is in use"), "{}", refused.json);
+    assert_eq!((driver(pci).as_str(), &card.port(0)["vlan_list"][0]["vlan"]), ("vfio-pci", &json!(100)));
+    drop(held);
+    card.del("one", &netns("one"), &conf);
+    assert_eq!(driver(pci), "igbvf");
+    ip("netns del one");
+}
+
+fn a_pod_gets_an_interface_of_it(card: &Card) {
+    let pci = &card.functions[1].pci;
+    bind(pci, "vfio-pci");
+    let before = card.state();
+    let conf = card.conf(1, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "driver": "netdev"}));
+    for lost in [false, true] {
+        ip("netns add one");
+        let result = card.add("one", &conf);
+        let link = crate::card::link_of("one", "net1");
+        assert_eq!((&link["parentdev"], &link["address"]), (&json!(pci), &json!("02:00:00:00:00:07")));
+        if !lost {
+            let checked = card.check("one", &conf, &result);
+            assert!(checked.success, "{}", checked.json);
+            card.del("one", &netns("one"), &conf);
+        }
+        ip("netns del one");
+        if lost {
+            card.del("one", "", &conf);
+        }
+        assert_eq!(driver(pci), "vfio-pci");
+        card.assert_state(&before, "after DEL");
+    }
     bind(pci, "");
     until("the interface", || names(&Path::new("/sys/bus/pci/devices").join(pci).join("net")).into_iter().next());
 }

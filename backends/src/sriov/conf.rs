@@ -1,6 +1,6 @@
 //! What the configuration of a virtual function says. The keys are sriov-cni's, and a few more. Knows no kernel.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::mac::Mac;
@@ -107,11 +107,13 @@ impl Attribute {
 }
 
 /// What a function must be bound to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Binding {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Binding {
     /// A driver that makes an interface of it.
+    #[serde(rename = "netdev")]
     Interface,
     /// vfio-pci.
+    #[serde(rename = "vfio-pci")]
     Vfio,
 }
 

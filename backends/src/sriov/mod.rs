@@ -2,6 +2,7 @@
 //! that serves a program of user space (DPDK) has no interface, and only its port is set up. It is never created and never
 //! deleted. Knows no address.
 
+mod binding;
 mod conf;
 mod order;
 mod port;
@@ -22,7 +23,9 @@ use crate::netlink::{Failure, Refusal, alt_name};
 use crate::pod::{Host, Pod, Side};
 use crate::sysfs::{PciAddress, Sysfs, VirtualFunction};
 use crate::{Built, Interface, Made, Target};
-use conf::{Attribute, Binding};
+use binding::VFIO;
+use conf::Attribute;
+pub use conf::Binding;
 use order::{Act, Seen};
 use port::{Patience, Port};
 
@@ -39,6 +42,9 @@ pub struct Function {
     pub index: u32,
     /// The driver it is bound to.
     pub driver: String,
+    /// What it is bound to for its pod, where that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebound: Option<Binding>,
     /// How its port was set up.
     pub settings: Settings,
     /// Its interface; none where a program of user space has it.
@@ -94,31 +100,33 @@ impl Spec {
         let no_driver = || Error::new(ErrorKind::LinkMissing, format!("{} is bound to no driver", found.address));
         let driver = found.driver.clone().ok_or_else(no_driver)?;
         let serves_user_space = host_device::serves_user_space(&driver);
-        self.check_binding(&driver, serves_user_space)?;
+        let rebound = self.rebound(&driver, serves_user_space)?;
         let link = if serves_user_space { None } else { Some(interface_of(host, &found, &driver)?) };
         let interface = link.as_ref().map(|link| OnHost::of(link, &found.address));
         let VirtualFunction { address, pf, index, .. } = found;
-        let function = Function { address, pf, index, driver, settings, interface };
+        let function = Function { address, pf, index, driver, rebound, settings, interface };
         Ok(Resolved { spec: self, function, port, link })
     }
 
-    fn check_binding(&self, driver: &str, serves_user_space: bool) -> Result<(), Error> {
-        let fits = match self.binding {
-            None => true,
-            Some(Binding::Interface) => !serves_user_space,
-            Some(Binding::Vfio) => driver == "vfio-pci",
+    /// What the function has to be bound to for its pod, where it is bound to something else.
+    fn rebound(&self, driver: &str, serves_user_space: bool) -> Result<Option<Binding>, Error> {
+        let rebound = match self.binding {
+            Some(Binding::Interface) if serves_user_space => Some(Binding::Interface),
+            Some(Binding::Vfio) if driver != VFIO => Some(Binding::Vfio),
+            _ => None,
         };
-        if !fits {
-            let text = format!("{} is bound to {driver}: it must be bound to what `driver` says before", self.device());
-            return Err(Error::invalid(text));
+        // Who has a function of another driver of user space nobody can know.
+        if rebound.is_some() && serves_user_space && driver != VFIO {
+            return Err(Error::invalid(format!("{} is bound to {driver}, and is not taken from it", self.device())));
         }
-        if serves_user_space && self.mtu.is_some() && !self.may_lack(Attribute::Mtu) {
+        let has_interface = rebound.map_or(!serves_user_space, |to| to == Binding::Interface);
+        if !has_interface && self.mtu.is_some() && !self.may_lack(Attribute::Mtu) {
             return Err(Error::invalid(format!(
-                "{} is bound to {driver}: it has no interface with an mtu",
+                "{} has no interface with an mtu: a program of user space has it",
                 self.device()
             )));
         }
-        Ok(())
+        Ok(rebound)
     }
 }
 
@@ -150,7 +158,7 @@ impl Resolved {
         l3: Layer3,
     ) -> Result<Built, Error> {
         // Before the first change: nothing of what has the name is ever looked at again.
-        if self.link.is_some() && pod.side.link(target.ifname)?.is_some() {
+        if self.moves() && pod.side.link(target.ifname)?.is_some() {
             let refusal = Refusal { errno: nix::errno::Errno::EEXIST, text: None };
             return Err(Error::at(ErrorKind::NameTaken, "move a virtual function to", target.ifname).because(refusal));
         }
@@ -160,6 +168,11 @@ impl Resolved {
             let undo = self.undo(host, pod, target.ifname);
             error.after_undo(undo)
         })
+    }
+
+    /// Whether the pod gets an interface.
+    fn moves(&self) -> bool {
+        self.function.rebound.map_or(self.link.is_some(), |to| to == Binding::Interface)
     }
 
     /// Everything that [`Resolved::undo`] undoes.
@@ -177,15 +190,16 @@ impl Resolved {
             told.push(format!("{}, the physical function of {}, is down", self.port.name, self.function.address));
         }
         self.port.set_up(host, &self.spec, mac, &self.function.settings, &mut told)?;
-        let (Some(link), Some(on_host)) = (&self.link, &self.function.interface) else {
+        let Some(link) = self.bound(host)? else {
             let given = mac.unwrap_or(self.function.settings.mac);
             let text = if given.is_zero() { String::new() } else { given.to_string() };
             let interface = Interface { name: target.ifname.to_owned(), mac: text, in_pod: true, mtu: None };
             return Ok(built(interface, None, l3, told));
         };
-        self.prepare(host, link, mac, &mut told)?;
+        self.prepare(host, &link, mac, &mut told)?;
         // It never joins a device group: a group is deleted as a whole.
-        let moved = host_device::into_pod(host, pod, link, &on_host.device, target.ifname)?;
+        let device = Device::on_bus(&link, &self.function.address);
+        let moved = host_device::into_pod(host, pod, &link, &device, target.ifname)?;
         let manners =
             Manners { detection: Detection::Optimistic, announce_v4: true, announce_v6: true, connected_routes: true };
         layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries)?;
@@ -197,6 +211,20 @@ impl Resolved {
         }
         let interface = Interface { mtu: Some(moved.mtu), ..Interface::in_pod(&moved) };
         Ok(built(interface, Some(Made::of(&moved, true)), l3, told))
+    }
+
+    /// The interface on the host, once the function is bound to what the pod needs; none where that makes none.
+    fn bound(&self, host: &mut Host) -> Result<Option<Link>, Error> {
+        let (sysfs, address) = (Sysfs::default(), &self.function.address);
+        match self.function.rebound {
+            None => Ok(self.link.clone()),
+            Some(Binding::Vfio) => binding::bind(&sysfs, address, Some(VFIO)).map(|()| None),
+            Some(Binding::Interface) => {
+                binding::bind(&sysfs, address, None)?;
+                let name = binding::interface(host, &sysfs, address)?;
+                host.side.link(&name)
+            }
+        }
     }
 
     /// What is done to the interface while it is on the host, and down: the pod never sees it half done.
@@ -226,7 +254,9 @@ impl Resolved {
     /// Those of [`give_back`].
     pub fn undo(&self, host: &mut Host, pod: &mut Pod, ifname: &str) -> Result<(), Error> {
         give_back(host, Some(pod), ifname, &self.function, false)?;
-        let Some(link) = self.link.as_ref().filter(|link| link.up) else { return Ok(()) };
+        let was_up = self.link.as_ref().is_some_and(|link| link.up);
+        let Some(on_host) = self.function.interface.as_ref().filter(|_| was_up) else { return Ok(()) };
+        let Some(link) = on_host.find(host)? else { return Ok(()) };
         let set = host.side.apply(link::set_up(link.index, true));
         set.map_err(|e| Error::kernel("set up", link.name.clone(), e))
     }
@@ -291,9 +321,10 @@ pub fn give_back(
     await_return: bool,
 ) -> Result<(), Error> {
     let now = Sysfs::default().virtual_function(&function.address);
-    // Functions are made and removed all at once: another one of the same address has nothing of this one.
+    // A card that was given another number of functions may have none there, or another one.
     let same = |now: &VirtualFunction| now.pf == function.pf && now.index == function.index;
     let Some(now) = now.ok().filter(same) else { return Ok(()) };
+    let now = bind_back(host, function, now)?;
     if let Some(on_host) = &function.interface {
         if let Some(pod) = pod.as_deref_mut() {
             free_name(&mut pod.side, on_host)?;
@@ -311,6 +342,31 @@ pub fn give_back(
         Some(on_host) => put_right(host, on_host, function),
         None => Ok(()),
     }
+}
+
+/// Binds a function to the driver it had. With vfio-pci nobody may have it any more; an interface goes with its driver, wherever it is.
+fn bind_back(host: &mut Host, function: &Function, now: VirtualFunction) -> Result<VirtualFunction, Error> {
+    let (sysfs, address) = (Sysfs::default(), &function.address);
+    if function.rebound.is_none() {
+        return Ok(now);
+    }
+    if now.driver.as_ref() == Some(&function.driver) {
+        // It was on its way to another.
+        let only = function.interface.is_none().then_some(function.driver.as_str());
+        let said = sysfs.override_driver(address, only);
+        return said.map(|()| now).map_err(|e| Error::at(ErrorKind::Io, "bind", address.to_string()).because(e));
+    }
+    match &function.interface {
+        None => binding::bind(&sysfs, address, Some(&function.driver))?,
+        Some(_) => {
+            binding::check_free(&sysfs, address)?;
+            // The interface takes what its port has when it is made.
+            Port::find(host, &now)?.restore(host, &function.settings)?;
+            binding::bind(&sysfs, address, None)?;
+            binding::interface(host, &sysfs, address)?;
+        }
+    }
+    sysfs.virtual_function(address)
 }
 
 /// An interface that has its own name on the host as an alternative one cannot get it as its name.

@@ -1,5 +1,5 @@
 //! What sysfs says of a PCI function: whose virtual function it is, its interfaces, its driver, its group. The only place that
-//! knows where in sysfs that stands; everything is read below one root, so that tests bring their own. Changes nothing.
+//! knows where in sysfs that stands; everything is below one root, so that tests bring their own. Only `bind` changes anything.
 //!
 //! sysfs shows the interfaces of one network namespace only, the one of who mounted it: an interface that is in a pod is not
 //! here. The crate `sysfs-class` is not used: it reads below /sys alone, and to make it read elsewhere takes `unsafe`.
@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind as IoErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 mod address;
+mod bind;
 
 pub use address::{PciAddress, PciAddressError};
 
@@ -94,7 +95,7 @@ impl Sysfs {
             pf_interface: self.uplink(&pf),
             interfaces: self.interfaces(address),
             driver: self.driver(address),
-            iommu_group: link_name(&device.join("iommu_group")).and_then(|name| name.parse().ok()),
+            iommu_group: self.iommu_group(address),
             // A machine without nodes says -1.
             numa_node: read(&device.join("numa_node")).ok().and_then(|text| text.parse().ok()),
             address: address.clone(),

@@ -1,0 +1,31 @@
+//! What sysfs takes about the driver of a PCI function (Documentation/ABI/testing/sysfs-bus-pci). Knows not when that is safe.
+
+use std::fs;
+use std::io;
+
+use super::{PciAddress, Sysfs, link_name};
+
+/// Where a device is said to that has no driver yet.
+const PROBE: &str = "bus/pci/drivers_probe";
+
+impl Sysfs {
+    /// The IOMMU group of a function; none where there is no IOMMU.
+    pub(crate) fn iommu_group(&self, address: &PciAddress) -> Option<u32> {
+        link_name(&self.device(address).join("iommu_group")).and_then(|name| name.parse().ok())
+    }
+
+    /// Which driver alone may have a function; none: whichever knows it.
+    pub(crate) fn override_driver(&self, address: &PciAddress, driver: Option<&str>) -> io::Result<()> {
+        fs::write(self.device(address).join("driver_override"), format!("{}\n", driver.unwrap_or_default()))
+    }
+
+    /// Takes a function from its driver. Where somebody has it (vfio), this waits for as long, and nothing ends the wait.
+    pub(crate) fn unbind(&self, address: &PciAddress) -> io::Result<()> {
+        fs::write(self.device(address).join("driver/unbind"), address.as_str())
+    }
+
+    /// Has the kernel find a driver for a function that has none.
+    pub(crate) fn probe(&self, address: &PciAddress) -> io::Result<()> {
+        fs::write(self.root.join(PROBE), address.as_str())
+    }
+}
