@@ -54,7 +54,7 @@ fn every_attribute_is_set_and_comes_back(card: &Card) {
 fn a_plain_function_keeps_what_it_has(card: &Card) {
     let before = card.state();
     ip("netns add one");
-    let conf = card.conf(1, json!({"ipam": {}}));
+    let conf = card.conf(1, json!({"ipam": {}, "pf": card.name}));
     let result = card.add("one", &conf);
     assert_eq!(card.state()["ports"], before["ports"]);
     assert_eq!(result["interfaces"][0]["mac"], before["links"][1][1]);
@@ -109,6 +109,7 @@ fn what_the_card_refuses_undoes_all(card: &Card) {
         (json!({"link_state": "disable"}), "set link_state of vf 0"),
         (json!({"min_tx_rate": 10, "max_tx_rate": 200}), "set min_tx_rate and max_tx_rate of vf 0"),
         (json!({"vlanProto": "802.1ad"}), "set vlan of vf 0"),
+        (json!({"pf": "eth77"}), "not of pf eth77"),
         (json!({"mtu": 60000}), "set mtu of"),
         (
             json!({"ipam": {"type": "static", "addresses": [{"address": "10.1.0.5/24"}], "routes": [{"dst": "10.9.0.0/16", "gw": "10.8.0.1"}]}}),

@@ -63,6 +63,10 @@ fn on(card: &Card, run: fn(&Card)) -> Result<(), Failed> {
         card.assert_state(&before, "after all");
     }));
     card.tidy();
+    if ran.is_err() {
+        // What a failure left is not what the next case finds.
+        card.renew(|| ());
+    }
     ran.map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         Failed::from(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned()))

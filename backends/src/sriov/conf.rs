@@ -23,6 +23,8 @@ pub struct Conf {
     /// The function's address on the PCI bus.
     #[serde(rename = "deviceID")]
     pub device_id: Option<String>,
+    /// The physical function it must be of: its interface's name, or its address on the PCI bus.
+    pub pf: Option<String>,
     /// The VLAN that its frames are tagged with, outside of the pod. 0: none.
     pub vlan: Option<i64>,
     /// The priority in those tags.
@@ -121,6 +123,7 @@ pub enum Binding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     device: String,
+    pub(super) pf: Option<String>,
     pub(super) vlan: Option<Vlan>,
     pub(super) mac: Option<Mac>,
     pub(super) spoof_check: Option<bool>,
@@ -163,6 +166,7 @@ impl Conf {
         }
         Ok(Spec {
             device,
+            pf: given(self.pf),
             vlan,
             mac: given(self.mac).map(|text| own_mac(&text)).transpose()?,
             spoof_check: given(self.spoofchk).map(|text| switch("spoofchk", &text, &mut told)),
@@ -295,11 +299,12 @@ mod tests {
 
     #[test]
     fn everything_is_read() {
-        let all = r#","vlan":100,"vlanQoS":3,"vlanProto":"802.1AD","mac":"02:00:00:00:00:07","spoofchk":"off","trust":"on",
+        let all = r#","pf":"eth0","vlan":100,"vlanQoS":3,"vlanProto":"802.1AD","mac":"02:00:00:00:00:07","spoofchk":"off","trust":"on",
             "min_tx_rate":0,"max_tx_rate":200,"link_state":"disable","mtu":9000,"optional":["trust","mtu"],"driver":"netdev",
             "logLevel":"debug","logFile":"/x","runtimeConfig":{"mac":"02:00:00:00:00:08"}"#;
         let expected = Spec {
             device: "0000:01:10.0".to_owned(),
+            pf: Some("eth0".to_owned()),
             vlan: Some(Vlan { id: 100, qos: 3, proto: PROTO_8021AD }),
             mac: Some(Mac::new([2, 0, 0, 0, 0, 7])),
             spoof_check: Some(false),

@@ -96,6 +96,11 @@ impl Spec {
     pub(crate) fn resolve(self, host: &mut Host) -> Result<Resolved, Error> {
         let found = Sysfs::default().virtual_function(&self.address()?)?;
         let port = Port::find(host, &found)?;
+        if let Some(pf) = self.pf.as_ref().filter(|pf| **pf != port.name && !pf.eq_ignore_ascii_case(found.pf.as_str()))
+        {
+            let text = format!("{} is of {} ({}), not of pf {pf}", found.address, port.name, found.pf);
+            return Err(Error::invalid(text));
+        }
         let settings = port.settings(host)?;
         let no_driver = || Error::new(ErrorKind::LinkMissing, format!("{} is bound to no driver", found.address));
         let driver = found.driver.clone().ok_or_else(no_driver)?;
