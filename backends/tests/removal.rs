@@ -129,7 +129,7 @@ fn a_refusal_is_said(world: &mut World) {
 fn the_other_namespace_is_untouched(world: &mut World) {
     let mut pod = world.pod();
     world.lower("net1");
-    crate::world::ip("link set net1 group 7");
+    ip("link set net1 group 7");
     three_links(&pod);
     remove(&mut pod, &[Doomed::Group(7)], &sent_by_a_thread, &mut |_| {}).unwrap();
     assert!(host_links().contains(&"net1".to_owned()));

@@ -156,6 +156,7 @@ fn attachment(network: &str, ifname: &str, args: &str, kind: Option<&str>) -> At
         conf: conf.as_object().cloned().unwrap_or_else(Map::new),
         pool,
         device: None,
+        function: None,
         ipam_delegate: None,
     };
     let plugin = match kind {
