@@ -14,7 +14,7 @@ use super::seat::Shared;
 use crate::alive::CACHE_DIRS;
 use crate::detach::DATA_DIR;
 use crate::log::{verbose, warn};
-use crate::reconcile::{Became, Cause, Reconciler, Report, Watch, watch_links};
+use crate::reconcile::{Became, Cause, Definitions, Reconciler, Report, Watch, watch_links};
 use crate::survey::Places;
 use crate::takeover;
 
@@ -58,7 +58,9 @@ fn run(shared: &Shared, conf_dir: &Path) {
             // A folder that was not known before is looked at as a whole.
             let is_new = !reconcilers.contains_key(&state_dir);
             let reconciler = reconcilers.entry(state_dir).or_insert_with(Reconciler::default);
-            let report = round(reconciler, &places, if is_new { &Cause::Start } else { &cause });
+            let known = shared.known();
+            let definitions = |namespace: &str, name: &str| known.as_ref()?.definition(namespace, name);
+            let report = round(reconciler, &places, if is_new { &Cause::Start } else { &cause }, &definitions);
             tell(&report, &shared.metrics);
             has_more |= report.has_more;
         }
@@ -71,8 +73,8 @@ fn run(shared: &Shared, conf_dir: &Path) {
     }
 }
 
-fn round(reconciler: &mut Reconciler, places: &Places, cause: &Cause) -> Report {
-    let round = panic::catch_unwind(AssertUnwindSafe(|| reconciler.round(places, cause)));
+fn round(reconciler: &mut Reconciler, places: &Places, cause: &Cause, definitions: &Definitions) -> Report {
+    let round = panic::catch_unwind(AssertUnwindSafe(|| reconciler.round(places, cause, definitions)));
     round.unwrap_or_else(|_| {
         warn("reconcile: a round panicked");
         *reconciler = Reconciler::default();

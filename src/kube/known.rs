@@ -25,7 +25,7 @@ use super::watch::{Collection, Standing, Trouble};
 use super::wire::Wire;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
-use crate::sources::SourceError;
+use crate::sources::{Definition, SourceError};
 
 /// Where a pod learns its node's name, by the downward API.
 const NODE_NAMES: [&str; 3] = ["NODE_NAME", "KUBERNETES_NODE_NAME", "MULTUS_NODE_NAME"];
@@ -194,6 +194,18 @@ impl Known {
     pub fn heartbeat_age(&self) -> Option<Duration> {
         let Running { shared, thread, .. } = &*self.running;
         (!thread.is_finished()).then(|| shared.heartbeat.age())
+    }
+
+    /// A definition as it is now: `Some(None)`, there is none; none, nobody knows for the moment.
+    pub fn definition(&self, namespace: &str, name: &str) -> Option<Option<Definition>> {
+        let all = &self.running.shared.definitions;
+        let is_sure = {
+            let standing = all.standing();
+            standing.is_synced && standing.trouble.is_none()
+        };
+        let table = all.table();
+        let found = table.get(&(namespace.to_owned(), name.to_owned())).cloned().map(Definition::from);
+        (is_sure && (found.is_some() || !table.has_gaps())).then_some(found)
     }
 
     /// How many pods and how many definitions are known, and how many statuses wait to be written.

@@ -108,7 +108,7 @@ pub(super) fn differences(
     Ok(found)
 }
 
-fn subject(intent: &Intent, attachment: &Attachment) -> String {
+pub(super) fn subject(intent: &Intent, attachment: &Attachment) -> String {
     let pod = intent.pod.as_ref().map(|pod| format!("pod {}/{}, ", pod.namespace, pod.name)).unwrap_or_default();
     format!("{pod}container {}: {} of network {:?}", intent.key.sandbox, attachment.ifname, attachment.network)
 }

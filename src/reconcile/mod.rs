@@ -20,9 +20,11 @@ use crate::journal::{Intent, Journal, Key, Record};
 use crate::native;
 use crate::survey::{self, Places, Survey};
 
+mod definitions;
 mod look;
 mod watch;
 
+pub use definitions::Definitions;
 pub use watch::{Watch, watch_links};
 
 /// Records that one round collects; what is more is the next round's.
@@ -73,6 +75,8 @@ pub enum What {
     Lease,
     /// A recorded address without its lease.
     LeaseMissing,
+    /// A definition that says something else than what was attached, or is there no more.
+    Definition,
     /// A rule of the packet filter, of nobody who lives.
     Rule,
     /// A link that limits rates, of nobody who lives.
@@ -83,7 +87,7 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 11] = [
+    pub const ALL: [What; 12] = [
         What::Ended,
         What::Unclear,
         What::Unreadable,
@@ -92,6 +96,7 @@ impl What {
         What::LinkChanged,
         What::Lease,
         What::LeaseMissing,
+        What::Definition,
         What::Rule,
         What::Limit,
         What::Port,
@@ -108,6 +113,7 @@ impl What {
             What::LinkChanged => "link_changed",
             What::Lease => "lease",
             What::LeaseMissing => "lease_missing",
+            What::Definition => "definition",
             What::Rule => "rule",
             What::Limit => "limit",
             What::Port => "port",
@@ -192,11 +198,11 @@ pub struct Reconciler {
 impl Reconciler {
     /// One round. It holds one record at a time, for that record's work, and waits for nobody who has one: what is being attached
     /// or detached is let be.
-    pub fn round(&mut self, places: &Places, what: &Cause) -> Report {
+    pub fn round(&mut self, places: &Places, what: &Cause, definitions: &Definitions) -> Report {
         let mut report = Report::default();
         let (done, is_whole) = match what {
             Cause::Links(changed) => (self.links(places, changed, &mut report), false),
-            Cause::Start | Cause::Timer | Cause::Lost => (self.everything(places, &mut report), true),
+            Cause::Start | Cause::Timer | Cause::Lost => (self.everything(places, definitions, &mut report), true),
         };
         report.failures.extend(done.err().map(|e| e.msg));
         self.remember(&mut report, is_whole);
@@ -215,7 +221,7 @@ impl Reconciler {
         self.told.extend(lines.into_iter().take(room));
     }
 
-    fn everything(&mut self, places: &Places, report: &mut Report) -> Result<(), CniError> {
+    fn everything(&mut self, places: &Places, definitions: &Definitions, report: &mut Report) -> Result<(), CniError> {
         let journal = Journal::new(&places.state_dir);
         let mut survey = survey::survey(places)?;
         report.failures.append(&mut survey.failures);
@@ -233,7 +239,9 @@ impl Reconciler {
         // Later than the listing: whoever was attached in between is known by now.
         let observer = Observer::look(places.on_node)?;
         self.collect(&survey.ended, places, &observer, report)?;
-        self.look_at(&last_records(&journal)?, places, &observer, report);
+        let records = last_records(&journal)?;
+        compare(records.iter().filter(|record| observer.reach(&record.intent).is_some()), definitions, report);
+        self.look_at(&records, places, &observer, report);
         Ok(())
     }
 
@@ -319,6 +327,18 @@ fn go_on_behind<T>(last: Option<&Key>, sorted: &mut [T], key: impl Fn(&T) -> &Ke
     if let Some(last) = last {
         let done = sorted.partition_point(|one| key(one) <= last);
         sorted.rotate_left(done);
+    }
+}
+
+/// Pods that live against the definitions that they were attached by.
+fn compare<'a>(records: impl Iterator<Item = &'a Record>, definitions: &Definitions, report: &mut Report) {
+    for record in records {
+        for attachment in &record.intent.attachments {
+            if let Some(told) = definitions::drift(attachment, definitions) {
+                let line = format!("{}: {told}", look::subject(&record.intent, attachment));
+                report.note(What::Definition, line);
+            }
+        }
     }
 }
 

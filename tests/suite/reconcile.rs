@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use plexus::reconcile::{Cause, Reconciler, Report, What, watch_links};
+use plexus::sources::Manifests;
 use plexus::survey::Places;
 use serde_json::json;
 
@@ -30,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("reconcile::lets_be_what_others_hold", mac, held),
         Case::new("reconcile::tells_links_that_vanished_or_changed", mac, links),
         Case::new("reconcile::tells_leases_that_are_missing_and_those_of_nobody", &[], leases),
+        Case::new("reconcile::tells_definitions_that_were_changed", mac, definitions),
         Case::new("reconcile::hears_of_links_and_looks_at_their_pods", mac, heard),
         Case::new("reconcile::killed_at_any_instant_ends_when_repeated", mac, killed),
         Case::new("reconcile::a_daemon_tells_its_log", mac, daemon),
@@ -61,11 +63,37 @@ fn places() -> Places {
 }
 
 fn round(cause: &Cause) -> Report {
-    Reconciler::default().round(&places(), cause)
+    Reconciler::default().round(&places(), cause, &|_, _| None)
 }
 
 fn found(report: &Report) -> Vec<(What, &str)> {
     report.found.iter().map(|found| (found.what, found.line.as_str())).collect()
+}
+
+/// What was attached from every kind of definition is as the definition has it, until somebody changes that.
+fn definitions() {
+    let node = node();
+    node.script("noted", r#"conf=$(cat); [ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#);
+    let wish = json!([{"name": "blue", "mac": "02:00:00:00:00:77", "cni-args": {"a": "b"}}, {"name": "green"},
+        {"name": "six"}, {"name": "fixed", "ips": ["10.5.0.9/24"]}, {"name": "chained"}]);
+    node.add("a", &wish.to_string());
+    let told = || {
+        let known = Manifests::load(Path::new("/run/scratch/manifests")).unwrap();
+        let definitions = |namespace: &str, name: &str| Some(known.definition(namespace, name).ok().cloned());
+        let report = Reconciler::default().round(&places(), &Cause::Timer, &definitions);
+        let of = report.found.into_iter().filter(|found| found.what == What::Definition);
+        of.map(|found| found.line).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), Vec::<String>::new());
+    let path = |name: &str| format!("/run/scratch/manifests/nad-default-{name}.json");
+    let text = fs::read_to_string(path("blue")).unwrap();
+    fs::write(path("blue"), text.replace("10.2.0.0/24", "10.22.0.0/24")).unwrap();
+    fs::remove_file(path("six")).unwrap();
+    let told = told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("net1 of network \"default/blue\"") && told[0].contains("was changed"), "{told:?}");
+    assert!(told[1].contains("net3 of network \"default/six\"") && told[1].contains("no more"), "{told:?}");
+    node.call("DEL", "a").run().ok();
 }
 
 /// Notes a pod as libcni does after its ADD.
@@ -203,7 +231,7 @@ fn links() {
     }
     fs::create_dir_all(CACHE).unwrap();
     let mut reconciler = Reconciler::default();
-    let mut round = || reconciler.round(&places(), &Cause::Timer);
+    let mut round = || reconciler.round(&places(), &Cause::Timer, &|_, _| None);
     assert_eq!(found(&round()), []);
     node.bed.ip("-n a link del net1");
     node.bed.ip("-n b link set net1 address 02:00:00:00:77:77");

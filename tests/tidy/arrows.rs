@@ -126,8 +126,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "reconcile",
         &[
-            "cni", "config", "journal", "native", "place", "detach", "attach", "job", "check", "collect", "alive",
-            "survey",
+            "cni", "config", "sources", "journal", "native", "place", "detach", "attach", "job", "check", "collect",
+            "alive", "survey",
         ],
     ),
     ("wire", &["cni"]),

@@ -109,6 +109,8 @@ words! {
         Lease = "lease",
         /// A recorded address without its lease.
         LeaseMissing = "lease_missing",
+        /// A definition that says something else than what was attached, or is there no more.
+        Definition = "definition",
         /// A rule of the packet filter, of nobody who lives.
         Rule = "rule",
         /// A link that limits rates, of nobody who lives.
