@@ -32,6 +32,7 @@ use crate::place::{Place, Served, timed};
 use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::refer::{self, Asked};
 use crate::sources::{Manifests, Pod};
+use crate::unwritten::Unwritten;
 use crate::{account, attach, chain, check, collect, convert, deleter, gather, readiness};
 pub use plug::{Plug, serve_plug, undo_plug};
 
@@ -428,6 +429,12 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
 fn del_held(job: &Job, held: &Held) -> Result<Found, CniError> {
     let records = held.records().map_err(|e| from_journal(&e))?;
     detach_records(job, &records)?;
+    for record in &records {
+        let status = record.commitment.as_ref().and_then(|done| done.status.as_ref());
+        if let (Some(pod), Some(status)) = (&record.intent.pod, status) {
+            Unwritten::withdraw(&job.state_dir, pod, status);
+        }
+    }
     if records.is_empty() {
         warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
     }

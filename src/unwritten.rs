@@ -62,6 +62,17 @@ impl Unwritten {
         Ok(Unwritten::at(path))
     }
 
+    /// A sandbox has ended whose status this is: nobody is to be told of it any more. That of a later sandbox of the same pod stays.
+    pub fn withdraw(state_dir: &Path, pod: &PodName, status: &str) {
+        if pod.uid.is_empty() || pod.uid.contains('/') {
+            return;
+        }
+        let noted = Unwritten::at(directory(state_dir).join(&pod.uid));
+        if noted.number.is_some() && noted.read().is_some_and(|note| note.status == status) {
+            noted.forget();
+        }
+    }
+
     /// The note in a file.
     pub fn at(path: PathBuf) -> Unwritten {
         let number = number(&path);

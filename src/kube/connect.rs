@@ -56,7 +56,9 @@ pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Duration) -> Resu
     let connecting = tokio::task::spawn_blocking(move || handle.block_on(client(kubeconfig.as_deref())));
     match tokio::time::timeout(limit, connecting).await {
         Ok(Ok(connected)) => connected,
-        _ => {
+        // A library's defect is no reason to wait for a file.
+        Ok(Err(_)) => Err(refuse("preparing to ask the API server", "the kubeconfig is such that reading it panicked")),
+        Err(_) => {
             let why = "the kubeconfig, or what it names, is not read within apiDeadlineMs";
             Err(refuse("preparing to ask the API server", why))
         }
@@ -102,6 +104,32 @@ fn split_pair(login: &mut AuthInfo) {
     }
 }
 
+/// A token as tools write it has a line's end after it, which no header may have (client-go trims it).
+fn trim_token(login: &mut AuthInfo) -> Result<(), String> {
+    let shown = serde_json::to_value(&*login).unwrap_or_default();
+    let inline = shown.get("token").and_then(Value::as_str).filter(|token| !token.is_empty());
+    let (token, which) = match (inline, &login.token_file) {
+        (Some(token), _) => (token.to_owned(), "its token".to_owned()),
+        (None, Some(path)) => {
+            let bytes = crate::sources::read(Path::new(path)).map_err(|why| format!("{path}: {why}"))?;
+            (String::from_utf8(bytes).map_err(|e| format!("{path}: {e}"))?, format!("the token in {path}"))
+        }
+        (None, None) => return Ok(()),
+    };
+    let trimmed = token.trim();
+    if trimmed.is_empty() {
+        return Err(format!("{which} is empty"));
+    }
+    if trimmed.chars().any(|c| c.is_control() || !c.is_ascii()) {
+        return Err(format!("{which} is no token: it has characters that none has"));
+    }
+    // A file that is as it should be stays one, and is read again from time to time.
+    if trimmed.len() != token.len() {
+        (login.token, login.token_file) = (Some(trimmed.to_owned().into()), None);
+    }
+    Ok(())
+}
+
 /// What a PEM text consists of: each with its end.
 fn blocks(text: &str) -> impl Iterator<Item = &str> {
     let starts: Vec<usize> = text.match_indices(PEM_BEGIN).map(|(at, _)| at).collect();
@@ -134,7 +162,10 @@ async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
     let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, e))?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
     check_files(&kubeconfig).map_err(|why| refuse(&act, why))?;
-    kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()).for_each(split_pair);
+    for login in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        split_pair(login);
+        trim_token(login).map_err(|why| refuse(&act, why))?;
+    }
     let has_proxy =
         kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()).any(|c| c.proxy_url.is_some());
     let found = KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;

@@ -168,6 +168,18 @@ fn logins() {
         member.node.conf["kubeconfig"] = json!(member.cluster.kubeconfig(&member.node.bed, login));
         member.add(&format!("a{index}"), "blue").1.ok();
     }
+    // As `kubectl create token >FILE` writes it.
+    fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    for (pod, login) in [("t0", Login::TokenFile(token.clone())), ("t1", Login::Token(format!("{TOKEN}\n")))] {
+        member.node.conf["kubeconfig"] = json!(member.cluster.kubeconfig(&member.node.bed, &login));
+        member.add(pod, "blue").1.ok();
+    }
+    fs::write(&token, "\n").unwrap();
+    member.node.conf["kubeconfig"] =
+        json!(member.cluster.kubeconfig(&member.node.bed, &Login::TokenFile(token.clone())));
+    let (_, answer) = member.add("t2", "blue");
+    assert!(!answer.succeeded() && answer.stdout.contains("is empty"), "{}", answer.stdout);
+    fs::write(&token, TOKEN).unwrap();
     // A token is rotated by whoever writes its file: each request reads it.
     member.cluster.kubeconfig(&member.node.bed, &Login::TokenFile(token.clone()));
     member.cluster.revoke(TOKEN);

@@ -141,6 +141,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "select",
             "sources",
             "journal",
+            "unwritten",
             "log",
             "native",
             "devices",

@@ -15,6 +15,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::outcome::a_role_without_patch_is_enough", needs, no_patch),
         Case::new("api::outcome::a_role_without_patch_costs_two_requests_more", needs, cost_without_patch),
         Case::new("api::outcome::d16_a_status_that_cannot_be_written_fails_no_pod", needs, unwritten),
+        Case::new("api::outcome::a_pod_that_ends_takes_its_unwritten_status_back", needs, withdrawn),
         Case::new("api::outcome::a_failure_is_one_event_however_often", needs, one_event),
         Case::new("api::outcome::events_that_cannot_be_told_fail_no_pod", needs, no_events),
     ]
@@ -124,6 +125,26 @@ fn cost_without_patch() {
 
 fn uuid() -> String {
     fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap()
+}
+
+/// A sandbox that has ended has no status, and what one that came after it has stays noted.
+fn withdrawn() {
+    let member = Member::new();
+    let noted = || fs::read_dir(format!("{RECORDS}/unwritten")).map_or(0, Iterator::count);
+    member.cluster.fail("", "/status", usize::MAX, Fault::Status(403));
+    let (uid, answer) = member.add("a", "blue");
+    answer.ok();
+    assert_eq!(noted(), 1);
+    let (other, answer) = member.add("b", "blue");
+    answer.ok();
+    let path = format!("{RECORDS}/unwritten/{other}");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("net1", "net7")).unwrap();
+    member.del("b", &other);
+    assert!(fs::exists(&path).unwrap(), "it is another's by now");
+    fs::write(&path, text).unwrap();
+    member.del("a", &uid);
+    assert!(!fs::exists(format!("{RECORDS}/unwritten/{uid}")).unwrap());
 }
 
 fn unwritten() {
