@@ -7,6 +7,7 @@ mod ahead;
 pub mod alive;
 pub mod asked;
 pub mod attach;
+pub mod cards;
 pub mod chain;
 pub mod chained;
 pub mod check;

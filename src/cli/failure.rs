@@ -13,7 +13,7 @@ Exit codes:
   2  wrong usage
   3  demo: this machine forbids what the demo needs (user namespaces); nothing was done
   4  demo: it ran, but a ping was not answered or something was left
-  5  check: an attachment is not as it was attached; doctor, validate: something is wrong";
+  5  check: an attachment is not as it was attached; doctor, list --devices, validate: something is wrong";
 
 /// How `plexus` ends. `oneshot` alone differs: it ends as a CNI plugin does, 0 or 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

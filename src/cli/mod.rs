@@ -13,6 +13,7 @@ mod completions;
 #[cfg(feature = "api")]
 mod daemon;
 mod demo;
+mod devices;
 mod doctor;
 mod explain;
 mod failure;
@@ -36,6 +37,8 @@ const DATA_DIR: &str = "/var/lib/cni/networks";
 const MIN_AGE_S: u64 = 600;
 /// Where the runtimes look for plugins unless they are told otherwise.
 const BIN_DIR: &str = "/opt/cni/bin";
+/// Where sysfs is; in a container that of the node may be elsewhere.
+const SYSFS: &str = "/sys";
 
 /// Attaches Kubernetes pods to their networks, in process, over netlink.
 #[derive(Debug, Parser)]
@@ -55,6 +58,12 @@ enum Command {
     },
     /// What is attached on this node, an attachment a row, read from the journal
     List {
+        /// The cards with virtual functions (SR-IOV) instead, and who holds which
+        #[arg(long)]
+        devices: bool,
+        /// Where the node's sysfs is
+        #[arg(long, value_name = "DIR", default_value = SYSFS)]
+        sysfs: PathBuf,
         /// The directory that holds the journal
         #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
         state_dir: PathBuf,
@@ -95,6 +104,9 @@ enum Command {
         /// The directory of the runtime's plugins
         #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
         bin_dir: PathBuf,
+        /// Where the node's sysfs is
+        #[arg(long, value_name = "DIR", default_value = SYSFS)]
+        sysfs: PathBuf,
         #[command(flatten)]
         places: PlaceArgs,
         /// How the rows are written
@@ -186,16 +198,20 @@ impl Cli {
         let mut out = Out::stdout();
         let done = match self.command {
             Command::Demo { output } => demo::run(output, &mut out),
-            Command::List { state_dir, output } => list::run(&state_dir, output, &mut out),
+            Command::List { devices: true, sysfs, state_dir, output } => {
+                devices::run(&sysfs, &state_dir, output, &mut out)
+            }
+            Command::List { state_dir, output, .. } => list::run(&state_dir, output, &mut out),
             Command::Check { pod, on_node, state_dir, output } => {
                 check::run(&state_dir, pod.as_deref(), on_node, output, &mut out)
             }
             Command::Gc { dry_run, unrecorded, places, output } => {
                 gc::run(&places.into(), dry_run, unrecorded, output, &mut out)
             }
-            Command::Doctor { bin_dir, places, output } => {
+            Command::Doctor { bin_dir, sysfs, places, output } => {
                 let conf_dir = places.conf_dir.clone();
-                doctor::run(doctor::Surroundings { places: places.into(), conf_dir, bin_dir }, output, &mut out)
+                let around = doctor::Surroundings { places: places.into(), conf_dir, bin_dir, sysfs };
+                doctor::run(around, output, &mut out)
             }
             Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),
             Command::Install(args) => install::run(args, &mut out),
@@ -232,7 +248,9 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_what_is_parsed() {
         let cli = Cli::try_parse_from(["plexus", "list", "--state-dir", "/x", "-o", "json"]).unwrap();
-        let Command::List { state_dir, output } = cli.command else { panic!("another command: {cli:?}") };
+        let Command::List { state_dir, output, devices: false, .. } = cli.command else {
+            panic!("another command: {cli:?}")
+        };
         assert_eq!((state_dir, output), (PathBuf::from("/x"), Format::Json));
         let wrong = Cli::try_parse_from(["plexus", "explain", "pod.yaml"]).unwrap_err();
         assert_eq!(wrong.exit_code(), 2, "a missing --config is wrong usage: {wrong}");

@@ -120,6 +120,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job", "takeover"]),
     ("alive", &["cni", "sources", "journal", "sight", "native", "detach", "takeover"]),
+    ("cards", &["journal", "native", "devices", "homecoming", "alive"]),
     ("install", &["cni", "config", "sources", "cluster", "confdir", "journal", "gather", "durable", "takeover"]),
     ("keep", &["cni", "config", "sources", "confdir", "durable", "takeover", "install"]),
     ("survey", &["cni", "journal", "native", "detach", "attach", "collect", "alive"]),

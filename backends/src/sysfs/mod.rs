@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 mod address;
 mod bind;
+mod card;
 
 pub use address::{PciAddress, PciAddressError};
+pub use card::PhysicalFunction;
 
 use crate::error::{Error, ErrorKind};
 
@@ -90,17 +92,7 @@ impl Sysfs {
         let pf = pf.ok_or_else(|| missing(format!("PCI device {address} is no virtual function (SR-IOV)")))?;
         let index = self.index_of(&pf, address);
         let index = index.ok_or_else(|| missing(format!("{pf} does not list its virtual function {address}")))?;
-        Ok(VirtualFunction {
-            index,
-            pf_interface: self.uplink(&pf),
-            interfaces: self.interfaces(address),
-            driver: self.driver(address),
-            iommu_group: self.iommu_group(address),
-            // A machine without nodes says -1.
-            numa_node: read(&device.join("numa_node")).ok().and_then(|text| text.parse().ok()),
-            address: address.clone(),
-            pf,
-        })
+        Ok(self.function_of(&pf, index, &self.uplink(&pf), address.clone()))
     }
 
     /// The driver that a function is bound to.

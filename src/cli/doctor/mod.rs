@@ -1,6 +1,7 @@
 //! `plexus doctor`: what this kernel and this node can do, what the runtime will do with its configurations, and what is wrong. One
 //! row a finding; nothing is changed.
 
+mod devices;
 mod networks;
 mod node;
 
@@ -27,6 +28,8 @@ pub(super) struct Surroundings {
     pub(super) conf_dir: PathBuf,
     /// Where the runtime finds plugins.
     pub(super) bin_dir: PathBuf,
+    /// Where sysfs is.
+    pub(super) sysfs: PathBuf,
 }
 
 /// How good or bad a finding is.
@@ -55,7 +58,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Finding {
-    /// `node`, `kind`, `net.d`, `plugin`, `pool`, `leak`.
+    /// `node`, `kind`, `device`, `net.d`, `plugin`, `pool`, `leak`.
     area: &'static str,
     what: String,
     state: State,
@@ -80,6 +83,7 @@ impl Finding {
 /// Something is wrong, and was printed.
 pub(super) fn run(mut around: Surroundings, output: Format, out: &mut Out) -> Result<(), Failure> {
     let mut findings = node::findings(&around);
+    findings.extend(devices::findings(&around));
     findings.extend(networks::findings(&mut around));
     findings.extend(held(&around));
     let wrong = findings.iter().filter(|finding| finding.state == State::Wrong).count();

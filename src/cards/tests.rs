@@ -1,0 +1,147 @@
+//! A tree of sysfs, a journal and claims of a test's own: who is shown to hold what, and what is told to be odd.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+struct Node(PathBuf);
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+impl Node {
+    /// A card with three functions, on a node where nothing is attached.
+    fn new(name: &str) -> Node {
+        let node = Node(std::env::temp_dir().join(format!("plexus-cards-{name}-{}", std::process::id())));
+        drop(fs::remove_dir_all(&node.0));
+        let pf = node.device("0000:01:00.0");
+        fs::create_dir_all(pf.join("net/eth0")).unwrap();
+        fs::write(pf.join("net/eth0/flags"), "0x1003\n").unwrap();
+        fs::write(pf.join("sriov_totalvfs"), "7\n").unwrap();
+        for index in 0..3 {
+            let name = format!("0000:01:10.{index}");
+            let vf = node.device(&name);
+            symlink("../0000:01:00.0", vf.join("physfn")).unwrap();
+            symlink(format!("../{name}"), pf.join(format!("virtfn{index}"))).unwrap();
+            symlink(format!("/x/iommu_groups/{}", 8 + index), vf.join("iommu_group")).unwrap();
+            node.bind(index, "igbvf");
+            fs::create_dir_all(vf.join(format!("net/eth{}", index + 1))).unwrap();
+        }
+        node
+    }
+
+    fn device(&self, address: &str) -> PathBuf {
+        let device = self.0.join("sys/bus/pci/devices").join(address);
+        fs::create_dir_all(&device).unwrap();
+        device
+    }
+
+    fn bind(&self, index: u32, driver: &str) {
+        let link = self.device(&format!("0000:01:10.{index}")).join("driver");
+        drop(fs::remove_file(&link));
+        symlink(format!("/x/drivers/{driver}"), link).unwrap();
+    }
+
+    fn claim(&self, index: u32, record: &Record) {
+        let device = Allotted { resource: String::new(), id: format!("0000:01:10.{index}") };
+        Ledger::new(&self.0).take(&device, &journal::file_name(&record.intent.key)).unwrap();
+    }
+
+    fn odd(&self, records: &[Record], life: Life) -> Vec<String> {
+        self.look(records, life).odd.into_iter().map(|odd| odd.what).collect()
+    }
+
+    fn look(&self, records: &[Record], life: Life) -> Card {
+        let (sysfs, peer_dir) = (Sysfs::at(&self.0.join("sys")), self.0.join("sriov"));
+        let books = Books { state_dir: &self.0, peer_dir: &peer_dir, records };
+        let mut cards = look(&sysfs, &books, &|_| life);
+        assert_eq!(cards.len(), 1);
+        cards.remove(0)
+    }
+}
+
+/// The record of a pod that has the first function.
+fn record(function: Value) -> Record {
+    let line = json!({
+        "key": {"network": "node", "sandbox": "c1", "ifname": "eth0"}, "bootId": "b", "netns": "/run/netns/a", "path": [],
+        "pod": {"namespace": "demo", "name": "web"},
+        "attachments": [{
+            "network": "demo/vf", "cniName": "vf", "cniVersion": "1.0.0", "ifname": "net1", "args": "", "default": false,
+            "device": {"resource": "", "id": "0000:01:10.0"},
+            "steps": [{"type": "sriov", "native": true, "conf": {}, "function": function}]
+        }]
+    });
+    journal::parse(format!("{line}\n").as_bytes()).remove(0)
+}
+
+#[test]
+fn a_function_is_shown_with_who_has_it() {
+    let node = Node::new("held");
+    let record = record(Value::Null);
+    let free = node.look(std::slice::from_ref(&record), Life::Lives);
+    assert!(free.functions.iter().all(|function| function.holder.is_none()), "what is not claimed is not held");
+    node.claim(0, &record);
+    let card = node.look(std::slice::from_ref(&record), Life::Lives);
+    let expected = Holder {
+        pod: "demo/web".into(),
+        sandbox: "c1".into(),
+        netns: "/run/netns/a".into(),
+        interface: "net1".into(),
+        by_peer: false,
+    };
+    assert_eq!(card.functions[0].holder, Some(expected));
+    assert_eq!((card.functions[1].holder.as_ref(), card.functions[1].iommu_group), (None, Some(9)));
+    assert_eq!((card.interface.as_deref(), card.is_up, card.odd.len()), (Some("eth0"), Some(true), 0));
+}
+
+#[test]
+fn a_holder_that_is_gone_and_a_card_that_is_down_are_odd() {
+    let node = Node::new("odd");
+    let record = record(Value::Null);
+    node.claim(0, &record);
+    fs::write(node.device("0000:01:00.0").join("net/eth0/flags"), "0x1002\n").unwrap();
+    let expected = [
+        "0000:01:10.0 is held for container c1, which is gone",
+        "eth0 (0000:01:00.0) is down, and 1 of its functions are held",
+    ];
+    assert_eq!(node.odd(&[record], Life::Ended), expected);
+    let nobody = node.look(&[], Life::Ended);
+    assert_eq!((nobody.odd.len(), nobody.functions[0].holder.is_none()), (0, true), "a claim that leads nowhere");
+}
+
+#[test]
+fn a_function_that_was_left_to_user_space_is_odd() {
+    let node = Node::new("left");
+    let settings = json!({
+        "mac": "02:00:00:00:00:01", "vlan": 0, "qos": 0, "proto": 33024, "minRate": 0, "maxRate": 0, "spoofCheck": true,
+        "trust": false, "linkState": 0
+    });
+    let function = json!({
+        "address": "0000:01:10.0", "pf": "0000:01:00.0", "index": 0, "driver": "igbvf", "rebound": "vfio-pci", "settings": settings,
+        "interface": {"device": {"name": "eth1", "alias": ""}, "ifindex": 4, "mtu": 1500}
+    });
+    let record = record(function);
+    node.bind(0, "vfio-pci");
+    node.bind(1, "vfio-pci");
+    let odd = node.odd(std::slice::from_ref(&record), Life::Lives);
+    let said = "0000:01:10.0 is bound to vfio-pci and held by nobody, and had an interface when it was attached";
+    assert_eq!(odd, [said], "of the other no record says so");
+    node.claim(0, &record);
+    assert_eq!(node.odd(&[record], Life::Lives), Vec::<String>::new());
+}
+
+#[test]
+fn what_sriov_cni_attached_is_held() {
+    let node = Node::new("peer");
+    fs::create_dir_all(node.0.join("sriov/pci")).unwrap();
+    fs::write(node.0.join("sriov/pci/0000:01:10.2"), "/run/netns/b").unwrap();
+    let holder = node.look(&[], Life::Lives).functions[2].holder.clone().unwrap();
+    assert_eq!((holder.by_peer, holder.netns.as_str()), (true, "/run/netns/b"));
+}
