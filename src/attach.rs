@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::ahead::{Ahead, Wanted};
 use crate::chain::{Caller, DELEGATE_DEADLINE, UNDO_DEADLINE};
 use crate::chained;
-use crate::claims::{self, Claims};
+use crate::claims::{self, Chosen, Stock};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
@@ -103,7 +103,7 @@ struct Begun<'a, 'r> {
 /// # Errors
 /// The first failure; where its undo failed too, both, and the record stays for DEL and GC.
 pub fn attach(
-    plan: &Plan,
+    plan: &mut Plan,
     journal: &Journal,
     boot_id: String,
     pod: Entering,
@@ -113,12 +113,18 @@ pub fn attach(
     let mut kernel = Kernel::opened(pod, allow_own, place)?;
     check_names_free(plan, &mut kernel)?;
     claims::clear(plan, journal)?;
-    let resolved = resolve(plan, &mut kernel)?;
+    let chosen = claims::choose(plan, journal, &Stock::default())?;
+    let plan = &*plan;
+    let (resolved, chosen) = match (resolve(plan, &mut kernel), chosen) {
+        (Ok(resolved), chosen) => (resolved, chosen),
+        (Err(failure), Some(chosen)) => return Err(chosen.give_back(failure)),
+        (Err(failure), None) => return Err(failure),
+    };
     if plan.ends_with_its_namespace() {
         return unrecorded(plan, &mut kernel, resolved);
     }
-    let held = timed(place, Phase::Journal, || journal.hold(&plan.key, true)).map_err(|e| from_journal(&e))?;
-    let Some(mut held) = held else { return Err(CniError::generic("the journal did not make its record")) };
+    let none = || timed(place, Phase::Journal, || Chosen::none(plan, journal));
+    let Chosen { mut held, mut claims } = chosen.map_or_else(none, Ok)?;
     let inside = (kernel.pod.netns().id(), kernel.pod.cookie());
     // Only who collects asks for it: an ADD that cannot know it is as good.
     let outside = (kernel.host.netns().id(), sight::own_pid_ns().unwrap_or_default());
@@ -130,7 +136,6 @@ pub fn attach(
     let begin = timed(place, Phase::Journal, || held.intend(&intent));
     let begin = begin.map_err(|e| CniError { code: refusal_of(&e), ..from_journal(&e) })?;
     let mut done = Vec::new();
-    let mut claims = Claims::new(&plan.state_dir, held.name());
     let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));
     let claimed = claims.take(plan);
     let failure = match claimed.and_then(|()| run(plan, &mut kernel, resolved, &mut done, &mut note)) {

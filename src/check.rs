@@ -33,8 +33,12 @@ use crate::rules;
 ///
 /// # Errors
 /// What differs, in the reference plugin's words.
-pub fn configuration(job: &Job, plan: &Plan) -> Result<(), CniError> {
-    let Some(attachment) = plan.attachments.first() else { return Ok(()) };
+pub fn configuration(job: &Job, plan: &mut Plan) -> Result<(), CniError> {
+    let Some(attachment) = plan.attachments.first_mut() else { return Ok(()) };
+    if attachment.choice().is_some() {
+        let chosen = recorded(job)?.and_then(|record| record.intent.attachments.into_iter().next()?.device);
+        chosen.iter().for_each(|device| attachment.choose(&device.id));
+    }
     let Some(step) = attachment.steps.first() else { return Ok(()) };
     let native = match &step.how {
         How::Native(native) => native,

@@ -3,6 +3,8 @@
 //! A claim whose holder has ended does not block: the holder's record is held, what it still says is detached, and the claim is
 //! free. What a device is, and how it becomes an interface, is not known here.
 
+mod choice;
+
 use std::path::{Path, PathBuf};
 
 use backends::NetNs;
@@ -18,17 +20,19 @@ use crate::log::warn;
 use crate::native;
 use crate::plan::{Attachment, Plan};
 
+pub use choice::{Chosen, Stock, choose};
+
 /// The devices of a plan, as far as this request has claimed them.
 #[derive(Debug)]
-pub struct Claims<'a> {
+pub struct Claims {
     ledger: Ledger,
     record: String,
-    taken: Vec<&'a Allotted>,
+    taken: Vec<Allotted>,
 }
 
-impl<'a> Claims<'a> {
+impl Claims {
     /// Claims nothing yet. `record`: the name of the request's record, which is held.
-    pub fn new(state_dir: &Path, record: &str) -> Claims<'a> {
+    pub fn new(state_dir: &Path, record: &str) -> Claims {
         Claims { ledger: Ledger::new(state_dir), record: record.to_owned(), taken: Vec::new() }
     }
 
@@ -36,10 +40,10 @@ impl<'a> Claims<'a> {
     ///
     /// # Errors
     /// Another attachment has got one of them since [`clear`]: code 11.
-    pub fn take(&mut self, plan: &'a Plan) -> Result<(), CniError> {
+    pub fn take(&mut self, plan: &Plan) -> Result<(), CniError> {
         for (attachment, device) in wanted(plan) {
             match self.ledger.take(device, &self.record).map_err(|e| refuse(&e))? {
-                Taken::Now => self.taken.push(device),
+                Taken::Now => self.taken.push(device.clone()),
                 // An ADD that is repeated: what it had before stays its own, whatever becomes of this one.
                 Taken::Before => {}
                 Taken::ByOther(holder) => return Err(named(attachment, at_work(device, &holder))),
@@ -53,7 +57,7 @@ impl<'a> Claims<'a> {
     /// # Errors
     /// What could not be given back.
     pub fn give_back(self) -> Result<(), CniError> {
-        let one = |device: &&Allotted| self.ledger.release(device, &self.record).map_err(|e| refuse(&e)).err();
+        let one = |device: &Allotted| self.ledger.release(device, &self.record).map_err(|e| refuse(&e)).err();
         detach::join(self.taken.iter().filter_map(one).collect())
     }
 }
@@ -89,6 +93,11 @@ fn named(attachment: &Attachment, error: CniError) -> CniError {
 
 fn at_work(device: &Allotted, holder: &str) -> CniError {
     held(device, &format!("by the attachment of record {holder}, which is being attached or deleted"))
+}
+
+/// A record that cannot be held: another command at work is one to try again.
+fn unwritten(error: &journal::Error) -> CniError {
+    CniError::new(if error.is_held() { Code::TryAgainLater } else { Code::Io }, native::chain(error))
 }
 
 fn refuse(error: &Error) -> CniError {

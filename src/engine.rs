@@ -272,11 +272,11 @@ fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Served {
         warn(warning);
     }
     let path = config.search_path(&job.request.path);
-    let plan = timed(job.place, Phase::Plan, || job.plan(asked.wanted, asked.pod, &path))?;
+    let mut plan = timed(job.place, Phase::Plan, || job.plan(asked.wanted, asked.pod, &path))?;
     if let Some(why) = plan.executed() {
         job.place.allow_execution(job.request, why)?;
     }
-    let attached = attach_all(job, &plan, pod)?;
+    let attached = attach_all(job, &mut plan, pod)?;
     account::added(&plan, &attached.results);
     if let Some(pod) = &plan.pod {
         let news = News::Attached { status: &attached.status, arrivals: arrivals(&plan, &attached) };
@@ -302,13 +302,13 @@ fn serve_direct(job: &Job) -> Served {
         Command::Add => {
             // A kind always goes into the pod; a plugin of a chain that has nothing to do passes on what it got, and that is all.
             let ahead = Kind::of(job.plugin).map(|_| enter_ahead(job));
-            let plan = direct_plan(job)?;
+            let mut plan = direct_plan(job)?;
             if plan.is_idle() {
                 let previous = plan.attachments.into_iter().next().and_then(|attachment| attachment.previous);
                 return previous.unwrap_or_default().print(job.request.version).map(Some);
             }
             collect_older_boot(job);
-            let attached = attach_all(job, &plan, ahead.unwrap_or_else(|| enter_ahead(job)))?;
+            let attached = attach_all(job, &mut plan, ahead.unwrap_or_else(|| enter_ahead(job)))?;
             let result = attached.results.into_iter().next().unwrap_or_default();
             result.print(job.request.version).map(Some)
         }
@@ -318,7 +318,7 @@ fn serve_direct(job: &Job) -> Served {
             }
             Ok(None)
         }
-        Command::Check => check::configuration(job, &direct_plan(job)?).map(|()| None),
+        Command::Check => check::configuration(job, &mut direct_plan(job)?).map(|()| None),
         Command::Gc => collect::network(job, None).map(|()| None),
         Command::Status => readiness::direct(job).map(|()| None),
         Command::Version => Ok(None),
@@ -368,7 +368,7 @@ fn enter_ahead(job: &Job) -> Entering {
     backends::Pod::enter_ahead(job.place.opening(job.request))
 }
 
-fn attach_all(job: &Job, plan: &Plan, pod: Entering) -> Result<attach::Attached, CniError> {
+fn attach_all(job: &Job, plan: &mut Plan, pod: Entering) -> Result<attach::Attached, CniError> {
     let boot_id = journal::boot_id().map_err(|e| from_journal(&e))?;
     attach::attach(plan, &job.journal(), boot_id.to_owned(), pod, job.request.netns_override, job.place)
 }

@@ -284,7 +284,7 @@ fn attachment(want: Wanted, command: Command, node: &Node, warnings: &mut Vec<St
 fn named_by_itself(steps: &[Step]) -> Option<Allotted> {
     steps.iter().find_map(|step| match &step.how {
         How::Native(native) => match &native.spec {
-            backends::Spec::Sriov(spec) => Some(Allotted { resource: String::new(), id: spec.device().to_owned() }),
+            backends::Spec::Sriov(spec) => Some(Allotted { resource: String::new(), id: spec.device()?.to_owned() }),
             _ => None,
         },
         How::Chained(_) | How::Executed(_) => None,
@@ -529,6 +529,27 @@ impl Attachment {
     pub fn has_no_interface(&self) -> bool {
         let passes = |step: &Step| matches!(&step.how, How::Chained(spec) if spec.chained() == Chained::Passthru);
         self.steps.first().is_some_and(passes) && !self.steps.iter().any(Step::makes_link)
+    }
+
+    /// What a virtual function must be that is still to be chosen for it, of the card that its configuration names.
+    pub fn choice(&self) -> Option<&backends::sriov::Spec> {
+        self.steps.iter().find_map(|step| {
+            let How::Native(native) = &step.how else { return None };
+            let backends::Spec::Sriov(spec) = &native.spec else { return None };
+            Some(spec.as_ref()).filter(|spec| spec.device().is_none())
+        })
+    }
+
+    /// Gives it the virtual function that was chosen, as if its configuration had named that.
+    pub fn choose(&mut self, device: &str) {
+        for step in &mut self.steps {
+            let How::Native(native) = &mut step.how else { continue };
+            if let backends::Spec::Sriov(spec) = &mut native.spec {
+                spec.choose(device);
+                step.conf.insert("deviceID".to_owned(), device.into());
+            }
+        }
+        self.device = Some(Allotted { resource: String::new(), id: device.to_owned() });
     }
 
     fn record(&self) -> journal::Attachment {

@@ -17,6 +17,8 @@ enum Need {
     Always,
     /// Its configuration names one, which a device of the pod takes the place of.
     Own,
+    /// Its configuration names a card, of which a free one is chosen; not where a resource counts who has which.
+    Card,
     /// Who wrote it knows.
     Unknown,
 }
@@ -37,9 +39,9 @@ pub fn check<'a>(
     for (plugin, conf) in plugins {
         let need = need(plugin, conf);
         match (need, allotment) {
-            (Need::Never, _) | (Need::Unknown | Need::Own, Allotment::Unasked) => {}
+            (Need::Never, _) | (Need::Unknown | Need::Own | Need::Card, Allotment::Unasked) => {}
             (Need::Own, Allotment::Lacking { unknown: None, .. }) => {}
-            (Need::Always, Allotment::Lacking { resource, unknown: None }) => {
+            (Need::Always | Need::Card, Allotment::Lacking { resource, unknown: None }) => {
                 let msg = format!("{plugin} needs a device, and {}", advice(resource));
                 return Err(CniError::new(Code::InvalidConfig, msg));
             }
@@ -58,11 +60,11 @@ pub fn check<'a>(
             (Need::Always, _) => {
                 let msg = format!(
                     "{plugin} needs a device: the definition names no resource (annotation {RESOURCE_NAME}), and its \
-                     configuration no deviceID"
+                     configuration no deviceID, or pf of sriov"
                 );
                 return Err(CniError::new(Code::InvalidConfig, msg));
             }
-            (Need::Unknown | Need::Own, _) => {}
+            (Need::Unknown | Need::Own | Need::Card, _) => {}
         }
     }
     if let Allotment::Lacking { resource, unknown: Some(why) } = allotment {
@@ -79,6 +81,7 @@ fn need(plugin: &str, conf: &Map<String, Value>) -> Need {
     match plugin {
         "host-device" if ["device", "hwaddr", "kernelpath", "pciBusID"].into_iter().any(has) => Need::Own,
         "sriov" | "ib-sriov" if has("deviceID") => Need::Own,
+        "sriov" if has("pf") => Need::Card,
         "host-device" | "sriov" | "ib-sriov" => Need::Always,
         other if native::builds(other) => Need::Never,
         _ => Need::Unknown,
@@ -112,6 +115,9 @@ mod tests {
             assert_eq!(checked(&given, &json!({"type": plugin})).unwrap(), None);
         }
         assert!(checked(&Allotment::Unasked, &json!({"type": "sriov"})).unwrap_err().msg.contains("names no resource"));
+        let card = json!({"type": "sriov", "pf": "eth0"});
+        assert_eq!(checked(&Allotment::Unasked, &card).unwrap(), None, "one is chosen");
+        assert!(checked(&lacking, &card).unwrap_err().msg.contains("no device of resource a/vf"));
         for own in [json!({"type": "sriov", "deviceID": "x"}), json!({"type": "host-device", "device": "eth7"})] {
             assert_eq!(checked(&lacking, &own).unwrap(), None);
             assert_eq!(checked(&Allotment::Unasked, &own).unwrap(), None);

@@ -96,12 +96,13 @@ fn add(job: &Job, config: &Config, plug: &Plug) -> Served {
     let conf = serde_json::to_vec(&job.request.config).unwrap_or_default();
     let wanted = gather::plugged(config, &conf, &plug.wish, &job.asking())?;
     let path = config.search_path(&job.request.path);
-    let plan = timed(job.place, Phase::Plan, || job.plan(vec![wanted], cluster::pod_name(&job.request.args), &path))?;
+    let mut plan =
+        timed(job.place, Phase::Plan, || job.plan(vec![wanted], cluster::pod_name(&job.request.args), &path))?;
     if let Some(why) = plan.executed() {
         job.place.allow_execution(job.request, why)?;
     }
     journal.plug(&key).map_err(|e| from_journal(&e))?;
-    let attached = attach_all(job, &plan, pod).inspect_err(|_| forget_undone(&journal, &key))?;
+    let attached = attach_all(job, &mut plan, pod).inspect_err(|_| forget_undone(&journal, &key))?;
     account::added(&plan, &attached.results);
     let result = attached.results.into_iter().next().unwrap_or_default();
     result.print(job.request.version).map(Some)

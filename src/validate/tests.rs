@@ -102,6 +102,7 @@ fn ranges_types_and_misspelt_keys_are_told_too() {
             &["7:5 warning: spec.config: ipam.ranges[0][0].gateway: the gateway 10.2.0.1 is not in 10.1.0.0/24"],
         ),
         ("{\"type\": \"sriov\"}", &["6:6 error: spec.config: type: sriov needs a device"]),
+        ("{\"type\": \"sriov\", \"pf\": \"eth0\"}", &[]),
         ("{\"type\": \"macvaln\"}", &["6:6 warning: spec.config: type: macvaln is executed: /opt/cni/bin/macvaln"]),
         (
             "{\"plugins\": [{\"type\": \"dummy\", \"ipam\": {\"type\": \"static\"}}], \"disablecheck\": true}",

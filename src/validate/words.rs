@@ -84,7 +84,7 @@ pub(super) const KEYS: [&str; 78] = [
 ];
 
 /// What may follow for a key. The refusal has said what is wrong.
-const RIGHT: [(&str, &str); 25] = [
+const RIGHT: [(&str, &str); 26] = [
     ("mtu", "a number from 68 to 65535; 0, or none: that of the lower device"),
     ("vlan", "a number from 0 to 4094"),
     ("vlanId", "a number from 1 to 4094"),
@@ -112,6 +112,7 @@ const RIGHT: [(&str, &str); 25] = [
         "mode",
         "a mode of the plugin; macvlan: \"bridge\", \"private\", \"vepa\", \"passthru\"; ipvlan: \"l2\", \"l3\", \"l3s\"",
     ),
+    ("pf", "the name or the PCI address of a card's own interface"),
     ("plugins", "at least one plugin: [{\"type\": ...}]"),
 ];
 

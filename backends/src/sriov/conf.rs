@@ -23,7 +23,8 @@ pub struct Conf {
     /// The function's address on the PCI bus.
     #[serde(rename = "deviceID")]
     pub device_id: Option<String>,
-    /// The physical function it must be of: its interface's name, or its address on the PCI bus.
+    /// The physical function it must be of: its interface's name, or its address on the PCI bus. Without a function a free one of
+    /// that card is chosen.
     pub pf: Option<String>,
     /// The VLAN that its frames are tagged with, outside of the pod. 0: none.
     pub vlan: Option<i64>,
@@ -122,7 +123,7 @@ pub enum Binding {
 /// A configuration that can be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    device: String,
+    device: Option<String>,
     pub(super) pf: Option<String>,
     pub(super) vlan: Option<Vlan>,
     pub(super) mac: Option<Mac>,
@@ -146,8 +147,12 @@ impl Conf {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let mut told = Vec::new();
         let device = given(self.runtime_config.device_id).or(given(self.device_id));
-        let device =
-            device.ok_or_else(|| Error::invalid("deviceID, the PCI address of a virtual function, is missing"))?;
+        let pf = given(self.pf);
+        if device.is_none() && pf.is_none() {
+            let text =
+                "deviceID, the PCI address of a virtual function, is missing, and so is pf, of which one is chosen";
+            return Err(Error::invalid(text));
+        }
         let vlan = vlan(self.vlan, self.vlan_qos, given(self.vlan_proto))?;
         let link_state = match given(self.link_state).as_deref() {
             None => None,
@@ -166,7 +171,7 @@ impl Conf {
         }
         Ok(Spec {
             device,
-            pf: given(self.pf),
+            pf,
             vlan,
             mac: given(self.mac).map(|text| own_mac(&text)).transpose()?,
             spoof_check: given(self.spoofchk).map(|text| switch("spoofchk", &text, &mut told)),
@@ -183,15 +188,28 @@ impl Conf {
 }
 
 impl Spec {
-    /// The function, by what a device plugin calls it: its address on the PCI bus, if anything can be made of it.
+    /// The function, by what a device plugin calls it: its address on the PCI bus, if anything can be made of it. None where one of
+    /// the card is still to be chosen.
     #[must_use]
-    pub fn device(&self) -> &str {
-        &self.device
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// The card that a function must be of, where the configuration says so.
+    #[must_use]
+    pub fn card(&self) -> Option<&str> {
+        self.pf.as_deref()
+    }
+
+    /// Means the function of that address from now on.
+    pub fn choose(&mut self, device: &str) {
+        self.device = Some(device.to_owned());
     }
 
     /// Its address. Read when it is attached: a plan that is only shown may have something in its place.
     pub(super) fn address(&self) -> Result<PciAddress, Error> {
-        self.device.parse().map_err(|e| Error::invalid("deviceID").because(e))
+        let unchosen = || Error::invalid("no virtual function of pf was chosen");
+        self.device.as_ref().ok_or_else(unchosen)?.parse().map_err(|e| Error::invalid("deviceID").because(e))
     }
 
     /// Whether a card may refuse it.
@@ -289,9 +307,14 @@ mod tests {
     fn the_function_that_the_runtime_names_wins() {
         let text = r#"{"deviceID":"0000:01:10.0","runtimeConfig":{"deviceID":"0000:01:10.2"}}"#;
         let spec = serde_json::from_str::<Conf>(text).unwrap().validate().unwrap();
-        assert_eq!(spec.device(), "0000:01:10.2");
+        assert_eq!(spec.device(), Some("0000:01:10.2"));
         let missing = serde_json::from_str::<Conf>("{}").unwrap().validate().unwrap_err().chain();
-        assert_eq!(missing, "deviceID, the PCI address of a virtual function, is missing");
+        let said = "deviceID, the PCI address of a virtual function, is missing, and so is pf, of which one is chosen";
+        assert_eq!(missing, said);
+        let mut spec = serde_json::from_str::<Conf>(r#"{"pf":"eth0"}"#).unwrap().validate().unwrap();
+        assert_eq!((spec.device(), spec.card(), spec.address().is_err()), (None, Some("eth0"), true));
+        spec.choose("0000:01:10.2");
+        assert_eq!(spec.address().unwrap().as_str(), "0000:01:10.2");
         let text = r#"{"deviceID":"../0000:01:10.0"}"#;
         let wrong = serde_json::from_str::<Conf>(text).unwrap().validate().unwrap().address().unwrap_err().chain();
         assert_eq!(wrong, "deviceID: \"../0000:01:10.0\" is no PCI address, as \"0000:01:10.0\"");
@@ -303,7 +326,7 @@ mod tests {
             "min_tx_rate":0,"max_tx_rate":200,"link_state":"disable","mtu":9000,"optional":["trust","mtu"],"driver":"netdev",
             "logLevel":"debug","logFile":"/x","runtimeConfig":{"mac":"02:00:00:00:00:08"}"#;
         let expected = Spec {
-            device: "0000:01:10.0".to_owned(),
+            device: Some("0000:01:10.0".to_owned()),
             pf: Some("eth0".to_owned()),
             vlan: Some(Vlan { id: 100, qos: 3, proto: PROTO_8021AD }),
             mac: Some(Mac::new([2, 0, 0, 0, 0, 7])),

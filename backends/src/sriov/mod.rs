@@ -3,6 +3,7 @@
 //! deleted. Knows no address.
 
 mod binding;
+mod choice;
 mod conf;
 mod order;
 mod port;
@@ -10,6 +11,7 @@ mod port;
 use serde::{Deserialize, Serialize};
 
 pub use crate::netlink::vf::Settings;
+pub use choice::functions_of;
 pub use conf::{Conf, RuntimeConfig, Spec};
 
 use crate::check::{self, Expected};
@@ -122,13 +124,13 @@ impl Spec {
         };
         // Who has a function of another driver of user space nobody can know.
         if rebound.is_some() && serves_user_space && driver != VFIO {
-            return Err(Error::invalid(format!("{} is bound to {driver}, and is not taken from it", self.device())));
+            return Err(Error::invalid(format!("{} is bound to {driver}, and is not taken from it", self.address()?)));
         }
         let has_interface = rebound.map_or(!serves_user_space, |to| to == Binding::Interface);
         if !has_interface && self.mtu.is_some() && !self.may_lack(Attribute::Mtu) {
             return Err(Error::invalid(format!(
                 "{} has no interface with an mtu: a program of user space has it",
-                self.device()
+                self.address()?
             )));
         }
         Ok(rebound)

@@ -1,0 +1,72 @@
+//! Which functions of a card can be given to a pod for which none was allotted. Who has one is not known here.
+
+use super::binding::{self, VFIO};
+use super::conf::{Binding, Spec};
+use crate::error::{Error, ErrorKind};
+use crate::host_device::serves_user_space;
+use crate::sysfs::{Sysfs, VirtualFunction};
+
+/// The functions of a card, in the order in which they are given out: that of their numbers.
+///
+/// # Errors
+/// [`ErrorKind::LinkMissing`] where there is no such card, or it has none.
+pub fn functions_of(sysfs: &Sysfs, card: &str) -> Result<Vec<VirtualFunction>, Error> {
+    let missing = |text: String| Error::new(ErrorKind::LinkMissing, text);
+    let pf = sysfs.physical_function_named(card);
+    let pf = pf.ok_or_else(|| missing(format!("pf {card} is no card with virtual functions (SR-IOV) here")))?;
+    match pf.functions.is_empty() {
+        true => Err(missing(format!("pf {card} has no virtual function: sriov_numvfs of {} is 0", pf.address))),
+        false => Ok(pf.functions),
+    }
+}
+
+impl Spec {
+    /// Whether a function is as the pod needs it, or can be made so: it has an interface on the host, or, where a program of user
+    /// space is to have it, is bound to vfio-pci and nobody has it.
+    #[must_use]
+    pub fn fits(&self, sysfs: &Sysfs, function: &VirtualFunction) -> bool {
+        let Some(driver) = &function.driver else { return false };
+        if serves_user_space(driver) {
+            let wanted = self.binding == Some(Binding::Vfio) && driver == VFIO;
+            return wanted && binding::check_free(sysfs, &function.address).is_ok();
+        }
+        !function.interfaces.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::sriov::Conf;
+    use crate::sysfs::tests::Tree;
+
+    fn spec(rest: &str) -> Spec {
+        serde_json::from_str::<Conf>(&format!(r#"{{"pf":"eth0"{rest}}}"#)).unwrap().validate().unwrap()
+    }
+
+    #[test]
+    fn what_has_an_interface_on_the_host_fits_and_vfio_only_who_wants_it() {
+        let tree = Tree::new("choice").with_functions(3);
+        let sysfs = tree.sysfs();
+        let devices = tree.0.join("bus/pci/devices");
+        let none = functions_of(&sysfs, "eth0").unwrap_err().chain();
+        assert_eq!(none, "pf eth0 is no card with virtual functions (SR-IOV) here");
+        fs::write(devices.join("0000:01:00.0/sriov_totalvfs"), "7\n").unwrap();
+        fs::remove_dir_all(devices.join("0000:01:10.0/net")).unwrap();
+        let vfio = devices.join("0000:01:10.1");
+        fs::remove_file(vfio.join("driver")).unwrap();
+        symlink("/x/drivers/vfio-pci", vfio.join("driver")).unwrap();
+        fs::remove_dir_all(vfio.join("net")).unwrap();
+        fs::remove_file(vfio.join("iommu_group")).unwrap();
+        let fit = |rest: &str| -> Vec<u32> {
+            let all = functions_of(&sysfs, "0000:01:00.0").unwrap();
+            all.iter().filter(|vf| spec(rest).fits(&sysfs, vf)).map(|vf| vf.index).collect()
+        };
+        assert_eq!(fit(""), [2], "the first is in another namespace, the second has no interface");
+        assert_eq!(fit(r#","driver":"netdev""#), [2]);
+        assert_eq!(fit(r#","driver":"vfio-pci""#), [1, 2]);
+    }
+}

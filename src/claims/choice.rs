@@ -1,0 +1,149 @@
+//! A virtual function for who names only a card: the first that nobody has is claimed, before anything of it is looked up. Which node
+//! of memory a pod is near is not known here, so functions are given out in the order of their numbers.
+//!
+//! Two requests that want one at once both find it free, and one of them gets it: the other claims the next. The request is held
+//! meanwhile, so that a claim leads to a record that somebody holds; after a kill -9 to one that says nothing, and is free.
+
+use std::path::{Path, PathBuf};
+
+use backends::NetNs;
+use backends::sriov::{Spec, functions_of};
+use backends::sysfs::{Sysfs, VirtualFunction};
+
+use super::{Claims, free, refuse, unwritten};
+use crate::cni::error::{CniError, Code};
+use crate::devices::claim::Taken;
+use crate::homecoming::peer;
+use crate::journal::{Allotted, Held, Journal};
+use crate::native;
+use crate::plan::Plan;
+
+/// Where functions are, and who may have them.
+#[derive(Debug)]
+pub struct Stock {
+    /// The node's sysfs.
+    pub sysfs: Sysfs,
+    /// What sriov-cni keeps of its pods.
+    pub peer_dir: PathBuf,
+}
+
+impl Default for Stock {
+    fn default() -> Stock {
+        Stock { sysfs: Sysfs::default(), peer_dir: PathBuf::from(peer::PLACE) }
+    }
+}
+
+/// A request whose functions are claimed, and whose record does not say so yet.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Its record.
+    pub held: Held,
+    /// Its claims.
+    pub claims: Claims,
+}
+
+impl Chosen {
+    /// Holds the record of a plan; nothing is claimed yet.
+    ///
+    /// # Errors
+    /// Another command of the same attachment is at work; the journal cannot be written.
+    pub fn none(plan: &Plan, journal: &Journal) -> Result<Chosen, CniError> {
+        let held = journal.hold(&plan.key, true).map_err(|e| unwritten(&e))?;
+        let held = held.ok_or_else(|| CniError::generic("the journal did not make its record"))?;
+        let claims = Claims::new(&plan.state_dir, held.name());
+        Ok(Chosen { held, claims })
+    }
+
+    /// Nothing comes of the request, because of `failure`.
+    pub fn give_back(self, mut failure: CniError) -> CniError {
+        let empty = self.held.records().is_ok_and(|records| records.is_empty());
+        let forgotten = if empty { self.held.forget().map_err(|e| unwritten(&e)).err() } else { None };
+        for left in self.claims.give_back().err().into_iter().chain(forgotten) {
+            failure.msg = format!("{}; {}", failure.msg, left.msg);
+        }
+        failure
+    }
+}
+
+/// Chooses a function for each attachment that names only a card; none where no attachment does.
+///
+/// # Errors
+/// There is no such card; all of its functions are held, or none is fit: code 11, and who holds them.
+pub fn choose(plan: &mut Plan, journal: &Journal, stock: &Stock) -> Result<Option<Chosen>, CniError> {
+    if plan.attachments.iter().all(|attachment| attachment.choice().is_none()) {
+        return Ok(None);
+    }
+    let mut chosen = Chosen::none(plan, journal)?;
+    for attachment in &mut plan.attachments {
+        let Some(spec) = attachment.choice() else { continue };
+        match chosen.one(spec, journal, &plan.state_dir, stock) {
+            Ok(device) => attachment.choose(&device.id),
+            Err(e) => return Err(chosen.give_back(super::named(attachment, e))),
+        }
+    }
+    Ok(Some(chosen))
+}
+
+impl Chosen {
+    fn one(&mut self, spec: &Spec, journal: &Journal, state_dir: &Path, stock: &Stock) -> Result<Allotted, CniError> {
+        let card = spec.card().unwrap_or_default();
+        let functions = functions_of(&stock.sysfs, card).map_err(native::from_backend)?;
+        let mut taken = Vec::new();
+        for function in &functions {
+            let device = Allotted { resource: String::new(), id: function.address.to_string() };
+            match self.claims.ledger.holder(&device).map_err(|e| refuse(&e))? {
+                Some(holder) => taken.push((function, device, holder)),
+                None if !is_free(spec, stock, function) => {}
+                None if self.claim(&device)? => return Ok(device),
+                None => {
+                    let holder = self.claims.ledger.holder(&device).map_err(|e| refuse(&e))?;
+                    taken.extend(holder.map(|holder| (function, device, holder)));
+                }
+            }
+        }
+        // Those whose holders have ended come last: it takes time to bring one back.
+        let mut held = Vec::new();
+        for (function, device, holder) in taken {
+            if holder == self.claims.record {
+                held.push(format!("device {} is held by this attachment already", device.id));
+                continue;
+            }
+            if let Err(e) = free(&self.claims.ledger, &device, &holder, journal, state_dir) {
+                held.push(e.msg);
+                continue;
+            }
+            let now = stock.sysfs.virtual_function(&function.address).map_err(native::from_backend)?;
+            if is_free(spec, stock, &now) && self.claim(&device)? {
+                return Ok(device);
+            }
+        }
+        Err(none_free(card, functions.len(), &held))
+    }
+
+    fn claim(&mut self, device: &Allotted) -> Result<bool, CniError> {
+        let taken = self.claims.ledger.take(device, &self.claims.record).map_err(|e| refuse(&e))?;
+        if taken == Taken::Now {
+            self.claims.taken.push(device.clone());
+        }
+        Ok(taken == Taken::Now)
+    }
+}
+
+/// Whether a function that no record claims is fit, and not sriov-cni's.
+fn is_free(spec: &Spec, stock: &Stock, function: &VirtualFunction) -> bool {
+    let peers = peer::holder(&stock.peer_dir, function.address.as_str());
+    spec.fits(&stock.sysfs, function) && peers.is_none_or(|netns| NetNs::open(&netns).is_err())
+}
+
+fn none_free(card: &str, all: usize, held: &[String]) -> CniError {
+    let unfit = match all - held.len().min(all) {
+        0 => String::new(),
+        unfit => format!("; {unfit} are bound to another driver, or in a network namespace that no record names"),
+    };
+    let by = if held.is_empty() { String::new() } else { format!(": {}", held.join("; ")) };
+    let msg = format!("no virtual function of {card} is free: of {all}, {} are held{by}{unfit}", held.len());
+    CniError::new(Code::TryAgainLater, msg)
+}
+
+#[cfg(test)]
+mod tests;

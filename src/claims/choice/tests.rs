@@ -1,0 +1,111 @@
+//! Who gets which function of a card, by a tree of sysfs and a journal of a test's own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use backends::sriov::Conf;
+
+use super::*;
+
+struct Node(PathBuf);
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+impl Node {
+    /// A card with seven functions, each with an interface on the host.
+    fn new(name: &str) -> Node {
+        let node = Node(std::env::temp_dir().join(format!("plexus-choice-{name}-{}", std::process::id())));
+        drop(fs::remove_dir_all(&node.0));
+        let pf = node.device("0000:01:00.0");
+        fs::create_dir_all(pf.join("net/eth0")).unwrap();
+        fs::write(pf.join("sriov_totalvfs"), "7\n").unwrap();
+        for index in 0..7 {
+            let name = format!("0000:01:10.{index}");
+            let vf = node.device(&name);
+            symlink("../0000:01:00.0", vf.join("physfn")).unwrap();
+            symlink(format!("../{name}"), pf.join(format!("virtfn{index}"))).unwrap();
+            symlink("/x/drivers/igbvf", vf.join("driver")).unwrap();
+            fs::create_dir_all(vf.join(format!("net/eth{}", index + 1))).unwrap();
+        }
+        node
+    }
+
+    fn device(&self, address: &str) -> PathBuf {
+        let device = self.0.join("sys/bus/pci/devices").join(address);
+        fs::create_dir_all(&device).unwrap();
+        device
+    }
+
+    fn stock(&self) -> Stock {
+        Stock { sysfs: Sysfs::at(&self.0.join("sys")), peer_dir: self.0.join("sriov") }
+    }
+
+    fn chosen(&self, name: &str) -> Chosen {
+        let held = Journal::new(&self.0).hold_named(name).unwrap().unwrap();
+        Chosen { claims: Claims::new(&self.0, held.name()), held }
+    }
+
+    /// A request that chooses one function.
+    fn one(&self, name: &str) -> (Chosen, Result<String, CniError>) {
+        let spec = serde_json::from_str::<Conf>(r#"{"pf":"eth0"}"#).unwrap().validate().unwrap();
+        let mut chosen = self.chosen(name);
+        let device = chosen.one(&spec, &Journal::new(&self.0), &self.0, &self.stock());
+        (chosen, device.map(|device| device.id))
+    }
+}
+
+#[test]
+fn functions_are_given_out_in_the_order_of_their_numbers_until_none_is_free() {
+    let node = Node::new("order");
+    fs::remove_dir_all(node.device("0000:01:10.1").join("net")).unwrap();
+    let all: Vec<_> = (0..7).map(|n| node.one(&format!("n:c{n}:e.jsonl"))).collect();
+    let ids: Vec<_> = all.iter().filter_map(|(_, device)| device.as_deref().ok()).collect();
+    assert_eq!(ids, ["0", "2", "3", "4", "5", "6"].map(|n| format!("0000:01:10.{n}")), "1 is in another namespace");
+    let refused = all[6].1.as_ref().unwrap_err();
+    assert_eq!(refused.code, Code::TryAgainLater);
+    let begin = "no virtual function of eth0 is free: of 7, 6 are held: device 0000:01:10.0 is held by the attachment of record n:c0:e.jsonl";
+    assert!(refused.msg.starts_with(begin), "{}", refused.msg);
+    let end = "; 1 are bound to another driver, or in a network namespace that no record names";
+    assert!(refused.msg.ends_with(end), "{}", refused.msg);
+}
+
+#[test]
+fn what_is_given_back_and_what_a_killed_request_claimed_is_free() {
+    let node = Node::new("back");
+    let (first, device) = node.one("n:a:e.jsonl");
+    assert_eq!(device.unwrap(), "0000:01:10.0");
+    assert_eq!(first.give_back(CniError::generic("no")).msg, "no");
+    assert!(!node.0.join("journal/n:a:e.jsonl").exists(), "a request of which nothing comes has no record");
+    let all: Vec<_> = (0..7).map(|n| node.one(&format!("n:c{n}:e.jsonl"))).collect();
+    assert!(all.iter().all(|(_, device)| device.is_ok()));
+    // Nobody holds these any more, and their records say nothing.
+    drop(all);
+    assert_eq!(node.one("n:b:e.jsonl").1.unwrap(), "0000:01:10.0");
+}
+
+#[test]
+fn two_at_once_never_get_the_same() {
+    let node = Node::new("race");
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let one = |n: usize| node.one(&format!("n:c{n}:e.jsonl"));
+        let all: Vec<_> = (0..7).map(|n| scope.spawn(move || one(n))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let mut ids: Vec<_> = all.iter().map(|(_, device)| device.as_ref().unwrap().clone()).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 7);
+}
+
+#[test]
+fn what_sriov_cni_has_is_not_chosen() {
+    let node = Node::new("peer");
+    fs::create_dir_all(node.0.join("sriov/pci")).unwrap();
+    fs::write(node.0.join("sriov/pci/0000:01:10.0"), "/proc/self/ns/net").unwrap();
+    fs::write(node.0.join("sriov/pci/0000:01:10.1"), "/run/netns/gone").unwrap();
+    assert_eq!(node.one("n:a:e.jsonl").1.unwrap(), "0000:01:10.1", "a namespace that has gone holds nothing");
+}
