@@ -76,7 +76,7 @@ fn mistakes_of_a_configuration_are_told_at_their_key() {
 
 #[test]
 fn ranges_types_and_misspelt_keys_are_told_too() {
-    let cases: [(&str, &[&str]); 10] = [
+    let cases: [(&str, &[&str]); 11] = [
         (
             "{\"type\": \"macvlan\", \"mut\": 1400, \"ipam\": {\"type\": \"host-local\", \"subnet\": \"10.1.0.0/24\", \"rangestrat\": 1}}",
             &["6:25 warning: spec.config: mut: plexus does not know", "6:94 warning: spec.config: ipam.rangestrat: "],
