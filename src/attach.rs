@@ -499,7 +499,7 @@ fn result_of(plan: &Plan, native: &Native, leased: CniResult, built: Built, prev
 
 /// Undoes what was begun, in reverse: `Ok` with the failure where all of it is gone, `Err` with both where not.
 fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) -> Result<CniError, CniError> {
-    let mut failures = Vec::new();
+    let mut failures: Vec<CniError> = unrule(plan, &done).err().into_iter().collect();
     for step in done.into_iter().rev() {
         let undone = match step {
             Done::Description { attachment } => claims::unpublish(plan, attachment),
@@ -507,7 +507,7 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
             Done::Device { ifname, resolved } => {
                 resolved.undo(&mut kernel.host, &mut kernel.pod, ifname).map_err(from_backend)
             }
-            Done::Rules { attachment, rules } => rules::remove(rules, &owner(plan, attachment)),
+            Done::Rules { .. } => continue, // all at once, above
             Done::Leases { attachment, native, step } => unlease(plan, attachment, native, step),
             Done::Delegate { attachment, step } => {
                 undoer(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())
@@ -527,6 +527,19 @@ fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) ->
             Err(CniError { msg, ..failure })
         }
     }
+}
+
+/// The rules of all steps, found together.
+fn unrule<'a>(plan: &'a Plan, done: &[Done<'a>]) -> Result<(), CniError> {
+    let rules = done.iter().filter_map(|step| match step {
+        Done::Rules { attachment, rules } => Some((*rules, owner(plan, attachment))),
+        _ => None,
+    });
+    let all: Vec<_> = rules.collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    detach::join(rules::remove_all(&mut rules::open()?, &all))
 }
 
 fn unchain(

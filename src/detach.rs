@@ -3,7 +3,8 @@
 //! Every step is tried, whatever the others say; the record stays until every step is known done.
 //! Links leave before their leases do: an address that is free again must not still answer.
 
-use std::collections::BTreeSet;
+mod early;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,7 @@ use crate::journal::{self, Attachment, Intent, Pool, Progress, Record, Step};
 use crate::log::warn;
 use crate::native::{self, Around};
 use crate::rules;
+use early::Early;
 
 /// Everything that must go.
 #[derive(Debug)]
@@ -319,17 +321,17 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
             }
         }
     }
-    let mut early = Early { departure: &departure, released: BTreeSet::new(), failures: Vec::new() };
+    let mut early = Early::new(&departure);
     let removed = pod.and_then(|pod| departure.empty_pod(pod, &filter, &mut |name| early.release(name)));
     let Early { released, failures: others, .. } = early;
     let is_empty = removed.is_ok();
     [removed].into_iter().chain(others.into_iter().map(Err)).for_each(&mut keep);
     if is_empty {
+        keep(departure.lift(&mut filter));
         let all = departure.attachments.iter().zip(&departure.results).enumerate();
         for (_, (attachment, result)) in all.filter(|(index, _)| !released.contains(index)).rev() {
             for step in attachment.steps.iter().rev().filter(|step| step.native) {
                 departure.settle(&mut filter, attachment, step);
-                keep(departure.lift(&mut filter, attachment, step));
                 keep(departure.release(attachment, step, result.as_ref()));
             }
         }
@@ -340,29 +342,6 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
     join(failures)?;
     // Who could get one before might find it still in this pod.
     departure.give_back_claims()
-}
-
-/// What is released while the kernel removes other links.
-struct Early<'d, 'a> {
-    departure: &'d Departure<'a>,
-    /// Attachments of which nothing is left to do.
-    released: BTreeSet<usize>,
-    failures: Vec<CniError>,
-}
-
-impl Early<'_, '_> {
-    /// A link of this name is gone: so is what its attachment leased, where it was nothing but a link with leases.
-    fn release(&mut self, name: &str) {
-        let departure = self.departure;
-        for (index, attachment) in departure.attachments.iter().enumerate() {
-            let has_rules = |step: &Step| Chained::of(&step.plugin).is_some() || !rules_of(step).is_empty();
-            let is_plain = |step: &Step| step.native && step.ipam_delegate.is_none() && !has_rules(step);
-            if attachment.ifname == name && attachment.steps.iter().all(is_plain) && self.released.insert(index) {
-                let steps = attachment.steps.iter().rev();
-                self.failures.extend(steps.filter_map(|step| departure.release(attachment, step, None).err()));
-            }
-        }
-    }
 }
 
 /// The device-info file of an attachment goes, whatever its plugins say.
@@ -435,9 +414,13 @@ impl Departure<'_> {
         }
     }
 
-    /// The rules of a step leave the packet filter. They are found by their owner: neither link nor address is needed.
-    fn lift(&self, filter: &mut nft::Filter, attachment: &Attachment, step: &Step) -> Result<(), CniError> {
-        rules::remove_by(filter, rules_of(step), &self.owner(attachment))
+    /// The rules of all steps leave the packet filter. They are found by their owners: neither links nor addresses are needed.
+    fn lift(&self, filter: &mut nft::Filter) -> Result<(), CniError> {
+        let steps =
+            self.attachments.iter().flat_map(|attachment| attachment.steps.iter().map(move |s| (attachment, s)));
+        let native = steps.filter(|(_, step)| step.native);
+        let all: Vec<_> = native.map(|(attachment, step)| (rules_of(step), self.owner(attachment))).collect();
+        join(rules::remove_all(filter, &all))
     }
 
     /// A way to the packet filter; where no step has rules, none is opened.

@@ -16,20 +16,9 @@ pub fn add(rules: Rules, owner: &Owner, interfaces: &[Interface], addresses: &[A
     nft::add(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
 }
 
-/// Removes them, whether they are there or not.
-///
-/// # Errors
-/// What the kernel says.
-pub fn remove(rules: Rules, owner: &Owner) -> Result<(), CniError> {
-    nft::remove(rules, owner).map_err(from_backend)
-}
-
-/// The same with a way to the packet filter that is open already.
-///
-/// # Errors
-/// What the kernel says.
-pub fn remove_by(filter: &mut Filter, rules: Rules, owner: &Owner) -> Result<(), CniError> {
-    filter.remove(rules, owner).map_err(from_backend)
+/// Removes those of several attachments, whether they are there or not, at once. Returns why something stays.
+pub fn remove_all(filter: &mut Filter, all: &[(Rules, Owner)]) -> Vec<CniError> {
+    filter.remove_all(all).into_iter().map(from_backend).collect()
 }
 
 /// Opens it, for several removals.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use backends::nft::{Owner, Rules, Subject, add, check, remove, retain};
+use backends::nft::{Filter, Owner, Rules, Subject, add, check, remove, retain};
 use backends::{ErrorKind, Mac};
 use ipnetwork::IpNetwork;
 
@@ -19,6 +19,8 @@ pub(crate) const CASES: &[Case] = &[
     ("nft::collection_keeps_the_valid_and_the_untold", collection_keeps_the_valid_and_the_untold),
     ("nft::rules_for_something_else_are_missed", rules_for_something_else_are_missed),
     ("nft::chains_of_iptables_go_too", chains_of_iptables_go_too),
+    ("nft::many_owners_rules_go_in_one_transaction", many_owners_rules_go_in_one_transaction),
+    ("nft::one_chain_in_use_keeps_no_others", one_chain_in_use_keeps_no_others),
     ("nft::many_at_once", many_at_once),
     ("nft::removals_at_once_from_a_long_chain", removals_at_once_from_a_long_chain),
     ("nft::a_long_chain_is_listed_whole", a_long_chain_is_listed_whole),
@@ -268,6 +270,61 @@ fn chains_of_iptables_go_too(_: &mut World) {
     remove(BOTH, &ONE).unwrap();
     assert_eq!(lines(CHAIN), Vec::<String>::new());
     assert_eq!(lines("jump CNI-other").len(), 2);
+}
+
+/// How many transactions the namespace has had (`NFT_MSG_GETGEN`).
+fn generation() -> u32 {
+    let mut socket = netlink_sys::Socket::new(12).unwrap();
+    socket.bind_auto().unwrap();
+    socket.send(&[&[20, 0, 0, 0, 16, 10, 1, 0][..], &[0; 12]].concat(), 0).unwrap();
+    let mut answer = Vec::with_capacity(4096);
+    socket.recv(&mut answer, 0).unwrap();
+    u32::from_be_bytes(answer[24..28].try_into().unwrap())
+}
+
+/// The interfaces of one sandbox, in one network each.
+fn interfaces(number: usize) -> Vec<String> {
+    (0..number).map(|number| format!("net{number}")).collect()
+}
+
+fn owners(interfaces: &[String]) -> Vec<(Rules, Owner<'_>)> {
+    interfaces.iter().map(|ifname| (BOTH, Owner { network: ifname, ifname, ..ONE })).collect()
+}
+
+fn many_owners_rules_go_in_one_transaction(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24", "fd00:1::2/64"]);
+    let interfaces = interfaces(64);
+    let owners = owners(&interfaces);
+    for (rules, owner) in &owners {
+        add(*rules, owner, &subject(&addresses)).unwrap();
+    }
+    let other = Owner { sandbox: "c2", ..ONE };
+    add(BOTH, &other, &subject(&addresses)).unwrap();
+    let mut filter = Filter::open().unwrap();
+    let before = generation();
+    assert!(filter.remove_all(&owners).is_empty());
+    assert_eq!(generation(), before + 1);
+    assert_eq!((lines("id: c1"), lines("c1-net")), (vec![], vec![]));
+    check(BOTH, &other, &subject(&addresses)).unwrap();
+    assert!(filter.remove_all(&owners).is_empty());
+    assert_eq!(generation(), before + 1, "nothing was there to change");
+}
+
+fn one_chain_in_use_keeps_no_others(_: &mut World) {
+    let addresses = addresses(&["10.1.0.2/24"]);
+    let interfaces = interfaces(3);
+    let owners = owners(&interfaces);
+    for (rules, owner) in &owners {
+        add(*rules, owner, &subject(&addresses)).unwrap();
+    }
+    nft("add chain bridge nat somebodys");
+    nft("add rule bridge nat somebodys jump cni-br-iface-c1-net1");
+    assert!(Filter::open().unwrap().remove_all(&owners).is_empty());
+    assert_eq!(
+        lines("cni-br-iface-c1"),
+        ["chain cni-br-iface-c1-net1 {", "chain cni-br-iface-c1-net1-mac {", "jump cni-br-iface-c1-net1"]
+    );
+    assert_eq!(lines("masquerade comment"), Vec::<String>::new());
 }
 
 /// Pods that come and go at once: nobody's batch may fail for another's.

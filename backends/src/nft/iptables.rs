@@ -7,14 +7,14 @@ use super::socket::Socket;
 use super::{Owner, hash};
 use crate::netlink::Failure;
 
-const TABLE: &str = "nat";
-const POSTROUTING: &str = "POSTROUTING";
+pub(super) const TABLE: &str = "nat";
+pub(super) const POSTROUTING: &str = "POSTROUTING";
 /// Where packets jump to the chains of mapped ports; the second was an older release's.
 const MAPPED: &str = "CNI-HOSTPORT-DNAT";
 const MAPPED_SOURCES: &str = "CNI-HOSTPORT-SNAT";
 /// `XT_MULTI_PORTS`.
 const MULTIPORT_MAX: usize = 15;
-const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+pub(super) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
 /// The chain of this kind, of `digits` hexadecimal digits. The interface is not in it: two attachments of a sandbox to one
 /// network share it.
@@ -23,7 +23,7 @@ fn chain(owner: &Owner<'_>, kind: &str, digits: usize) -> String {
 }
 
 /// The chain of masquerade, and where packets jump to it.
-fn masquerade(owner: &Owner<'_>) -> (String, &'static str) {
+pub(super) fn masquerade(owner: &Owner<'_>) -> (String, &'static str) {
     (chain(owner, "", 24), POSTROUTING)
 }
 
@@ -32,17 +32,9 @@ fn ports(owner: &Owner<'_>) -> [(String, &'static str); 2] {
     [(chain(owner, "DN-", 21), MAPPED), (chain(owner, "SN-", 21), MAPPED_SOURCES)]
 }
 
-/// Removes the rules of masquerade.
-pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) -> Result<(), Failure> {
-    remove_chains(socket, batch, &[masquerade(owner)])
-}
-
 /// Removes the rules of mapped ports.
 pub(super) fn remove_ports(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) -> Result<(), Failure> {
-    remove_chains(socket, batch, &ports(owner))
-}
-
-fn remove_chains(socket: &mut Socket, batch: &mut Batch, chains: &[(String, &str)]) -> Result<(), Failure> {
+    let chains = ports(owner);
     let all: Vec<(Family, &str, &str)> = FAMILIES
         .iter()
         .flat_map(|family| chains.iter().map(|(chain, from)| (*family, chain.as_str(), *from)))

@@ -33,6 +33,9 @@ pub(super) fn comment(owner: &Owner<'_>) -> String {
     text
 }
 
+/// Length of a [`mark`]: two hashes with a dash between them.
+pub(super) const MARK_BYTES: usize = 33;
+
 /// Hashes of the network, and of the attachment: how the comment of everything of theirs begins.
 pub(super) fn mark(owner: &Owner<'_>) -> String {
     let attachment = format!("{}:{}", owner.ifname, owner.sandbox);
@@ -82,16 +85,6 @@ fn multicast_v4() -> Option<IpNetwork> {
 
 fn multicast_v6() -> Option<IpNetwork> {
     IpNetwork::new([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8).ok()
-}
-
-pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>) -> Result<(), Failure> {
-    let mark = mark(owner);
-    for rule in socket.rules(Family::Inet, TABLE, CHECKS)? {
-        if rule.comment.starts_with(&mark) {
-            batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
-        }
-    }
-    Ok(())
 }
 
 /// The rules of a network that are of none of the valid attachments: pairs of container id and interface name. Without

@@ -3,6 +3,8 @@
 
 /// A batch is cut here: a socket takes 208 kB at once (net.core.wmem_default).
 const BATCH_BYTES_MAX: usize = 128 * 1024;
+/// A message that removes something: a header, a number, and two names of up to 256 bytes (`NFT_NAME_MAXLEN`).
+const REMOVAL_BYTES_MAX: usize = 1024;
 
 const NLM_F_REQUEST: u16 = 0x001;
 const NLM_F_ACK: u16 = 0x004;
@@ -193,6 +195,11 @@ impl Batch {
     /// Whether it is as long as a socket takes.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.len() > BATCH_BYTES_MAX
+    }
+
+    /// Whether one more message that removes something fits in.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes.len() + REMOVAL_BYTES_MAX <= BATCH_BYTES_MAX
     }
 
     fn header(&mut self, kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) {

@@ -6,6 +6,7 @@
 
 pub(crate) mod forward;
 mod iptables;
+mod lift;
 mod masquerade;
 mod message;
 mod nat;
@@ -147,7 +148,7 @@ pub fn remove(rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
     if rules.is_empty() {
         return Ok(());
     }
-    Filter::open()?.remove(rules, owner)
+    Filter::open()?.remove_all(&[(rules, *owner)]).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// A way to the packet filter for several removals. Whoever closes it last waits for the kernel's grace period (see [`add_to`]):
@@ -172,23 +173,13 @@ impl Filter {
         Socket::open_if_any().map(Self).map_err(failed)
     }
 
-    /// Removes the rules of an owner: as [`remove`].
-    ///
-    /// # Errors
-    /// As [`add`].
-    pub fn remove(&mut self, rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
-        let Some(socket) = self.0.as_mut().filter(|_| !rules.is_empty()) else { return Ok(()) };
-        let removed = socket.change(|socket, batch, in_use| {
-            if rules.masquerade {
-                masquerade::remove(socket, batch, owner)?;
-                iptables::remove(socket, batch, owner)?;
-            }
-            if rules.spoof_check {
-                spoof::remove(socket, batch, owner, in_use)?;
-            }
-            Ok(())
-        });
-        removed.map_err(|e| Error::kernel("remove nftables rules of", owner.place(), e))
+    /// Removes the rules of these owners: as [`remove`], in as few transactions as take them all. Returns an error for each owner
+    /// of whom something stays.
+    #[must_use]
+    pub fn remove_all(&mut self, all: &[(Rules, Owner<'_>)]) -> Vec<Error> {
+        let Some(socket) = self.0.as_mut() else { return Vec::new() };
+        let failed = |(owner, e): (Owner<'_>, _)| Error::kernel("remove nftables rules of", owner.place(), e);
+        lift::remove(socket, all).into_iter().map(failed).collect()
     }
 
     /// A second descriptor, which keeps it open after this value is gone; none where there are no descriptors left.
@@ -209,9 +200,7 @@ pub fn retain(rules: Rules, network: &str, valid: &[(&str, &str)], by_ifname: bo
     }
     let failed = |e| Error::kernel("collect nftables rules of network", format!("\"{network}\""), e);
     let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
-    socket
-        .change(|socket, batch, _| masquerade::remove_others(socket, batch, network, valid, by_ifname))
-        .map_err(failed)
+    socket.change(|socket, batch| masquerade::remove_others(socket, batch, network, valid, by_ifname)).map_err(failed)
 }
 
 /// Whether the rules are there.

@@ -180,6 +180,11 @@ pub(super) fn expressions(rule: &[u8]) -> &[u8] {
     find(rule, 4).unwrap_or_default()
 }
 
+/// A rule's comment; empty where there is none.
+pub(super) fn comment_of(rule: &[u8]) -> String {
+    find(rule, 7).and_then(comment).unwrap_or_default()
+}
+
 /// A rule that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
@@ -196,7 +201,7 @@ impl Found {
     /// Reads a rule's attributes; none where they are of no rule.
     pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
         let handle = handle(attributes)?;
-        let comment = find(attributes, 7).and_then(comment).unwrap_or_default();
+        let comment = comment_of(attributes);
         let jumps_to = find(attributes, 4).and_then(jump).unwrap_or_default();
         let compared = find(attributes, 4).map(compared).unwrap_or_default();
         Some(Self { handle, comment, jumps_to, compared })
@@ -220,7 +225,7 @@ impl Told {
         Some(Self {
             chain: find(attributes, 2).map(text)?,
             handle: handle(attributes)?,
-            comment: find(attributes, 7).and_then(comment).unwrap_or_default(),
+            comment: comment_of(attributes),
             expressions: expressions(attributes).to_vec(),
         })
     }

@@ -13,7 +13,7 @@ use crate::netlink::netfilter::Netfilter;
 use crate::netlink::{Failure, Refusal};
 
 /// How often a change is tried again because somebody removed what was to be removed, or a listing was not consistent.
-const ATTEMPTS: u32 = 8;
+pub(super) const ATTEMPTS: u32 = 8;
 /// More rules than a chain of ours ever has: each pod has two.
 const RULES_MAX: usize = 1 << 20;
 
@@ -112,20 +112,31 @@ impl Socket {
         }
     }
 
-    /// A transaction made of what is there. Made anew where somebody else was faster, or uses what was to go: then what can be
-    /// in use is to be let be, empty.
+    /// A transaction made of what is there. Made anew where somebody else was faster.
     pub(super) fn change(
         &mut self,
-        fill: impl Fn(&mut Self, &mut Batch, InUse) -> Result<(), Failure>,
+        fill: impl Fn(&mut Self, &mut Batch) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.change_in_parts(|socket, _| {
+            let mut batch = Batch::new();
+            fill(socket, &mut batch)?;
+            Ok(vec![batch])
+        })
+    }
+
+    /// The same in several transactions. Made anew also where somebody else uses what was to go: then what can be in use is to be
+    /// let be, empty.
+    pub(super) fn change_in_parts(
+        &mut self,
+        parts: impl Fn(&mut Self, InUse) -> Result<Vec<Batch>, Failure>,
     ) -> Result<(), Failure> {
         let mut in_use = InUse::Unlikely;
         for attempt in 0..ATTEMPTS {
             if attempt == ATTEMPTS / 2 {
                 in_use = InUse::Likely;
             }
-            let mut batch = Batch::new();
-            fill(self, &mut batch, in_use)?;
-            match self.commit(batch) {
+            let parts = parts(self, in_use)?;
+            match parts.into_iter().try_for_each(|batch| self.commit(batch)) {
                 Err(failure) if matches!(failure.errno(), Some(Errno::ENOENT | Errno::EBUSY | Errno::ERESTART)) => {}
                 other => return other,
             }
@@ -319,11 +330,6 @@ impl Socket {
             Err(failure) if says_absent(&failure) => Ok(false),
             other => other.map(|whole| whole && same && rest.next().is_none()),
         }
-    }
-
-    /// Whether there is a chain of this name.
-    pub(super) fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool, Failure> {
-        self.look_at_chain(family, table, chain, |_| true)
     }
 
     /// Whether there is a chain of this name, and packets come by it in this way.

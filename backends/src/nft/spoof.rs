@@ -2,13 +2,13 @@
 
 use super::message::{Base, Batch, Family};
 use super::rule::{Expressions, Found, Verdict, link_name};
-use super::socket::{InUse, Socket};
+use super::socket::Socket;
 use super::{Owner, Subject};
 use crate::mac::Mac;
 use crate::netlink::Failure;
 
-const TABLE: &str = "nat";
-const PREROUTING: &str = "PREROUTING";
+pub(super) const TABLE: &str = "nat";
+pub(super) const PREROUTING: &str = "PREROUTING";
 /// `NF_BR_PRE_ROUTING`, `NF_BR_PRI_NAT_DST_BRIDGED`, `NF_ACCEPT`.
 const BASE: Base = Base { kind: "filter", hook: 0, priority: -300, policy: Some(1) };
 /// Where the rules are, for a person.
@@ -21,7 +21,7 @@ pub(super) const COMMENT: &str = "macspoofchk-";
 const CHAIN: &str = "cni-br-iface-";
 
 /// The chain that a port's frames jump to, the one that looks at the address, and the comment of every rule.
-fn names(owner: &Owner<'_>) -> (String, String, String) {
+pub(super) fn names(owner: &Owner<'_>) -> (String, String, String) {
     let whose = format!("{}-{}", owner.sandbox, owner.ifname);
     (format!("{CHAIN}{whose}"), format!("{CHAIN}{whose}-mac"), format!("{COMMENT}{whose}"))
 }
@@ -47,26 +47,6 @@ pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, port: &str, mac: Mac, la
     rule(&first, &Expressions::default().verdict(Verdict::Jump(&second)));
     rule(&second, &Expressions::default().source(mac.octets()).verdict(Verdict::Return));
     rule(&second, &Expressions::default().verdict(Verdict::Drop));
-}
-
-pub(super) fn remove(socket: &mut Socket, batch: &mut Batch, owner: &Owner<'_>, in_use: InUse) -> Result<(), Failure> {
-    let (first, second, comment) = names(owner);
-    for rule in socket.rules(Family::Bridge, TABLE, PREROUTING)? {
-        if rule.comment == comment {
-            batch.delete_rule(Family::Bridge, [TABLE, PREROUTING], rule.handle);
-        }
-    }
-    let mut there = Vec::new();
-    for chain in [&first, &second] {
-        if socket.has_chain(Family::Bridge, TABLE, chain)? {
-            batch.flush(Family::Bridge, TABLE, chain);
-            there.push(chain);
-        }
-    }
-    for chain in there.into_iter().filter(|_| in_use == InUse::Unlikely) {
-        batch.delete_chain(Family::Bridge, TABLE, chain);
-    }
-    Ok(())
 }
 
 /// The comments of the rules that lead frames to a check.

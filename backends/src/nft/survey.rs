@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::message::{Batch, Family};
-use super::socket::{InUse, Socket};
-use super::{Owner, forward, hash, masquerade, ports, spoof};
+use super::socket::Socket;
+use super::{Owner, Rules, forward, hash, lift, masquerade, ports, spoof};
 use crate::error::Error;
 use crate::netlink::Failure;
 
@@ -139,7 +139,10 @@ pub fn remove_noted(noted: &[Noted]) -> Result<(), Error> {
     noted
         .chunks(REMOVED_AT_ONCE)
         .try_for_each(|some| {
-            socket.change(|socket, batch, in_use| fill(socket, batch, some, in_use))?;
+            socket.change(|socket, batch| fill(socket, batch, some))?;
+            if let Some((_, failure)) = lift::remove(&mut socket, &checks_of(some)).into_iter().next() {
+                return Err(failure);
+            }
             let comments = comments_of(some, Purpose::Ports);
             match comments.is_empty() {
                 true => Ok(()),
@@ -155,7 +158,14 @@ fn comments_of(noted: &[Noted], purpose: Purpose) -> BTreeSet<&str> {
     noted.iter().filter(|noted| noted.purpose == purpose).map(|noted| noted.comment.as_str()).collect()
 }
 
-fn fill(socket: &mut Socket, batch: &mut Batch, noted: &[Noted], in_use: InUse) -> Result<(), Failure> {
+/// Whose hardware addresses are checked: the network is not in the names of their rules.
+fn checks_of(noted: &[Noted]) -> Vec<(Rules, Owner<'_>)> {
+    let checks = noted.iter().filter(|noted| noted.purpose == Purpose::SpoofCheck);
+    let rules = Rules { spoof_check: true, ..Rules::default() };
+    checks.map(|Noted { sandbox, ifname, .. }| (rules, Owner { network: "", sandbox, ifname })).collect()
+}
+
+fn fill(socket: &mut Socket, batch: &mut Batch, noted: &[Noted]) -> Result<(), Failure> {
     let comments = comments_of(noted, Purpose::Masquerade);
     for rule in socket.rules(Family::Inet, masquerade::TABLE, masquerade::CHECKS)? {
         if comments.contains(rule.comment.as_str()) {
@@ -165,9 +175,6 @@ fn fill(socket: &mut Socket, batch: &mut Batch, noted: &[Noted], in_use: InUse) 
     let named = comments_of(noted, Purpose::Firewall);
     if !named.is_empty() {
         forward::remove_named(socket, batch, &named.into_iter().collect::<Vec<_>>())?;
-    }
-    for Noted { sandbox, ifname, .. } in noted.iter().filter(|noted| noted.purpose == Purpose::SpoofCheck) {
-        spoof::remove(socket, batch, &Owner { network: "", sandbox, ifname }, in_use)?;
     }
     let containers: Vec<&str> = comments_of(noted, Purpose::CompatiblePorts).into_iter().collect();
     if !containers.is_empty() {

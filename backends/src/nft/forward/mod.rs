@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use super::message::{Batch, Family};
-use super::socket::{InUse, Socket};
+use super::socket::Socket;
 use super::{Filter, Owner, masquerade};
 use crate::error::{Error, ErrorKind};
 use crate::netlink::Failure;
@@ -234,7 +234,7 @@ pub(crate) fn retain(filter: &mut Filter, network: &str, valid: &[(&str, &str)],
     let failed = |e| Error::kernel("collect firewall rules of network", format!("\"{network}\""), e);
     let Some(socket) = filter.0.as_mut() else { return Ok(()) };
     let is_other = masquerade::others(network, valid, by_ifname);
-    let fill = |socket: &mut Socket, batch: &mut Batch, _: InUse| {
+    let fill = |socket: &mut Socket, batch: &mut Batch| {
         let is_one = |named: &str| named.strip_prefix(NAMED).is_some_and(&is_other);
         addresses::remove_named(socket, batch, COLLECTED_MAX, is_one)
     };

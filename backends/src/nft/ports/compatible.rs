@@ -96,7 +96,7 @@ pub(super) fn look(
 pub(super) fn add(socket: &mut Socket, ports: &Ports<'_>, owner: &Owner<'_>) -> Result<(), Problem> {
     let families: Vec<bool> = ports.addresses.iter().map(IpNetwork::is_ipv6).collect();
     look(socket, ports.mappings, owner, &families)?;
-    socket.change(|socket, batch, _| {
+    socket.change(|socket, batch| {
         for address in ports.addresses {
             let rules = socket.rules_of_table(family(address.is_ipv6()), TABLE)?;
             lay_out(batch, family(address.is_ipv6()), ports.snat, &rules);

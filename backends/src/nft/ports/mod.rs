@@ -235,7 +235,7 @@ impl Filter {
         let Some(socket) = self.0.as_mut().filter(|_| !mappings.is_empty()) else { return Ok(()) };
         let mut remove = || -> Result<(), Failure> {
             removal::remove_known(socket, mappings, owner)?;
-            socket.change(|socket, batch, _| compatible::remove(socket, batch, Some(mappings), owner.sandbox))
+            socket.change(|socket, batch| compatible::remove(socket, batch, Some(mappings), owner.sandbox))
         };
         remove().map_err(|e| Error::kernel("remove the mapped ports of", owner.place(), e))
     }
@@ -245,7 +245,7 @@ impl Filter {
         let Some(socket) = self.0.as_mut() else { return Ok(()) };
         let mut remove = || -> Result<(), Failure> {
             removal::remove(socket, known, owner)?;
-            socket.change(|socket, batch, _| {
+            socket.change(|socket, batch| {
                 compatible::remove(socket, batch, known, owner.sandbox)?;
                 iptables::remove_ports(socket, batch, owner)
             })
