@@ -96,6 +96,8 @@ enum Done<'a> {
 struct Begun<'a, 'r> {
     done: &'r mut Vec<Done<'a>>,
     leases: Ahead<'r, Wanted<'a>>,
+    /// Where rules are added, once any is.
+    filter: Option<nft::Filter>,
 }
 
 /// Does it all, or nothing.
@@ -257,9 +259,9 @@ fn run<'a>(
     let wanted = Wanted::all(plan);
     thread::scope(|scope| {
         let leases = Ahead::start(scope, &wanted, kernel.place.has_idle_processor());
-        let mut begun = Begun { done, leases };
+        let mut begun = Begun { done, leases, filter: None };
         let ran = in_order(plan, kernel, resolved, &mut begun, note);
-        let Begun { done, leases } = begun;
+        let Begun { done, leases, .. } = begun;
         for (position, taken) in leases.rest() {
             if let (Ok(_), Some(Wanted { attachment, step, native, .. })) = (taken, wanted.get(position)) {
                 done.push(Done::Leases { attachment, native, step });
@@ -433,7 +435,8 @@ fn build<'a>(
     if !native.rules.is_empty() {
         begun.done.push(Done::Rules { attachment, rules: native.rules });
         timed(place, Phase::Address, || {
-            rules::add(native.rules, &owner(plan, attachment), &built.interfaces, &built.layer3.addresses)
+            let owner = owner(plan, attachment);
+            rules::add(&mut begun.filter, native.rules, &owner, &built.interfaces, &built.layer3.addresses)
         })?;
     }
     let made = built.made;

@@ -7,13 +7,23 @@ use backends::{Address, Interface};
 use crate::cni::error::CniError;
 use crate::native::from_backend;
 
-/// Adds them for an interface that was just built; without rules nothing is asked of the kernel.
+/// Adds them for an interface that was just built, by a way to the packet filter that is opened where it is not.
 ///
 /// # Errors
 /// What the kernel says; then none of them is there.
-pub fn add(rules: Rules, owner: &Owner, interfaces: &[Interface], addresses: &[Address]) -> Result<(), CniError> {
+pub fn add(
+    filter: &mut Option<Filter>,
+    rules: Rules,
+    owner: &Owner,
+    interfaces: &[Interface],
+    addresses: &[Address],
+) -> Result<(), CniError> {
+    let filter = match filter {
+        Some(filter) => filter,
+        none => none.insert(open()?),
+    };
     let addresses: Vec<_> = addresses.iter().map(|address| address.address).collect();
-    nft::add(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
+    filter.add(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
 }
 
 /// Removes those of several attachments, whether they are there or not, at once. Returns why something stays.
@@ -21,7 +31,7 @@ pub fn remove_all(filter: &mut Filter, all: &[(Rules, Owner)]) -> Vec<CniError> 
     filter.remove_all(all).into_iter().map(from_backend).collect()
 }
 
-/// Opens it, for several removals.
+/// Opens it, for several changes.
 ///
 /// # Errors
 /// What the kernel says.

@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     ("nft::collection_keeps_the_valid_and_the_untold", collection_keeps_the_valid_and_the_untold),
     ("nft::rules_for_something_else_are_missed", rules_for_something_else_are_missed),
     ("nft::chains_of_iptables_go_too", chains_of_iptables_go_too),
+    ("nft::what_all_share_is_looked_at_again_after_somebody", what_all_share_is_looked_at_again_after_somebody),
     ("nft::many_owners_rules_go_in_one_transaction", many_owners_rules_go_in_one_transaction),
     ("nft::one_chain_in_use_keeps_no_others", one_chain_in_use_keeps_no_others),
     ("nft::many_at_once", many_at_once),
@@ -143,6 +144,32 @@ fn what_all_share_is_written_only_where_it_differs(_: &mut World) {
         assert_eq!(nft(&format!("list chain {shared}")), text, "after {change}");
         check(BOTH, &owner, &subject).unwrap();
     }
+}
+
+fn what_all_share_is_looked_at_again_after_somebody(_: &mut World) {
+    let shared = "inet cni_plugins_masquerade postrouting";
+    let addresses = addresses(&["10.1.0.2/24"]);
+    let interfaces = interfaces(64);
+    let owners = owners(&interfaces);
+    let mut filter = Filter::open().unwrap();
+    let (changed, same) = owners.split_at(32);
+    for (number, (rules, owner)) in changed.iter().enumerate() {
+        match number % 8 {
+            3 => drop(nft(&format!("flush chain {shared}"))),
+            5 => drop(nft("delete table bridge nat")),
+            7 => drop(nft("flush ruleset")),
+            _ => {}
+        }
+        filter.add(*rules, owner, &subject(&addresses)).unwrap();
+        check(*rules, owner, &subject(&addresses)).unwrap();
+        assert_eq!(lines("goto").len(), 1);
+    }
+    let (before, text) = (generation(), nft(&format!("-a list chain {shared}")));
+    for (rules, owner) in same {
+        filter.add(*rules, owner, &subject(&addresses)).unwrap();
+    }
+    assert_eq!(generation(), before + 32);
+    assert_eq!(nft(&format!("-a list chain {shared}")), text, "the same rules, not new ones");
 }
 
 fn without_rules_nothing_is_made(_: &mut World) {

@@ -23,7 +23,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use sha2::{Digest, Sha512};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::mac::Mac;
 use crate::netlink::Failure;
 use socket::Socket;
@@ -64,6 +64,10 @@ impl Rules {
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
+
+    fn include(self, others: Self) -> bool {
+        (self.masquerade || !others.masquerade) && (self.spoof_check || !others.spoof_check)
+    }
 }
 
 /// Whose rules they are: it is in every comment.
@@ -97,36 +101,73 @@ pub fn add(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(),
     if rules.is_empty() {
         return Ok(());
     }
-    let add = || -> Result<(), Failure> {
-        let mut socket = Socket::open()?;
-        match add_to(&mut socket, rules, owner, subject, true) {
-            // What was there has gone since.
-            Err(failure) if failure.errno() == Some(Errno::ENOENT) => add_to(&mut socket, rules, owner, subject, false),
-            other => other,
-        }
-    };
-    add().map_err(|e| Error::kernel("add nftables rules for", owner.place(), e))
+    Filter::open()?.add(rules, owner, subject)
 }
 
-/// What is there already is not written again (`looking`): whoever closes a socket after a transaction replaced or removed
-/// anything waits for the kernel's grace period, 4 to 15 ms (`nft_rcv_nl_event` in net/netfilter/nf_tables_api.c).
+/// What attachments share and was seen to be as it should, and the generation of the tables until which it is.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    rules: Rules,
+    generation: u32,
+}
+
+impl Seen {
+    /// After one more transaction; a generation is never 0 (`nf_tables_commit`).
+    fn next(self) -> Self {
+        Self { generation: self.generation.wrapping_add(1).max(1), ..self }
+    }
+}
+
+/// What is there already is not written again: whoever closes a socket after a transaction replaced or removed anything waits for
+/// the kernel's grace period, 4 to 15 ms (`nft_rcv_nl_event` in net/netfilter/nf_tables_api.c).
+///
+/// Nor is it looked at again while nobody but this socket changes anything: a transaction bound to the generation says so.
 fn add_to(
     socket: &mut Socket,
+    seen: &mut Option<Seen>,
     rules: Rules,
     owner: &Owner<'_>,
     subject: &Subject<'_>,
-    looking: bool,
 ) -> Result<(), Failure> {
-    let mut batch = message::Batch::new();
-    if let Some(mac) = subject.mac.filter(|_| rules.spoof_check) {
-        let laid_out = looking && spoof::is_laid_out(socket)?;
-        spoof::add(&mut batch, owner, subject.port, mac, laid_out);
+    let mac = subject.mac.filter(|_| rules.spoof_check);
+    let wanted = Rules { masquerade: rules.masquerade && !subject.addresses.is_empty(), spoof_check: mac.is_some() };
+    if wanted.is_empty() {
+        return Ok(());
     }
-    if rules.masquerade && !subject.addresses.is_empty() {
-        let laid_out = looking && masquerade::is_laid_out(socket)?;
-        masquerade::add(&mut batch, owner, subject.addresses, laid_out);
+    let commit = |socket: &mut Socket, mut batch: message::Batch, laid_out: Rules| {
+        if let Some(mac) = mac {
+            spoof::add(&mut batch, owner, subject.port, mac, laid_out.spoof_check);
+        }
+        if wanted.masquerade {
+            masquerade::add(&mut batch, owner, subject.addresses, laid_out.masquerade);
+        }
+        socket.commit(batch)
+    };
+    if let Some(known) = seen.take().filter(|seen| seen.rules.include(wanted)) {
+        match commit(socket, message::Batch::under(known.generation), known.rules) {
+            // Somebody else has changed something.
+            Err(failure) if matches!(failure.errno(), Some(Errno::ERESTART | Errno::ENOENT)) => {}
+            Err(failure) => return Err(failure),
+            Ok(()) => {
+                *seen = Some(known.next());
+                return Ok(());
+            }
+        }
     }
-    socket.commit(batch)
+    let generation = socket.sure_generation()?;
+    let laid_out = Rules {
+        masquerade: wanted.masquerade && masquerade::is_laid_out(socket)?,
+        spoof_check: wanted.spoof_check && spoof::is_laid_out(socket)?,
+    };
+    match commit(socket, message::Batch::new(), laid_out) {
+        // What was there has gone since.
+        Err(failure) if failure.errno() == Some(Errno::ENOENT) => {
+            commit(socket, message::Batch::new(), Rules::default())?;
+        }
+        other => other?,
+    }
+    *seen = Some(Seen { rules: wanted, generation }.next());
+    Ok(())
 }
 
 /// Whether the kernel has nftables.
@@ -151,10 +192,10 @@ pub fn remove(rules: Rules, owner: &Owner<'_>) -> Result<(), Error> {
     Filter::open()?.remove_all(&[(rules, *owner)]).into_iter().next().map_or(Ok(()), Err)
 }
 
-/// A way to the packet filter for several removals. Whoever closes it last waits for the kernel's grace period (see [`add_to`]):
+/// A way to the packet filter for several changes. Whoever closes it last waits for the kernel's grace period (see [`add_to`]):
 /// a process that must wait for another one anyway can be given a [`Filter::duplicate`].
 #[derive(Default)]
-pub struct Filter(Option<Socket>);
+pub struct Filter(Option<Socket>, Option<Seen>);
 
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -170,7 +211,20 @@ impl Filter {
     /// [`crate::ErrorKind::Io`] if there are no descriptors left.
     pub fn open() -> Result<Self, Error> {
         let failed = |e| Error::kernel("open a socket to", "nftables".to_owned(), e);
-        Socket::open_if_any().map(Self).map_err(failed)
+        Socket::open_if_any().map(|socket| Self(socket, None)).map_err(failed)
+    }
+
+    /// Adds the rules of an owner: as [`add`]. What attachments share is looked at once, unless somebody else changes the tables
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// As [`add`].
+    pub fn add(&mut self, rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(), Error> {
+        const ACT: &str = "add nftables rules for";
+        let none = || Error::at(ErrorKind::Refused, ACT, owner.place()).because_of("this kernel has no netfilter");
+        let Self(socket, seen) = self;
+        let socket = socket.as_mut().ok_or_else(none)?;
+        add_to(socket, seen, rules, owner, subject).map_err(|e| Error::kernel(ACT, owner.place(), e))
     }
 
     /// Removes the rules of these owners: as [`remove`], in as few transactions as take them all. Returns an error for each owner
