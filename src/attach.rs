@@ -6,8 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use backends::chained::{Chained, Original};
-use backends::nft;
-use backends::{Before, Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target};
+use backends::{Before, Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target, nft};
 use ipam::Owner;
 use serde_json::Value;
 
