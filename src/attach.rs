@@ -21,6 +21,7 @@ use crate::cni::version::Version;
 use crate::convert;
 use crate::default_route;
 use crate::detach;
+use crate::homecoming;
 use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
 use crate::log::warn;
 use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
@@ -132,6 +133,7 @@ pub fn attach(
     let mut intent = plan.intent(boot_id, inside, outside);
     intent.trace = place.trace().map(|trace| trace.to_string());
     note_devices(&mut intent, &resolved);
+    homecoming::carry(&held, &mut intent).map_err(|e| from_journal(&e))?;
     // A program that works for this one when it is killed still holds the request: DEL waits for it.
     kernel.pod.guard_with(held.share().map_err(|e| from_journal(&e))?);
     let begin = timed(place, Phase::Journal, || held.intend(&intent));

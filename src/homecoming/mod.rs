@@ -11,7 +11,7 @@ use backends::{Host, Kind, NetNs, Pod, host_device, sriov};
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
 use crate::devices::claim::Ledger;
-use crate::journal::{Allotted, Attachment, Step};
+use crate::journal::{self, Allotted, Attachment, Held, Intent, Step};
 use crate::native;
 
 pub mod peer;
@@ -50,6 +50,38 @@ pub fn all<'a>(attachments: &'a [Attachment], results: &'a [Option<CniResult>], 
         steps.map(move |step| Away { attachment, step, attached: result.is_some() })
     };
     attachments.iter().zip(results).flat_map(of).collect()
+}
+
+/// An ADD that is repeated finds its functions as the one before left them: what they were before that one is what its record
+/// says too.
+///
+/// # Errors
+/// The record cannot be read.
+pub fn carry(held: &Held, intent: &mut Intent) -> Result<(), journal::Error> {
+    if steps_of(&mut intent.attachments).all(|step| step.function.is_none()) {
+        return Ok(());
+    }
+    let records = held.records()?;
+    carry_over(
+        records.iter().map(|record| &record.intent).filter(|first| first.boot_id == intent.boot_id),
+        &mut intent.attachments,
+    );
+    Ok(())
+}
+
+fn steps_of(attachments: &mut [Attachment]) -> impl Iterator<Item = &mut Step> {
+    attachments.iter_mut().flat_map(|attachment| &mut attachment.steps)
+}
+
+/// `earlier`: the oldest first.
+fn carry_over<'a>(earlier: impl Iterator<Item = &'a Intent>, attachments: &mut [Attachment]) {
+    let steps = earlier.flat_map(|intent| &intent.attachments).flat_map(|attachment| &attachment.steps);
+    let first: Vec<&sriov::Function> = steps.filter_map(|step| step.function.as_deref()).collect();
+    for function in steps_of(attachments).filter_map(|step| step.function.as_mut()) {
+        if let Some(first) = first.iter().find(|first| first.address == function.address) {
+            **function = function.as_ref().clone().since(first);
+        }
+    }
 }
 
 /// Gives them all back, the last one first; what failed is returned.
@@ -112,5 +144,45 @@ impl Holder<'_> {
         let holder = Ledger::new(self.state_dir).holder(&device);
         let holder = holder.map_err(|e| CniError::new(Code::Io, native::chain(&e)))?;
         Ok(holder.is_some_and(|holder| holder == record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The intent of an ADD that found a function with this VLAN, bound to this driver.
+    fn intent(pf: &str, vlan: u32, driver: &str, rebound: Option<&str>) -> Intent {
+        let function = json!({"address": "0000:01:10.0", "pf": pf, "index": 0, "driver": driver, "rebound": rebound,
+            "settings": {"mac": "02:00:00:00:01:00", "vlan": vlan, "qos": 0, "proto": 33024, "minRate": 0, "maxRate": 0,
+                "spoofCheck": true, "trust": false, "linkState": 0}});
+        let step = json!({"type": "sriov", "native": true, "conf": {}, "function": function});
+        let attachment = json!({"network": "n", "cniName": "n", "cniVersion": "1.0.0", "ifname": "net1", "args": "",
+            "default": true, "steps": [step]});
+        let key = json!({"network": "n", "sandbox": "c", "ifname": "net1"});
+        let intent = json!({"key": key, "bootId": "b", "netns": "", "path": [], "attachments": [attachment]});
+        serde_json::from_value(intent).unwrap()
+    }
+
+    fn function(intent: &Intent) -> Value {
+        let function = intent.attachments.first().unwrap().steps.first().unwrap().function.as_deref().unwrap();
+        json!([function.settings.vlan, function.driver, function.rebound])
+    }
+
+    #[test]
+    fn a_repeated_add_goes_back_to_what_the_first_one_found() {
+        let first = intent("0000:01:00.0", 0, "igbvf", Some("vfio-pci"));
+        let second = intent("0000:01:00.0", 100, "vfio-pci", None);
+        let mut third = intent("0000:01:00.0", 200, "vfio-pci", Some("netdev"));
+        carry_over([&first, &second].into_iter(), &mut third.attachments);
+        assert_eq!(function(&third), json!([0, "igbvf", "vfio-pci"]));
+        let mut rebound = intent("0000:01:00.0", 200, "vfio-pci", Some("netdev"));
+        carry_over([&intent("0000:01:00.0", 7, "vfio-pci", None)].into_iter(), &mut rebound.attachments);
+        assert_eq!(function(&rebound), json!([7, "vfio-pci", "netdev"]));
+        let mut other = second.clone();
+        carry_over([&intent("0000:02:00.0", 0, "igbvf", None)].into_iter(), &mut other.attachments);
+        assert_eq!(function(&other), json!([100, "vfio-pci", null]), "another card");
     }
 }

@@ -54,6 +54,18 @@ pub struct Function {
     pub interface: Option<OnHost>,
 }
 
+impl Function {
+    /// What to go back to where an earlier attempt, which found `first`, has been at work on it: to what that one found. One of
+    /// another card is as it is found.
+    #[must_use]
+    pub fn since(self, first: &Self) -> Self {
+        if (&first.address, &first.pf, first.index) != (&self.address, &self.pf, self.index) {
+            return self;
+        }
+        Self { rebound: first.rebound.or(self.rebound), ..first.clone() }
+    }
+}
+
 /// A function's interface as it was on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
