@@ -72,6 +72,19 @@ impl Ledger {
         }
     }
 
+    /// Whether nobody but the record of that name has a device; a claim of it that was lost is made again. What leads to a record that is
+    /// gone is nobody's.
+    ///
+    /// # Errors
+    /// Those of [`Ledger::take`].
+    pub fn keep(&self, device: &Allotted, record: &str) -> Result<bool, Error> {
+        let leads_nowhere = || match fs::metadata(self.dir.join(name(device))) {
+            Err(e) => e.kind() == ErrorKind::NotFound,
+            Ok(_) => false,
+        };
+        Ok(!matches!(self.take(device, record)?, Taken::ByOther(_)) || leads_nowhere())
+    }
+
     /// The name of the record that has a device; none where it is free.
     ///
     /// # Errors
@@ -180,6 +193,20 @@ mod tests {
         assert_eq!(ledger.take(&device("b/vf", "v1"), "two.jsonl").unwrap(), Taken::Now);
         ledger.release(&vf, "one.jsonl").unwrap();
         assert_eq!(ledger.take(&vf, "two.jsonl").unwrap(), Taken::Now);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn only_a_record_that_is_there_keeps_a_device_from_another() {
+        let dir = folder();
+        let (ledger, vf) = (Ledger::new(&dir), device("a/vf", "v1"));
+        assert!(ledger.keep(&vf, "one.jsonl").unwrap(), "its claim was lost");
+        assert_eq!(ledger.holder(&vf).unwrap().as_deref(), Some("one.jsonl"));
+        assert!(ledger.keep(&vf, "two.jsonl").unwrap(), "there is no such record");
+        fs::create_dir(dir.join(RECORDS)).unwrap();
+        fs::write(dir.join(RECORDS).join("one.jsonl"), "").unwrap();
+        assert!(!ledger.keep(&vf, "two.jsonl").unwrap());
+        assert!(ledger.keep(&vf, "one.jsonl").unwrap());
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -1,7 +1,7 @@
 //! Devices of the host that attachments moved or set up go back to what they were, by their records. Knows no link that is
 //! made for a pod.
 //!
-//! What sriov-cni attached is brought back by what that kept. A virtual function may have another pod by the time an old record is deleted: only who still has the claim of it touches it.
+//! What sriov-cni attached is brought back by what that kept. A virtual function may have another pod by the time an old record is deleted: nobody touches it while another has the claim of it.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use backends::{Host, Kind, NetNs, Pod, host_device, sriov};
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
-use crate::devices::claim::Ledger;
+use crate::devices::claim::{self, Ledger};
 use crate::journal::{self, Allotted, Attachment, Held, Intent, Step};
 use crate::native;
 
@@ -136,14 +136,17 @@ impl Holder<'_> {
         attached.forget(true).map_err(refused)
     }
 
-    /// Whether a function is still this record's.
+    /// Whether a function is still this record's, or nobody's: a claim may be lost.
     fn has(&self, attachment: &Attachment, function: &sriov::Function) -> Result<bool, CniError> {
         let Some(record) = self.record.filter(|_| self.of_this_boot) else { return Ok(false) };
-        let own = || Allotted { resource: String::new(), id: function.address.to_string() };
-        let device = attachment.device.clone().unwrap_or_else(own);
-        let holder = Ledger::new(self.state_dir).holder(&device);
-        let holder = holder.map_err(|e| CniError::new(Code::Io, native::chain(&e)))?;
-        Ok(holder.is_some_and(|holder| holder == record))
+        let refused = |e: claim::Error| CniError::new(Code::Io, native::chain(&e));
+        let ledger = Ledger::new(self.state_dir);
+        if let Some(device) = &attachment.device {
+            return ledger.keep(device, record).map_err(refused);
+        }
+        // Nobody would give back a claim of what the attachment does not name.
+        let device = Allotted { resource: String::new(), id: function.address.to_string() };
+        Ok(ledger.holder(&device).map_err(refused)?.is_none_or(|holder| holder == record))
     }
 }
 
