@@ -28,9 +28,7 @@ use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
 use crate::phase::Phase;
 use crate::place::{OfFiles, Place, timed};
 use crate::plan::{Attachment, How, Plan, Step};
-use crate::rules;
-use crate::sight;
-use crate::status;
+use crate::{rules, sight, status};
 
 /// What a request became.
 #[derive(Debug)]
