@@ -218,11 +218,11 @@ fn claims() {
     let driver = format!("sriov.{}.example", cluster.namespace());
     let resource = "intel.com/sriov_vf";
     member.node.script(
-        "sriov",
+        "ib-sriov",
         r#"cat >"/run/scratch/sriov-$CNI_COMMAND"
 [ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion": "1.0.0", "interfaces": [], "ips": [{"address": "10.0.2.9/24"}]}'"#,
     );
-    let conf = json!({"cniVersion": "1.0.0", "name": "sriov-net", "type": "sriov", "vlan": 0, "spoofchk": "on", "trust": "on",
+    let conf = json!({"cniVersion": "1.0.0", "name": "sriov-net", "type": "ib-sriov", "vlan": 0, "spoofchk": "on", "trust": "on",
         "vlanQoS": 0, "logLevel": "info", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.2.0/24"}]]}});
     let annotation = [("k8s.v1.cni.cncf.io/resourceName", resource)];
     cluster.definition_in(cluster.namespace(), "sriov-net", &conf.to_string(), &annotation);
