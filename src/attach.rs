@@ -5,13 +5,12 @@
 use std::thread;
 use std::time::Instant;
 
-use backends::chained::{Chained, Original};
-use backends::{Before, Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target, nft};
-use ipam::Owner;
+use backends::chained::Original;
+use backends::{Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target, nft};
 use serde_json::Value;
 
 use crate::ahead::{Ahead, Wanted};
-use crate::chain::{Caller, DELEGATE_DEADLINE, UNDO_DEADLINE};
+use crate::chain::{Caller, DELEGATE_DEADLINE};
 use crate::chained;
 use crate::claims::{self, Chosen, Stock};
 use crate::cni::error::{CniError, Code};
@@ -20,15 +19,18 @@ use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::convert;
 use crate::default_route;
-use crate::detach;
 use crate::homecoming;
 use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
 use crate::log::warn;
-use crate::native::{self, Around, Ipam, Native, from_backend, from_ipam};
+use crate::native::{self, Ipam, Native, from_backend};
 use crate::phase::Phase;
 use crate::place::{OfFiles, Place, timed};
 use crate::plan::{Attachment, How, Plan, Step};
 use crate::{rules, sight, status};
+
+mod undo;
+
+use undo::undo;
 
 /// What a request became.
 #[derive(Debug)]
@@ -157,8 +159,13 @@ pub fn attach(
     };
     // After a complete undo the journal says what it said before: an ADD that is refused because the attachment is there
     // already must not make the journal forget that attachment.
-    let failure = undo(plan, &mut kernel, done, failure)?;
-    let left = [claims.give_back().err(), held.roll_back(begin).err().map(|e| from_journal(&e))];
+    let mut away = Vec::new();
+    let (failure, rolled) = match undo(plan, &mut kernel, done, failure, &mut away) {
+        Ok(failure) => (failure, held.roll_back(begin)),
+        Err(failure) => (failure, Ok(())),
+    };
+    // The next pod gets a device that is home, whatever else DEL has to try again.
+    let left = [claims.give_back(&away).err(), rolled.err().map(|e| from_journal(&e))];
     Err(left
         .into_iter()
         .flatten()
@@ -170,7 +177,7 @@ fn unrecorded(plan: &Plan, kernel: &mut Kernel, resolved: ResolvedSteps) -> Resu
     let mut done = Vec::new();
     match run(plan, kernel, resolved, &mut done, &mut |_| Ok(())) {
         Ok((results, _)) => Ok(Attached { status: status_of(plan, &results), results }),
-        Err(failure) => Err(undo(plan, kernel, done, failure)?),
+        Err(failure) => Err(undo(plan, kernel, done, failure, &mut Vec::new())?),
     }
 }
 
@@ -386,10 +393,6 @@ fn caller<'a>(plan: &'a Plan, attachment: &'a Attachment) -> Caller<'a> {
     }
 }
 
-fn undoer<'a>(plan: &'a Plan, attachment: &'a Attachment) -> Caller<'a> {
-    Caller { deadline: UNDO_DEADLINE, ..caller(plan, attachment) }
-}
-
 /// A native step: leases, then the link with everything on it.
 #[expect(clippy::too_many_arguments, reason = "the step, what came before it, and the two things it changes")]
 fn build<'a>(
@@ -496,85 +499,6 @@ fn result_of(plan: &Plan, native: &Native, leased: CniResult, built: Built, prev
         routes: layer3.routes.into_iter().map(convert::to_route).collect(),
         dns,
         ..CniResult::default()
-    }
-}
-
-/// Undoes what was begun, in reverse: `Ok` with the failure where all of it is gone, `Err` with both where not.
-fn undo(plan: &Plan, kernel: &mut Kernel, done: Vec<Done>, failure: CniError) -> Result<CniError, CniError> {
-    let mut failures: Vec<CniError> = unrule(plan, &done).err().into_iter().collect();
-    for step in done.into_iter().rev() {
-        let undone = match step {
-            Done::Description { attachment } => claims::unpublish(plan, attachment),
-            Done::Link { ifname } => detach::remove_link_now(&mut kernel.pod, ifname),
-            Done::Device { ifname, resolved } => {
-                resolved.undo(&mut kernel.host, &mut kernel.pod, ifname).map_err(from_backend)
-            }
-            Done::Rules { .. } => continue, // all at once, above
-            Done::Leases { attachment, native, step } => unlease(plan, attachment, native, step),
-            Done::Delegate { attachment, step } => {
-                undoer(plan, attachment).execute(Command::Del, &step.plugin, &step.conf, None).map(|_| ())
-            }
-            Done::Chained { attachment, step, result, original } => {
-                unchain(plan, attachment, step, &result, original.as_ref(), &mut kernel.pod)
-            }
-        };
-        failures.extend(undone.err());
-    }
-    match detach::join(failures) {
-        Ok(()) => Ok(failure),
-        // A plugin that is not there fails to add and to delete alike: once is enough.
-        Err(also) if failure.msg.ends_with(&also.msg) => Err(failure),
-        Err(also) => {
-            let msg = format!("{}; undoing it failed too, DEL will try again: {}", failure.msg, also.msg);
-            Err(CniError { msg, ..failure })
-        }
-    }
-}
-
-/// The rules of all steps, found together.
-fn unrule<'a>(plan: &'a Plan, done: &[Done<'a>]) -> Result<(), CniError> {
-    let rules = done.iter().filter_map(|step| match step {
-        Done::Rules { attachment, rules } => Some((*rules, owner(plan, attachment))),
-        _ => None,
-    });
-    let all: Vec<_> = rules.collect();
-    if all.is_empty() {
-        return Ok(());
-    }
-    detach::join(rules::remove_all(&mut rules::open()?, &all))
-}
-
-fn unchain(
-    plan: &Plan,
-    attachment: &Attachment,
-    step: &Step,
-    result: &CniResult,
-    original: Option<&Original>,
-    pod: &mut Pod,
-) -> Result<(), CniError> {
-    let step = &attachment.record_step(step);
-    let around = Around {
-        network: &attachment.cni_name,
-        version: attachment.version,
-        args: &attachment.args,
-        ifname: &attachment.ifname,
-        state_dir: &plan.state_dir,
-        before: Before::Awaited,
-    };
-    let owner = owner(plan, attachment);
-    let Some(chained) = Chained::of(&step.plugin) else { return Ok(()) };
-    let mut filter = if chained.is_in_filter() { rules::open()? } else { nft::Filter::default() };
-    let known = chained::Known { owner, step, around, result: Some(result), original, link_stays: true };
-    // What cannot be put back as it was is a failure of the undo.
-    detach::join(chained::remove(chained, &known, &mut filter, Some(pod))?)
-}
-
-fn unlease(plan: &Plan, attachment: &Attachment, native: &Native, step: &Step) -> Result<(), CniError> {
-    let owner = Owner { sandbox: &plan.key.sandbox, ifname: &attachment.ifname };
-    match &native.ipam {
-        Ipam::HostLocal(pool) => pool.del(&owner).map_err(from_ipam),
-        Ipam::Executed(plugin) => undoer(plan, attachment).execute_ipam(Command::Del, plugin, &step.conf).map(|_| ()),
-        Ipam::None | Ipam::Previous | Ipam::Static(_) => Ok(()),
     }
 }
 

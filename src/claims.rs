@@ -27,7 +27,8 @@ pub use choice::{Chosen, Stock, choose};
 pub struct Claims {
     ledger: Ledger,
     record: String,
-    taken: Vec<Allotted>,
+    /// With the interface that each is of.
+    taken: Vec<(String, Allotted)>,
 }
 
 impl Claims {
@@ -43,7 +44,7 @@ impl Claims {
     pub fn take(&mut self, plan: &Plan) -> Result<(), CniError> {
         for (attachment, device) in wanted(plan) {
             match self.ledger.take(device, &self.record).map_err(|e| refuse(&e))? {
-                Taken::Now => self.taken.push(device.clone()),
+                Taken::Now => self.taken.push((attachment.ifname.clone(), device.clone())),
                 // An ADD that is repeated: what it had before stays its own, whatever becomes of this one.
                 Taken::Before => {}
                 Taken::ByOther(holder) => return Err(named(attachment, at_work(device, &holder))),
@@ -52,13 +53,14 @@ impl Claims {
         Ok(())
     }
 
-    /// Gives back what this request claimed.
+    /// Gives back what this request claimed, but for the devices of the interfaces in `away`.
     ///
     /// # Errors
     /// What could not be given back.
-    pub fn give_back(self) -> Result<(), CniError> {
-        let one = |device: &Allotted| self.ledger.release(device, &self.record).map_err(|e| refuse(&e)).err();
-        detach::join(self.taken.iter().filter_map(one).collect())
+    pub fn give_back(self, away: &[&str]) -> Result<(), CniError> {
+        let home = self.taken.iter().filter(|(ifname, _)| !away.contains(&ifname.as_str()));
+        let one = |device| self.ledger.release(device, &self.record).map_err(|e| refuse(&e)).err();
+        detach::join(home.filter_map(|(_, device)| one(device)).collect())
     }
 }
 

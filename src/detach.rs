@@ -339,9 +339,10 @@ pub fn detach(mut departure: Departure) -> Result<(), CniError> {
     for attachment in departure.attachments.iter().filter(|attachment| attachment.device.is_some()) {
         keep(remove_description(&attachment.network, departure.sandbox, &attachment.ifname));
     }
-    join(failures)?;
-    // Who could get one before might find it still in this pod.
-    departure.give_back_claims()
+    // Who could get one before might find it still in this pod. One that is home is anybody's, whatever else failed.
+    let is_whole = failures.is_empty();
+    let given = departure.give_back_claims(|attachment| is_whole || (is_empty && makes(attachment, Kind::is_moved)));
+    join(failures.into_iter().chain(given.err()).collect())
 }
 
 /// The device-info file of an attachment goes, whatever its plugins say.
@@ -372,10 +373,11 @@ pub fn join(failures: Vec<CniError>) -> Result<(), CniError> {
 }
 
 impl Departure<'_> {
-    fn give_back_claims(&self) -> Result<(), CniError> {
+    fn give_back_claims(&self, is_home: impl Fn(&Attachment) -> bool) -> Result<(), CniError> {
         let Some(record) = &self.record else { return Ok(()) };
         let ledger = Ledger::new(self.state_dir);
-        let devices = self.attachments.iter().filter_map(|attachment| attachment.device.as_ref());
+        let home = self.attachments.iter().filter(|attachment| is_home(attachment));
+        let devices = home.filter_map(|attachment| attachment.device.as_ref());
         let one = |device| ledger.release(device, record).map_err(|e| CniError::new(Code::Io, native::chain(&e))).err();
         join(devices.filter_map(one).collect())
     }

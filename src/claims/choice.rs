@@ -58,7 +58,7 @@ impl Chosen {
     pub fn give_back(self, mut failure: CniError) -> CniError {
         let empty = self.held.records().is_ok_and(|records| records.is_empty());
         let forgotten = if empty { self.held.forget().map_err(|e| unwritten(&e)).err() } else { None };
-        for left in self.claims.give_back().err().into_iter().chain(forgotten) {
+        for left in self.claims.give_back(&[]).err().into_iter().chain(forgotten) {
             failure.msg = format!("{}; {}", failure.msg, left.msg);
         }
         failure
@@ -76,7 +76,7 @@ pub fn choose(plan: &mut Plan, journal: &Journal, stock: &Stock) -> Result<Optio
     let mut chosen = Chosen::none(plan, journal)?;
     for attachment in &mut plan.attachments {
         let Some(spec) = attachment.choice() else { continue };
-        match chosen.one(spec, journal, &plan.state_dir, stock) {
+        match chosen.one((spec, &attachment.ifname), journal, &plan.state_dir, stock) {
             Ok(device) => attachment.choose(&device.id),
             Err(e) => return Err(chosen.give_back(super::named(attachment, e))),
         }
@@ -85,7 +85,13 @@ pub fn choose(plan: &mut Plan, journal: &Journal, stock: &Stock) -> Result<Optio
 }
 
 impl Chosen {
-    fn one(&mut self, spec: &Spec, journal: &Journal, state_dir: &Path, stock: &Stock) -> Result<Allotted, CniError> {
+    fn one(
+        &mut self,
+        (spec, ifname): (&Spec, &str),
+        journal: &Journal,
+        state_dir: &Path,
+        stock: &Stock,
+    ) -> Result<Allotted, CniError> {
         let card = spec.card().unwrap_or_default();
         let functions = functions_of(&stock.sysfs, card).map_err(native::from_backend)?;
         let mut taken = Vec::new();
@@ -94,7 +100,7 @@ impl Chosen {
             match self.claims.ledger.holder(&device).map_err(|e| refuse(&e))? {
                 Some(holder) => taken.push((function, device, holder)),
                 None if !is_free(spec, stock, function) => {}
-                None if self.claim(&device)? => return Ok(device),
+                None if self.claim(ifname, &device)? => return Ok(device),
                 None => {
                     let holder = self.claims.ledger.holder(&device).map_err(|e| refuse(&e))?;
                     taken.extend(holder.map(|holder| (function, device, holder)));
@@ -113,17 +119,17 @@ impl Chosen {
                 continue;
             }
             let now = stock.sysfs.virtual_function(&function.address).map_err(native::from_backend)?;
-            if is_free(spec, stock, &now) && self.claim(&device)? {
+            if is_free(spec, stock, &now) && self.claim(ifname, &device)? {
                 return Ok(device);
             }
         }
         Err(none_free(card, functions.len(), &held))
     }
 
-    fn claim(&mut self, device: &Allotted) -> Result<bool, CniError> {
+    fn claim(&mut self, ifname: &str, device: &Allotted) -> Result<bool, CniError> {
         let taken = self.claims.ledger.take(device, &self.claims.record).map_err(|e| refuse(&e))?;
         if taken == Taken::Now {
-            self.claims.taken.push(device.clone());
+            self.claims.taken.push((ifname.to_owned(), device.clone()));
         }
         Ok(taken == Taken::Now)
     }

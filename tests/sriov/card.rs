@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -131,6 +131,13 @@ impl Card {
             "deviceID": self.functions[index].pci, "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}});
         conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         conf
+    }
+
+    /// A plugin of this name that does what these lines of a shell say.
+    pub(crate) fn plugin(&self, name: &str, lines: &str) {
+        let path = self.bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     fn command(&self, command: &str, pod: &str, netns: &str, ifname: &str) -> Command {

@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("detach::a_name_that_is_taken_on_the_host_is_waited_for", a_name_that_is_taken_on_the_host_is_waited_for),
     ("detach::with_its_name_as_an_alternative_one", with_its_name_as_an_alternative_one),
     ("detach::an_old_one_leaves_the_next_pod_alone", an_old_one_leaves_the_next_pod_alone),
+    ("detach::one_that_is_home_is_free_whatever_else_failed", one_that_is_home_is_free_whatever_else_failed),
     ("detach::functions_that_are_no_more", functions_that_are_no_more),
 ];
 
@@ -115,6 +116,38 @@ fn an_old_one_leaves_the_next_pod_alone(card: &Card) {
     assert_eq!((card.port(0), &link_of("two", "net1")["address"]), (port, &json!("02:00:00:00:00:08")));
     card.del("two", &netns("two"), &second);
     ip("netns del two");
+}
+
+fn one_that_is_home_is_free_whatever_else_failed(card: &Card) {
+    let before = card.state();
+    for pod in ["one", "two"] {
+        ip(&format!("netns add {pod}"));
+    }
+    let mut ill = conf(card);
+    ill["ipam"] = json!({"type": "ill"});
+    let of_two = |when: &str| {
+        card.add("two", &conf(card));
+        card.del("two", &netns("two"), &conf(card));
+        card.assert_state(&before, when);
+    };
+    // An ADD that fails, and its addresses cannot be given back.
+    card.plugin("ill", "exit 3");
+    assert!(!card.call("ADD", "one", &ill).success);
+    of_two("after an ADD that failed");
+    card.plugin("ill", "exit 0");
+    card.del("one", &netns("one"), &ill);
+    // A DEL that fails for the same reason.
+    let address = r#"{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.9/24"}]}"#;
+    card.plugin("ill", &format!("echo '{address}'"));
+    card.add("one", &ill);
+    card.plugin("ill", "exit 3");
+    assert!(!card.call("DEL", "one", &ill).success);
+    of_two("after a DEL that failed");
+    card.plugin("ill", "exit 0");
+    card.del("one", &netns("one"), &ill);
+    for pod in ["one", "two"] {
+        ip(&format!("netns del {pod}"));
+    }
 }
 
 fn functions_that_are_no_more(card: &Card) {

@@ -53,7 +53,7 @@ impl Node {
     fn one(&self, name: &str) -> (Chosen, Result<String, CniError>) {
         let spec = serde_json::from_str::<Conf>(r#"{"pf":"eth0"}"#).unwrap().validate().unwrap();
         let mut chosen = self.chosen(name);
-        let device = chosen.one(&spec, &Journal::new(&self.0), &self.0, &self.stock());
+        let device = chosen.one((&spec, "net1"), &Journal::new(&self.0), &self.0, &self.stock());
         (chosen, device.map(|device| device.id))
     }
 }
