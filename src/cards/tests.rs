@@ -1,54 +1,13 @@
 //! A tree of sysfs, a journal and claims of a test's own: who is shown to hold what, and what is told to be odd.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::*;
-
-struct Node(PathBuf);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
+use crate::devices::fixture::Node;
 
 impl Node {
-    /// A card with three functions, on a node where nothing is attached.
-    fn new(name: &str) -> Node {
-        let node = Node(std::env::temp_dir().join(format!("plexus-cards-{name}-{}", std::process::id())));
-        drop(fs::remove_dir_all(&node.0));
-        let pf = node.device("0000:01:00.0");
-        fs::create_dir_all(pf.join("net/eth0")).unwrap();
-        fs::write(pf.join("net/eth0/flags"), "0x1003\n").unwrap();
-        fs::write(pf.join("sriov_totalvfs"), "7\n").unwrap();
-        for index in 0..3 {
-            let name = format!("0000:01:10.{index}");
-            let vf = node.device(&name);
-            symlink("../0000:01:00.0", vf.join("physfn")).unwrap();
-            symlink(format!("../{name}"), pf.join(format!("virtfn{index}"))).unwrap();
-            symlink(format!("/x/iommu_groups/{}", 8 + index), vf.join("iommu_group")).unwrap();
-            node.bind(index, "igbvf");
-            fs::create_dir_all(vf.join(format!("net/eth{}", index + 1))).unwrap();
-        }
-        node
-    }
-
-    fn device(&self, address: &str) -> PathBuf {
-        let device = self.0.join("sys/bus/pci/devices").join(address);
-        fs::create_dir_all(&device).unwrap();
-        device
-    }
-
-    fn bind(&self, index: u32, driver: &str) {
-        let link = self.device(&format!("0000:01:10.{index}")).join("driver");
-        drop(fs::remove_file(&link));
-        symlink(format!("/x/drivers/{driver}"), link).unwrap();
-    }
-
     fn claim(&self, index: u32, record: &Record) {
         let device = Allotted { resource: String::new(), id: format!("0000:01:10.{index}") };
         Ledger::new(&self.0).take(&device, &journal::file_name(&record.intent.key)).unwrap();
@@ -83,7 +42,7 @@ fn record(function: Value) -> Record {
 
 #[test]
 fn a_function_is_shown_with_who_has_it() {
-    let node = Node::new("held");
+    let node = Node::new("held", 3);
     let record = record(Value::Null);
     let free = node.look(std::slice::from_ref(&record), Life::Lives);
     assert!(free.functions.iter().all(|function| function.holder.is_none()), "what is not claimed is not held");
@@ -103,7 +62,7 @@ fn a_function_is_shown_with_who_has_it() {
 
 #[test]
 fn a_holder_that_is_gone_and_a_card_that_is_down_are_odd() {
-    let node = Node::new("odd");
+    let node = Node::new("odd", 3);
     let record = record(Value::Null);
     node.claim(0, &record);
     fs::write(node.device("0000:01:00.0").join("net/eth0/flags"), "0x1002\n").unwrap();
@@ -118,7 +77,7 @@ fn a_holder_that_is_gone_and_a_card_that_is_down_are_odd() {
 
 #[test]
 fn a_function_that_was_left_to_user_space_is_odd() {
-    let node = Node::new("left");
+    let node = Node::new("left", 3);
     let settings = json!({
         "mac": "02:00:00:00:00:01", "vlan": 0, "qos": 0, "proto": 33024, "minRate": 0, "maxRate": 0, "spoofCheck": true,
         "trust": false, "linkState": 0
@@ -139,7 +98,7 @@ fn a_function_that_was_left_to_user_space_is_odd() {
 
 #[test]
 fn what_sriov_cni_attached_is_held() {
-    let node = Node::new("peer");
+    let node = Node::new("peer", 3);
     fs::create_dir_all(node.0.join("sriov/pci")).unwrap();
     fs::write(node.0.join("sriov/pci/0000:01:10.2"), "/run/netns/b").unwrap();
     let holder = node.look(&[], Life::Lives).functions[2].holder.clone().unwrap();

@@ -6,6 +6,8 @@ pub mod allot;
 pub mod checkpoint;
 pub mod claim;
 pub mod description;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod need;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,45 +1,13 @@
 //! Who gets which function of a card, by a tree of sysfs and a journal of a test's own.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 
 use backends::sriov::Conf;
 
 use super::*;
-
-struct Node(PathBuf);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
+use crate::devices::fixture::Node;
 
 impl Node {
-    /// A card with seven functions, each with an interface on the host.
-    fn new(name: &str) -> Node {
-        let node = Node(std::env::temp_dir().join(format!("plexus-choice-{name}-{}", std::process::id())));
-        drop(fs::remove_dir_all(&node.0));
-        let pf = node.device("0000:01:00.0");
-        fs::create_dir_all(pf.join("net/eth0")).unwrap();
-        fs::write(pf.join("sriov_totalvfs"), "7\n").unwrap();
-        for index in 0..7 {
-            let name = format!("0000:01:10.{index}");
-            let vf = node.device(&name);
-            symlink("../0000:01:00.0", vf.join("physfn")).unwrap();
-            symlink(format!("../{name}"), pf.join(format!("virtfn{index}"))).unwrap();
-            symlink("/x/drivers/igbvf", vf.join("driver")).unwrap();
-            fs::create_dir_all(vf.join(format!("net/eth{}", index + 1))).unwrap();
-        }
-        node
-    }
-
-    fn device(&self, address: &str) -> PathBuf {
-        let device = self.0.join("sys/bus/pci/devices").join(address);
-        fs::create_dir_all(&device).unwrap();
-        device
-    }
-
     fn stock(&self) -> Stock {
         Stock { sysfs: Sysfs::at(&self.0.join("sys")), peer_dir: self.0.join("sriov") }
     }
@@ -60,7 +28,7 @@ impl Node {
 
 #[test]
 fn functions_are_given_out_in_the_order_of_their_numbers_until_none_is_free() {
-    let node = Node::new("order");
+    let node = Node::new("order", 7);
     fs::remove_dir_all(node.device("0000:01:10.1").join("net")).unwrap();
     let all: Vec<_> = (0..7).map(|n| node.one(&format!("n:c{n}:e.jsonl"))).collect();
     let ids: Vec<_> = all.iter().filter_map(|(_, device)| device.as_deref().ok()).collect();
@@ -75,7 +43,7 @@ fn functions_are_given_out_in_the_order_of_their_numbers_until_none_is_free() {
 
 #[test]
 fn what_is_given_back_and_what_a_killed_request_claimed_is_free() {
-    let node = Node::new("back");
+    let node = Node::new("back", 7);
     let (first, device) = node.one("n:a:e.jsonl");
     assert_eq!(device.unwrap(), "0000:01:10.0");
     assert_eq!(first.give_back(CniError::generic("no")).msg, "no");
@@ -89,7 +57,7 @@ fn what_is_given_back_and_what_a_killed_request_claimed_is_free() {
 
 #[test]
 fn two_at_once_never_get_the_same() {
-    let node = Node::new("race");
+    let node = Node::new("race", 7);
     let all: Vec<_> = std::thread::scope(|scope| {
         let one = |n: usize| node.one(&format!("n:c{n}:e.jsonl"));
         let all: Vec<_> = (0..7).map(|n| scope.spawn(move || one(n))).collect();
@@ -103,7 +71,7 @@ fn two_at_once_never_get_the_same() {
 
 #[test]
 fn what_sriov_cni_has_is_not_chosen() {
-    let node = Node::new("peer");
+    let node = Node::new("peer", 7);
     fs::create_dir_all(node.0.join("sriov/pci")).unwrap();
     fs::write(node.0.join("sriov/pci/0000:01:10.0"), "/proc/self/ns/net").unwrap();
     fs::write(node.0.join("sriov/pci/0000:01:10.1"), "/run/netns/gone").unwrap();
