@@ -2,6 +2,7 @@
 //! datagram with every address, "up" and every route, in this order, so that the kernel announces complete addresses and
 //! none is ever half configured. Knows no gateway rule of any kind.
 
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -147,7 +148,7 @@ pub(crate) fn configure(
     addresses: &[Address],
     entries: &[(IpNetwork, Entry)],
 ) -> Result<(), Error> {
-    parameters(pod, &link.name, manners, addresses)?;
+    parameters(pod, link, manners, addresses)?;
     let steps = steps(pod, link, manners, addresses, entries);
     let requests = steps.iter().map(|step| step.request(link.index, manners)).collect();
     let refusals = pod.socket.batch(requests).map_err(|e| Error::kernel("configure", link.name.clone(), e))?;
@@ -256,7 +257,11 @@ fn link_local(
 ) -> Option<IpNetwork> {
     let is_examined = manners.detection == Detection::Optimistic && addresses.any(|address| address.is_ipv6());
     let mac = link.mac.filter(|_| is_examined && link.kind != "ipvlan")?;
-    link_local_of(pod, &link.name, mac)
+    match link.inet6 {
+        Some(inet6) if inet6.by_hardware_address => link_local_by(mac),
+        Some(_) => None,
+        None => link_local_of(pod, &link.name, mac),
+    }
 }
 
 /// Makes the link-local address that the kernel made when the link came up usable at once, as [`link_local`] does where it is
@@ -274,7 +279,11 @@ fn release_link_local(pod: &mut Side, link: &Link) -> Result<(), Error> {
 /// The link-local address that the kernel makes of a hardware address, where it is told to make it so.
 pub(crate) fn link_local_of(side: &Side, name: &str, mac: Mac) -> Option<IpNetwork> {
     let by_hardware_address = side.sysctls.read(Tree::V6, name, "addr_gen_mode").is_ok_and(|mode| mode == "0");
-    IpNetwork::new(eui64_link_local(mac).into(), 64).ok().filter(|_| by_hardware_address)
+    link_local_by(mac).filter(|_| by_hardware_address)
+}
+
+fn link_local_by(mac: Mac) -> Option<IpNetwork> {
+    IpNetwork::new(eui64_link_local(mac).into(), 64).ok()
 }
 
 /// RFC 4291, appendix A: the universal bit is turned over, `ff:fe` comes into the middle.
@@ -305,7 +314,8 @@ fn describe(name: &str, dst: IpNetwork, entry: &Entry) -> String {
 }
 
 /// Kernel parameters that must be set before the first address.
-fn parameters(pod: &Side, name: &str, manners: Manners, addresses: &[Address]) -> Result<(), Error> {
+fn parameters(pod: &Side, link: &Link, manners: Manners, addresses: &[Address]) -> Result<(), Error> {
+    let name = link.name.as_str();
     // Best effort, as with the reference plugins: a kernel without IPv6 has none of these.
     let best_effort = |key: &str, value: &str| drop(pod.sysctls.write(Tree::V6, name, key, value));
     if manners.announce_v6 {
@@ -314,7 +324,9 @@ fn parameters(pod: &Side, name: &str, manners: Manners, addresses: &[Address]) -
     if !addresses.iter().any(|a| a.address.is_ipv6()) {
         return Ok(());
     }
-    for link in ["lo", name] {
+    // The kernel has said it of the link itself.
+    let own = link.inet6.is_none_or(|inet6| inet6.disabled).then_some(name);
+    for link in iter::once("lo").chain(own) {
         if pod.sysctls.read(Tree::V6, link, "disable_ipv6").is_ok_and(|value| value != "0") {
             pod.sysctls.write(Tree::V6, link, "disable_ipv6", "0")?;
         }

@@ -12,11 +12,14 @@ use crate::netlink::addr::{self, Present};
 use crate::netlink::link::{self, Link};
 use crate::netlink::{Failure, Message, NewLink, Request, Socket};
 use crate::netns::{NetNs, STACK_BYTES};
-use crate::sysctl::Sysctls;
+use crate::sysctl::{Sysctls, Tree};
 use crate::veth::random_name;
 
 /// Questions of one datagram: their answers come at once, and have to fit into what a socket holds unread (208 kB, 4 each).
 const QUESTIONS_MAX: usize = 32;
+
+/// What is set in a pod: IPv4's parameters there are set by messages (`link::set_arp_notify`).
+const POD_TREES: &[Tree] = &[Tree::V6];
 
 /// One namespace as a builder sees it: a socket and the kernel's parameters, both usable from any thread.
 #[derive(Debug)]
@@ -27,8 +30,8 @@ pub(crate) struct Side {
 
 impl Side {
     /// Opens a side in the namespace of the calling thread.
-    fn open() -> Result<Self, Failure> {
-        Ok(Self { socket: Socket::open()?, sysctls: Sysctls::open() })
+    fn open(trees: &[Tree]) -> Result<Self, Failure> {
+        Ok(Self { socket: Socket::open()?, sysctls: Sysctls::open(trees) })
     }
 
     /// The link of this name, if there is one.
@@ -130,7 +133,8 @@ impl Host {
     /// # Errors
     /// [`ErrorKind::Io`] if it cannot be opened.
     pub fn open() -> Result<Self, Error> {
-        let side = Side::open().map_err(|e| Error::kernel("open a netlink socket on", "the host", e))?;
+        let side =
+            Side::open(&[Tree::V4, Tree::V6]).map_err(|e| Error::kernel("open a netlink socket on", "the host", e))?;
         Ok(Self { side, netns: NetNs::own()? })
     }
 
@@ -190,7 +194,7 @@ impl Pod {
     /// # Errors
     /// Those of [`NetNs::run`], and [`ErrorKind::Io`] if the socket cannot be opened.
     pub fn enter(netns: NetNs) -> Result<Self, Error> {
-        Self::enter_with(netns, false)
+        Self::enter_with(netns, POD_TREES, false)
     }
 
     /// As [`Pod::enter`], and opens the second socket that [`crate::remove`] hands to another process: one thread instead of
@@ -199,7 +203,7 @@ impl Pod {
     /// # Errors
     /// Those of [`Pod::enter`].
     pub fn enter_to_remove(netns: NetNs) -> Result<Self, Error> {
-        Self::enter_with(netns, true)
+        Self::enter_with(netns, &[], true)
     }
 
     /// As [`Pod::enter`], in a thread that works while the caller goes on: entering takes as long as deciding what to do inside.
@@ -208,14 +212,15 @@ impl Pod {
         let work = move || {
             let netns = open()?;
             let is_own = netns.is_current()?;
-            let side = netns.enter_for_good(Side::open)?.map_err(|e| Self::no_socket(&netns, e))?;
+            let side = netns.enter_for_good(|| Side::open(POD_TREES))?.map_err(|e| Self::no_socket(&netns, e))?;
             Ok((Self { side, netns, spare: None, guard: None }, is_own))
         };
         Entering { thread: thread::Builder::new().stack_size(STACK_BYTES).spawn(work) }
     }
 
-    fn enter_with(netns: NetNs, spare: bool) -> Result<Self, Error> {
-        let open = || -> Result<_, Failure> { Ok((Side::open()?, if spare { Some(Socket::open()?) } else { None })) };
+    fn enter_with(netns: NetNs, trees: &[Tree], spare: bool) -> Result<Self, Error> {
+        let second = || if spare { Socket::open().map(Some) } else { Ok(None) };
+        let open = || -> Result<_, Failure> { Ok((Side::open(trees)?, second()?)) };
         let (side, spare) = netns.run(open)?.map_err(|e| Self::no_socket(&netns, e))?;
         Ok(Self { side, netns, spare, guard: None })
     }

@@ -40,9 +40,17 @@ pub(crate) struct Sysctls {
 }
 
 impl Sysctls {
-    /// Opens the trees of the calling thread's namespace. A missing tree shows when something in it is written.
-    pub(crate) fn open() -> Self {
-        let tree = |tree: Tree| open(tree.path(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    /// Opens these trees of the calling thread's namespace. A missing one shows when something in it is written.
+    ///
+    /// Only what will be needed: all namespaces' trees have the same names below one directory, so the kernel passes over those
+    /// of the others to find one, which takes 0.1 ms where there are two hundred (`proc_sys_compare` in fs/proc/proc_sysctl.c).
+    pub(crate) fn open(trees: &[Tree]) -> Self {
+        let tree = |tree: Tree| {
+            if !trees.contains(&tree) {
+                return Err(Errno::ENOENT);
+            }
+            open(tree.path(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        };
         Self { v4: tree(Tree::V4), v6: tree(Tree::V6) }
     }
 
@@ -92,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_name_never_leaves_the_tree() {
-        let sysctls = Sysctls::open();
+        let sysctls = Sysctls::open(&[Tree::V4]);
         assert_eq!(sysctls.read(Tree::V4, "lo", "mtu_probing_no_such").unwrap_err().kind(), ErrorKind::Io);
         for name in ["", ".", "..", "../conf/lo", "lo/"] {
             assert!(

@@ -103,7 +103,9 @@ impl Resolved {
             host.side.apply(request).map_err(|e| Error::kernel("set up bridge", name, e))?;
         }
         // Best effort: a kernel without IPv6 has no such parameter.
-        drop(host.side.sysctls.write(Tree::V6, name, "accept_ra", "0"));
+        if bridge.link.inet6.is_none_or(|inet6| inet6.accept_ra != 0) {
+            drop(host.side.sysctls.write(Tree::V6, name, "accept_ra", "0"));
+        }
         Ok(bridge)
     }
 

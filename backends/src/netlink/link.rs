@@ -12,6 +12,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::error::Failure;
+use super::inet6::Inet6;
 use super::socket::Request;
 use crate::mac::Mac;
 
@@ -219,6 +220,8 @@ pub(crate) struct Link {
     pub(crate) hairpin: bool,
     /// As a port it reaches no other isolated one.
     pub(crate) isolated: bool,
+    /// IPv6 on it; none where it has none.
+    pub(crate) inet6: Option<Inet6>,
 }
 
 impl Link {
@@ -260,6 +263,7 @@ impl Link {
                 IFLA_GROUP => link.group = number(value)?,
                 IFLA_PROMISCUITY => link.promiscuity = number(value)?,
                 IFLA_LINKINFO => link.parse_info(value)?,
+                IFLA_AF_SPEC => link.inet6 = Inet6::parse(value),
                 IFLA_PARENT_DEV_NAME => link.bus_device = text(value),
                 IFLA_PROP_LIST => {
                     let names = NlasIterator::new(value).map_while(Result::ok);
