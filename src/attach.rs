@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use backends::chained::Original;
-use backends::{Built, Entering, Host, Kind, Made, NetNs, Pod, Resolved, Target, nft};
+use backends::{Built, Entering, Host, Kind, Layer3, Made, NetNs, Pod, Resolved, Target, nft};
 use serde_json::Value;
 
 use crate::ahead::{Ahead, Wanted};
@@ -28,8 +28,10 @@ use crate::place::{OfFiles, Place, timed};
 use crate::plan::{Attachment, How, Plan, Step};
 use crate::{rules, sight, status};
 
+mod beside;
 mod undo;
 
+use beside::Beside;
 use undo::undo;
 
 /// What a request became.
@@ -421,28 +423,59 @@ fn build<'a>(
     if native.kind != Kind::Loopback {
         leased.print_check(attachment.version)?;
     }
-    let target = Target { ifname: &attachment.ifname, group: plan.group, mac: native.mac };
-    let place = kernel.place;
-    let built = timed(place, Phase::Link, || {
-        let _lane = place.lane();
-        backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, convert::layer3(&leased))
-    });
-    let built = built.inspect_err(|e| place.link_failed(e)).map_err(from_backend)?;
-    built.told.iter().for_each(|told| warn(&format!("network {:?}: {told}", attachment.network)));
+    let layer3 = convert::layer3(&leased);
+    let beside = native.rules.need_no_link() && kernel.place.has_idle_processor();
+    if beside {
+        begun.done.push(Done::Rules { attachment, rules: native.rules });
+    }
+    let (built, ruled) = if beside {
+        let (rules, owner, addresses) = (native.rules, owner(plan, attachment), layer3.addresses.clone());
+        let beside = Beside { filter: &mut begun.filter, rules, owner, addresses };
+        beside.add_while(|| link(plan, attachment, native, resolved, kernel, layer3))
+    } else {
+        (link(plan, attachment, native, resolved, kernel, layer3), None)
+    };
+    let built = built?;
     let ifname = &attachment.ifname;
     begun.done.push(match resolved {
         moved if moved.is_moved() => Done::Device { ifname, resolved: Box::new(moved.clone()) },
         _ => Done::Link { ifname },
     });
-    if !native.rules.is_empty() {
-        begun.done.push(Done::Rules { attachment, rules: native.rules });
-        timed(place, Phase::Address, || {
-            let owner = owner(plan, attachment);
-            rules::add(&mut begun.filter, native.rules, &owner, &built.interfaces, &built.layer3.addresses)
-        })?;
+    match ruled {
+        Some(ruled) => ruled?,
+        None if native.rules.is_empty() => {}
+        None => {
+            if !beside {
+                begun.done.push(Done::Rules { attachment, rules: native.rules });
+            }
+            timed(kernel.place, Phase::Address, || {
+                let owner = owner(plan, attachment);
+                rules::add(&mut begun.filter, native.rules, &owner, &built.interfaces, &built.layer3.addresses)
+            })?;
+        }
     }
     let made = built.made;
     Ok((result_of(plan, native, leased, built, previous), made))
+}
+
+/// The link with everything on it.
+fn link(
+    plan: &Plan,
+    attachment: &Attachment,
+    native: &Native,
+    resolved: &Resolved,
+    kernel: &mut Kernel,
+    layer3: Layer3,
+) -> Result<Built, CniError> {
+    let target = Target { ifname: &attachment.ifname, group: plan.group, mac: native.mac };
+    let place = kernel.place;
+    let built = timed(place, Phase::Link, || {
+        let _lane = place.lane();
+        backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, layer3)
+    });
+    let built = built.inspect_err(|e| place.link_failed(e)).map_err(from_backend)?;
+    built.told.iter().for_each(|told| warn(&format!("network {:?}: {told}", attachment.network)));
+    Ok(built)
 }
 
 fn netns_of(plan: &Plan) -> &str {

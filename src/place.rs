@@ -7,6 +7,8 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use backends::{Host, Kind, NetNs, Pod};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 
 use crate::cluster::Cluster;
 use crate::cni::error::{CniError, Code};
@@ -83,9 +85,9 @@ pub trait Place: Debug {
     /// nobody waits for that.
     fn take_back(&self, _host: Host, _pod: Pod) {}
 
-    /// Whether another thread of this request would find a processor that has nothing to do.
+    /// Whether another thread of this request may find a processor that has nothing to do.
     fn has_idle_processor(&self) -> bool {
-        false
+        has_processors()
     }
 
     /// A phase of the request took so long. One that comes again is added to what it took before.
@@ -122,6 +124,12 @@ pub fn timed<T>(place: &dyn Place, phase: Phase, act: impl FnOnce() -> T) -> T {
 /// A place that knows manifests only, and asks nobody.
 #[derive(Debug)]
 pub struct OfFiles;
+
+/// Whether this process may use more than one. (`available_parallelism` reads six files of cgroups besides.)
+fn has_processors() -> bool {
+    let may = |set: CpuSet| (0..CpuSet::count()).filter(|&one| set.is_set(one).unwrap_or_default()).nth(1).is_some();
+    sched_getaffinity(Pid::from_raw(0)).is_ok_and(may)
+}
 
 impl Place for OfFiles {
     fn reach<'a>(&'a self, config: &Config, _request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {

@@ -98,6 +98,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("nft::by_iptables_the_binary_is_executed", &[Need::Peers, Need::Nft, Need::Iptables], executed),
         Case::new("nft::a_table_of_somebody_else_fails_add", &[Need::Nft], refused),
+        Case::new("nft::a_link_that_cannot_be_made_leaves_no_rule", &[Need::Nft], no_link),
         Case::new("nft::del_ends_though_somebody_leads_to_its_chain", &[Need::Nft], led_to),
         Case::new("nft::gc_keeps_only_what_is_valid", &[Need::Nft], kept),
         Case::new("nft::collection_without_a_record", &[Need::Peers, Need::Nft], collected),
@@ -198,12 +199,37 @@ fn refused() {
     let chain = "add table inet cni_plugins_masquerade\n\
         add chain inet cni_plugins_masquerade postrouting { type nat hook postrouting priority 90 ; }";
     bed.tool("nft", &["-f", "-"], chain).unwrap();
-    let answer = bed.call(Side::Plexus, "bridge").command("ADD").pod("a").conf(&conf("bridge")).run();
-    assert!(!answer.succeeded());
-    let text = answer.json()["msg"].to_string();
-    assert!(text.contains("table inet cni_plugins_masquerade, chain postrouting"), "{text}");
-    let left: Vec<String> = bed.leftovers().into_iter().filter(|left| left != "link br0").collect();
-    assert_eq!(left, Vec::<String>::new(), "everything is undone");
+    // Rules of addresses alone are made beside the link, the others after it.
+    for spoof_check in [true, false] {
+        let mut conf = conf("bridge");
+        conf["macspoofchk"] = json!(spoof_check);
+        let answer = bed.call(Side::Plexus, "bridge").command("ADD").pod("a").conf(&conf).run();
+        assert!(!answer.succeeded());
+        let text = answer.json()["msg"].to_string();
+        assert!(text.contains("table inet cni_plugins_masquerade, chain postrouting"), "{text}");
+        assert_eq!(left_beside_bridge(&bed), Vec::<String>::new(), "everything is undone");
+    }
+}
+
+fn left_beside_bridge(bed: &Testbed) -> Vec<String> {
+    let left = bed.leftovers().into_iter().filter(|left| left != "link br0");
+    left.chain(leftovers(bed)).collect()
+}
+
+fn no_link() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    bed.tool("ip", &["link", "add", "br0", "type", "bridge"], "").unwrap();
+    bed.tool("ip", &["addr", "add", "10.7.0.1/16", "dev", "br0"], "").unwrap();
+    for spoof_check in [true, false] {
+        let mut conf = conf("bridge");
+        conf["macspoofchk"] = json!(spoof_check);
+        let answer = bed.call(Side::Plexus, "bridge").command("ADD").pod("a").conf(&conf).run();
+        assert!(!answer.succeeded());
+        let text = answer.json()["msg"].to_string();
+        assert!(text.contains("already has an IP address different from"), "{text}");
+        assert_eq!(left_beside_bridge(&bed), Vec::<String>::new(), "everything is undone");
+    }
 }
 
 fn missed() {

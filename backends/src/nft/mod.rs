@@ -65,6 +65,12 @@ impl Rules {
         self == Self::default()
     }
 
+    /// Whether they are made of addresses alone: no port of a bridge, no hardware address.
+    #[must_use]
+    pub fn need_no_link(self) -> bool {
+        self.masquerade && !self.spoof_check
+    }
+
     fn include(self, others: Self) -> bool {
         (self.masquerade || !others.masquerade) && (self.spoof_check || !others.spoof_check)
     }
