@@ -30,6 +30,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("admission::definitions_are_admitted_or_refused_in_words", needs, definitions),
         Case::new("admission::annotations_are_admitted_or_refused_in_words", needs, annotations),
+        Case::new("admission::the_verdict_is_that_of_add", needs, verdict),
+        Case::new("admission::the_largest_annotation_costs_no_more_than_allowed", needs, cost),
         Case::new("admission::templates_of_pods_are_looked_at", needs, templates),
         Case::new("admission::what_is_there_can_be_changed", needs, there_already),
         Case::new("admission::parameters_say_what_is_allowed", needs, parameters),
@@ -266,6 +268,110 @@ fn annotations() {
     ] {
         let answer = guarded.run(DEFAULT_NETWORK, default);
         assert!(answer.contains(words) && answer.is_empty() == words.is_empty(), "{default}: {answer:?}");
+    }
+}
+
+/// What is a value of an address plugin here.
+fn pool(key: &str) -> String {
+    format!(r#"{{"type": "macvlan", "ipam": {{"type": "host-local", "subnet": "10.1.0.0/24", {key}}}}}"#)
+}
+
+/// Whether it is taken, said here; `plexus validate`, which asks the parsers of ADD, and the server agree.
+fn verdict() {
+    let guarded = Guarded::new(&[]);
+    let definitions = [
+        (pool(r#""gateway": """#), true),
+        (pool(r#""rangeStart": "", "rangeEnd": """#), true),
+        (pool(r#""rangeStart": null"#), true),
+        (pool(r#""gateway": "10.1.0.1/24""#), false),
+        (r#"{"cniVersion": "", "type": "macvlan"}"#.to_owned(), true),
+        (r#"{"type": "macvlan", "plugins": null}"#.to_owned(), true),
+        (r#"{"type": "macvlan", "plugins": []}"#.to_owned(), true),
+        (r#"{"Type": "macvlan"}"#.to_owned(), true),
+        (r#"{"plugins": [{"Type": "macvlan"}]}"#.to_owned(), true),
+        (r#"{"plugins": null, "x": {"type": "macvlan"}}"#.to_owned(), false),
+        (r#"{"Plugins": [{"type": "macvlan"}]}"#.to_owned(), false),
+        (r#"{"plugins": [null, {"type": "macvlan"}]}"#.to_owned(), false),
+        (r#"{"type": "", "x": {"type": "macvlan"}}"#.to_owned(), false),
+        (r#"{"type": "macvlan", "mtu": null}"#.to_owned(), true),
+        (r#"{"type": "macvlan", "mtu": "1500"}"#.to_owned(), false),
+        (r#"{"type": "macvlan", "mtu": 1500.5}"#.to_owned(), false),
+        (r#"{"type": "macvlan", "mtu": 15e2}"#.to_owned(), false),
+        ("{\"type\": \"bridge\", \"vlan\" :\t4094}".to_owned(), true),
+        (r#"{"type": "bridge", "vlan": 4094.5}"#.to_owned(), false),
+        (r#"{"type": "bridge", "vlan": "5"}"#.to_owned(), false),
+    ];
+    for (config, is_taken) in &definitions {
+        let (answer, found) = (guarded.define(config), guarded.validated(&nad(config)));
+        assert_eq!((answer.is_empty(), found.is_empty()), (*is_taken, *is_taken), "{config}: {answer:?}, {found:?}");
+    }
+    let answer = guarded.define(r#"{"type": "evil\"bridge"}"#);
+    assert!(answer.contains("is not allowed in this cluster"), "a name that ends like an allowed one: {answer:?}");
+    let annotations = [
+        (r#"[{"name": "a", "mac": "0200.0000.0001"}]"#, true),
+        (r#"[{"name": "a", "mac": "02-00-00-00-00-0A"}]"#, true),
+        (r#"[{"name": "a", "mac": "", "ips": null, "interface": "", "deviceID": ""}]"#, true),
+        (r#"[{"name": "a", "mac": "0000.0000.0000"}]"#, false),
+        (r#"[{"name": "a", "mac": "0100.0000.0001"}]"#, false),
+        (r#"[{"name": "a", "mac": "02-00:00:00:00:01"}]"#, false),
+        (r#"[{"name": "a", "mac": "02:00:00:00:00:00:00:01"}]"#, false),
+        (r#"[{"name": "a", "interface": "x", "interfaceRequest": "x"}]"#, true),
+        (r#"[{"name": "a", "interface": "x", "interfaceRequest": "z"}, {"name": "b", "interfaceRequest": "z"}]"#, true),
+        (r#"[{"name": "a", "interface": "x"}, {"name": "b", "interfaceRequest": "x"}]"#, false),
+        (
+            r#"[{"name": "a", "cni-args": {"mac": "x", "ips": ["x"], "deviceID": "x", "interface": "x"}}, {"name": "b", "interface": "x"}]"#,
+            true,
+        ),
+        ("[{\"name\": \"a\", \"ips\": [\n", false),
+        ("[{\"name\": \"a\", \"ips\": [\n\"ten\"]}]", false),
+        ("[{\"name\": \"a\", \"ips\": [\n\"10.0.0.1\",\n\"fd00::1\"]}]\n", true),
+        (r#"[{"name": "a", "ips": []}]"#, false),
+        (r#"[{"name": "a", "default-route": []}]"#, true),
+        (r#"[{"name": "a", "default-route": ["10.0.0.1/24"]}]"#, false),
+        (r#"[{"name": "a", "portMappings": [{"hostPort": 8e9, "containerPort": 1}]}]"#, false),
+        (r#"[{"name": "a", "portMappings": [{"hostPort": "80", "containerPort": 1}]}]"#, false),
+        (r#"[{"name": "a", "portMappings": [{"hostPort": 80.5, "containerPort": 1}]}]"#, false),
+        (r#"[{"name": "a", "interface": "x%d"}]"#, false),
+        ("a@x%d", false),
+        (r#"[{"NAME": "a", "Namespace": "o"}]"#, true),
+        (r#"[{"name": "A"}]"#, false),
+        (r#"[{"name": "a", "namespace": "B"}]"#, false),
+        (r#"[{"cni-args": {"name": "a"}}]"#, false),
+        ("[5]", false),
+        ("[[]]", false),
+        (r#""a""#, false),
+    ];
+    for (networks, is_taken) in annotations {
+        let (answer, found) = (guarded.run(NETWORKS, networks), guarded.validated(&pod(NETWORKS, networks)));
+        assert_eq!((answer.is_empty(), found.is_empty()), (is_taken, is_taken), "{networks}: {answer:?}, {found:?}");
+    }
+}
+
+/// As many bytes as the policies look at, with a network that is refused in the end.
+fn cost() {
+    let guarded = Guarded::new(&[]);
+    let network = |i: usize, mac: &str| {
+        let arguments = r#"{"k": [{"l": {"m": [1, 2, {"n": "o"}]}}], "p": "qrstuvwxyz qrstuvwxyz qrstuvwxyz qrstuvwxyz qrstuvwxyz qrstuvwxyz qrstuvwxyz qrstuvwxyz"}"#;
+        format!(
+            r#"{{"name": "a{i}", "interface": "if{i}", "mac": "{mac}", "ips": ["10.0.{i}.1/24", "fd00::{i}"], "cni-args": {arguments}}}"#
+        )
+    };
+    let list = |mac: &str| {
+        let all: Vec<String> = (0..128).map(|i| network(i, if i == 127 { mac } else { "02:00:00:00:00:01" })).collect();
+        format!("[{}]", all.join(", "))
+    };
+    for key in [NETWORKS, DEFAULT_NETWORK] {
+        let (good, bad) = (list("02:00:00:00:00:02"), list("01:00:00:00:00:02"));
+        assert!((30_000..=32_768).contains(&good.len()), "{}", good.len());
+        let answer = guarded.run(key, &good);
+        let words = if key == NETWORKS { "" } else { "names not exactly one network" };
+        assert!(answer.contains(words) && answer.is_empty() == words.is_empty(), "{answer}");
+        assert!(guarded.run(key, &bad).contains("a mac is not the address of one host"));
+        let answer = guarded.run(
+            key,
+            &list("02:00:00:00:00:02").replacen('{', r#"{"namespace": "x", "#, 1).replacen("if5\"", "if4\"", 1),
+        );
+        assert!(answer.contains("two networks want one interface"), "{answer}");
     }
 }
 
