@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::exec::{self, CallEnv, DELEGATE_DEADLINE_S, Delegate};
+use crate::cni::gojson;
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
@@ -69,7 +70,7 @@ impl Caller<'_> {
         if command != Command::Add || output.stdout.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
-        let answer = serde_json::from_slice(&output.stdout);
+        let answer = gojson::read(&output.stdout);
         answer.map(Some).map_err(|e| CniError::new(Code::Decode, format!("plugin {plugin}: result is no JSON: {e}")))
     }
 

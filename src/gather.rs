@@ -333,7 +333,7 @@ enum NetworkName<'a> {
 }
 
 fn parse_list(bytes: &[u8], name: &NetworkName) -> Result<List, CniError> {
-    let parsed: Option<Map<String, Value>> = serde_json::from_slice(bytes).ok();
+    let parsed: Option<Map<String, Value>> = gojson::read(bytes).ok();
     let nameless = |object: &Map<String, Value>| {
         object.get("name").is_none_or(|name| name.is_null() || name.as_str().is_some_and(str::is_empty))
     };

@@ -445,6 +445,8 @@ mod tests {
             all.runtime()["bandwidth"],
             json!({"ingressRate": 5, "ingressBurst": 6, "egressRate": 0, "egressBurst": 0})
         );
+        let half = parse_networks(r#"[{"name": "a", "cni-args": {"k": "\ud800"}}]"#, "ns").unwrap();
+        assert_eq!(half[0].cni_args.as_ref().unwrap()["k"], "\u{fffd}", "as Go reads half of a pair");
         assert_eq!(one(json!({"name": "a", "interfaceRequest": "old"})).unwrap().ifname.as_deref(), Some("old"));
     }
 

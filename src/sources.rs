@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::cni::gojson;
 use crate::yaml;
 
 /// Bounds of a directory of manifests.
@@ -364,7 +365,7 @@ pub fn network_by_name(conf_dir: &Path, name: &str) -> Result<NetworkFile, Sourc
         let paths = files(conf_dir, endings, "listing the network files").unwrap_or_default();
         for path in paths {
             let parsed = read(&path).and_then(|bytes| {
-                let object: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+                let object: Map<String, Value> = gojson::read(&bytes).map_err(|e| e.to_string())?;
                 Ok((bytes, object))
             });
             match parsed {
@@ -390,7 +391,7 @@ pub fn network_at(path: &Path) -> Result<NetworkFile, SourceError> {
         let mut broken = Vec::new();
         for path in all {
             match read(&path) {
-                Ok(bytes) if serde_json::from_slice::<Map<String, Value>>(&bytes).is_ok() => {
+                Ok(bytes) if gojson::read::<Map<String, Value>>(&bytes).is_ok() => {
                     return Ok(NetworkFile { path, bytes });
                 }
                 Ok(_) => broken.push(format!("{}: no JSON object", path.display())),

@@ -65,12 +65,49 @@ impl serde::de::Error for DecodeError {
 /// # Errors
 /// `Syntax`, in Go's words.
 pub fn parse(bytes: &[u8]) -> Result<Value, DecodeError> {
-    serde_json::from_slice(bytes).map_err(|error| super::gosyntax::explain(bytes, &error))
+    read(bytes).map_err(|error| super::gosyntax::explain(bytes, &error))
+}
+
+/// JSON text of a type that needs none of Go's other rules. As [`parse`] does, it reads U+FFFD where a text is no Unicode.
+///
+/// # Errors
+/// The parser's, of the text as it stands.
+pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    // Nearly all text is Unicode: what is not is only looked for where it was refused.
+    serde_json::from_slice(bytes).or_else(|error| serde_json::from_slice(&mended(bytes)).map_err(|_| error))
+}
+
+/// JSON text with U+FFFD in the place of what is no Unicode (Go, encoding/json, unquoteBytes): each byte that is no UTF-8,
+/// and each escape that is one half of a surrogate pair.
+pub(super) fn mended(bytes: &[u8]) -> Vec<u8> {
+    const ESCAPE: usize = r"\u0000".len();
+    let mut text = Vec::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.extend_from_slice(chunk.valid().as_bytes());
+        text.extend("\u{fffd}".repeat(chunk.invalid().len()).bytes());
+    }
+    let unit = |at: usize| {
+        let digits = text.get(at..at + ESCAPE)?.strip_prefix(br"\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut whole, mut at) = (Vec::with_capacity(text.len()), 0);
+    while let Some(&byte) = text.get(at) {
+        let (taken, is_half) = match (byte, unit(at)) {
+            (b'\\', Some(0xd800..=0xdbff)) if matches!(unit(at + ESCAPE), Some(0xdc00..=0xdfff)) => (2 * ESCAPE, false),
+            (b'\\', Some(0xd800..=0xdfff)) => (ESCAPE, true),
+            (b'\\', _) => (2, false),
+            _ => (1, false),
+        };
+        let end = (at + taken).min(text.len());
+        whole.extend_from_slice(if is_half { "\u{fffd}".as_bytes() } else { text.get(at..end).unwrap_or_default() });
+        at = end;
+    }
+    whole
 }
 
 /// The byte at which [`parse`] found that `bytes` are no JSON, or the one behind the last that says something; none where they are.
 pub fn place_of_error(bytes: &[u8]) -> Option<usize> {
-    let error = serde_json::from_slice::<Value>(bytes).err()?;
+    let error = read::<Value>(bytes).err()?;
     let line_start = || {
         let before = |(_, byte): &(usize, &u8)| **byte == b'\n';
         let mut lines = bytes.iter().enumerate().filter(before).map(|(at, _)| at + 1);
@@ -262,11 +299,43 @@ mod tests {
             ("{\"a\": [1, 2 \n", Some(11)),
             ("", Some(0)),
             ("[1]", None),
-            ("[\n\"\\ud800\"]", Some(9)),
+            ("[\n\"\\ud800\"]", None),
+            ("[\n\"\\ud800\",]", Some(11)),
         ];
         for (text, place) in cases {
             assert_eq!(place_of_error(text.as_bytes()), place, "{text}");
             assert_eq!(parse(text.as_bytes()).is_err(), place.is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_unicode_is_read_as_go_reads_it() {
+        // Each value was printed by Go for the same bytes.
+        let cases: [(&[u8], &str); 14] = [
+            (br#""\ud800""#, "\u{fffd}"),
+            (br#""\udc00\ud800z""#, "\u{fffd}\u{fffd}z"),
+            (br#""a\uD83D\uDE00b""#, "a\u{1f600}b"),
+            (br#""\ud83d\ud83d\ude00""#, "\u{fffd}\u{1f600}"),
+            (br#""\ud800\u0041""#, "\u{fffd}A"),
+            (br#""\ud800\n""#, "\u{fffd}\n"),
+            (br#""\\ud800\udfff""#, "\\ud800\u{fffd}"),
+            (br#""\ud800\\udc00""#, "\u{fffd}\\udc00"),
+            (br#""\"\ud800\"""#, "\"\u{fffd}\""),
+            (b"\"\xff\xfe\"", "\u{fffd}\u{fffd}"),
+            (b"\"\xe2\x82A\"", "\u{fffd}\u{fffd}A"),
+            (b"\"\xed\xa0\x80\"", "\u{fffd}\u{fffd}\u{fffd}"),
+            (b"\"\xc3\xbc\xff\\udfff\"", "\u{fc}\u{fffd}\u{fffd}"),
+            (b"\"\xf0\x9f\x98\"", "\u{fffd}\u{fffd}\u{fffd}"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse(text).unwrap(), json!(expected), "{}", text.escape_ascii());
+        }
+        assert_eq!(parse(br#"{"\ud800": 1}"#).unwrap(), json!({"\u{fffd}": 1}), "keys too");
+        for broken in
+            [&b"\xff"[..], b"[\"\xff\",]", br#""\ud80""#, br#""\ud80g""#, br#""\ud800"#, b"{\xff:1}", b"\"\\\xff\""]
+        {
+            let words = parse(broken).unwrap_err().to_string();
+            assert!(words.starts_with("invalid character") || words.starts_with("unexpected end"), "{words}");
         }
     }
 

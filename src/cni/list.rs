@@ -289,7 +289,15 @@ fn parse_plugins(bytes: &[u8], plugins: &[Value]) -> Result<Vec<PluginConf>, Cni
     if plugins.len() > LIST_PLUGINS_MAX {
         return Err(refused(format!("more than {LIST_PLUGINS_MAX} plugins in list")));
     }
-    let texts: BTreeMap<String, &RawValue> = serde_json::from_slice(bytes).map_err(refused)?;
+    // Borrowed from what was given, unless something in there is no Unicode.
+    let mended;
+    let texts: BTreeMap<String, &RawValue> = match serde_json::from_slice(bytes) {
+        Ok(texts) => texts,
+        Err(_) => {
+            mended = gojson::mended(bytes);
+            serde_json::from_slice(&mended).map_err(refused)?
+        }
+    };
     let text = texts.get("plugins").map_or("[]", |raw| raw.get());
     let texts: Vec<&RawValue> = serde_json::from_str(text).map_err(refused)?;
     let parse = |(index, raw): (usize, &&RawValue)| {
@@ -306,6 +314,13 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         List::parse(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_list_that_is_no_unicode_is_read_as_go_reads_it() {
+        let list =
+            List::parse(b"{\"name\":\"n\",\"\xff\":1,\"plugins\":[{\"type\":\"a\",\"k\":\"\xff\\ud800\"}]}").unwrap();
+        assert_eq!(list.plugins[0].object["k"], "\u{fffd}\u{fffd}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use serde_json::{Map, Value};
 
+use crate::cni::gojson;
 use crate::journal::Allotted;
 
 /// Where both sides look.
@@ -61,7 +62,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 pub fn load(path: &Path) -> io::Result<Option<Map<String, Value>>> {
     let Some(bytes) = read(path)? else { return Ok(None) };
     let odd = |why: String| io::Error::new(ErrorKind::InvalidData, why);
-    let mut all: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| odd(e.to_string()))?;
+    let mut all: Map<String, Value> = gojson::read(&bytes).map_err(|e| odd(e.to_string()))?;
     all.retain(|key, _| KEYS.contains(&key.as_str()));
     if !all.get("type").is_some_and(Value::is_string) {
         return Err(odd("it says no type".to_owned()));

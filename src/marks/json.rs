@@ -1,5 +1,7 @@
 //! The tree of a JSON text. For text that a parser has taken: what is no JSON gives no tree, and no reason.
 
+use crate::cni::gojson;
+
 use super::{Mark, Spot, Step, Style};
 
 /// serde_json's own bound, and one for the value in it.
@@ -83,7 +85,7 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.string()?;
         let key = Spot { start, end: self.at, style: Style::Double };
-        let name: String = serde_json::from_str(self.text.get(start..self.at)?).ok()?;
+        let name: String = gojson::read(self.text.get(start..self.at)?.as_bytes()).ok()?;
         self.takes(b':').then_some(())?;
         Some((Step::Key(name), key, self.value(depth + 1)?))
     }

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::cni::gojson;
 use crate::journal::Attachment;
 use crate::sources::Definition;
 
@@ -25,7 +26,7 @@ pub(super) fn drift(attachment: &Attachment, definitions: &Definitions) -> Optio
 
 /// The plugins of a configuration, or of a list.
 fn plugins(text: &str) -> Option<Vec<Map<String, Value>>> {
-    let Ok(Value::Object(mut object)) = serde_json::from_str(text) else { return None };
+    let Ok(Value::Object(mut object)) = gojson::read(text.as_bytes()) else { return None };
     match object.remove("plugins") {
         None => Some(vec![object]),
         Some(Value::Array(plugins)) => plugins

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use super::base64;
 use crate::cni::error::{CniError, Code};
+use crate::cni::gojson;
 use crate::cni::list::List;
 use crate::cni::names;
 use crate::cni::result::CniResult;
@@ -322,7 +323,7 @@ fn delegate(value: Value) -> Result<Delegate, String> {
 /// A network's configuration: whatever version it says, DEL needs its plugins.
 fn configuration(bytes: &[u8]) -> Result<List, String> {
     let list = List::parse_either(bytes).or_else(|refusal| {
-        let mut object: Map<String, Value> = serde_json::from_slice(bytes).map_err(|_| refusal.clone())?;
+        let mut object: Map<String, Value> = gojson::read(bytes).map_err(|_| refusal.clone())?;
         object.remove("cniVersions");
         object.insert("cniVersion".to_owned(), Version::CURRENT.as_str().into());
         List::parse_either(&serde_json::to_vec(&object).unwrap_or_default()).map_err(|_| refusal)

@@ -64,7 +64,7 @@ impl Overlay {
         if self.0.is_empty() {
             return config;
         }
-        let Ok(mut object) = serde_json::from_slice::<Map<String, Value>>(&config) else { return config };
+        let Ok(mut object) = gojson::read::<Map<String, Value>>(&config) else { return config };
         object.retain(|key, _| !self.0.keys().any(|own| gojson::folds_to(key, own)));
         object.extend(self.0.clone());
         serde_json::to_vec(&object).unwrap_or(config)
@@ -76,7 +76,7 @@ impl Overlay {
 /// # Errors
 /// Multus' sentence, where it has one: it is no JSON, its configuration no base64, a variable is missing.
 pub(super) fn read(asked: Asked, body: &[u8], overlay: &Overlay) -> Result<(Frame, Purpose), String> {
-    let body: Body = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let body: Body = gojson::read(body).map_err(|e| e.to_string())?;
     let config = body.config.unwrap_or_default();
     let config = base64::decode(&config).ok_or("config: this is no base64")?;
     let mut env = body.env.unwrap_or_default();

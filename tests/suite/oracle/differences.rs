@@ -76,14 +76,7 @@ const NULL_ENTRIES: &[&str] = &[
     "oracle::static::decoding_route_null@*",
 ];
 
-const STRICT_TEXT: &[&str] = &[
-    "*::decoding_bytes_in_unknown_key@*",
-    "*::decoding_bytes_in_unknown_value@*",
-    "*::decoding_half_pair@*",
-    "*::decoding_nested_deep@*",
-    "*::decoding_number_beyond_all_in_unknown_key@*",
-    "*::refused_decoding_name_with_bytes@*",
-];
+const STRICT_TEXT: &[&str] = &["*::decoding_nested_deep@*", "*::decoding_number_beyond_all_in_unknown_key@*"];
 
 const KEYS_TWICE: &[&str] = &[
     "*::decoding_version_by_special_letter@*",
