@@ -154,6 +154,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mac = &[Need::Macvlan];
     vec![
         Case::new("meta::four_interfaces_come_and_go", mac, four_interfaces),
+        Case::new("meta::network_files_of_every_ending", &[], network_files),
         Case::new("meta::both_grammars_mean_the_same", mac, both_grammars),
         Case::new("meta::every_key_of_the_annotation", mac, every_key),
         Case::new("meta::d01_default_route_takes_effect", mac, default_route),
@@ -332,6 +333,38 @@ fn cluster_network() {
     assert_eq!(node.addresses("a", "eth0"), ["10.3.0.2/24"]);
     assert_eq!(node.addresses("a", "net1"), ["10.2.0.2/24"]);
     assert_eq!(node.addresses("a", "net2"), ["10.4.0.2/24", "fd00:4::2/64"]);
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// Definitions without a configuration: a list's file comes before a single one's (network CRD standard 3.4.1), whatever their
+/// names; Multus' endings and the standard's.
+fn network_files() {
+    let mut node = node();
+    node.conf["confDir"] = json!("/run/scratch/conf");
+    definition(&node.bed, "default", "filed", "");
+    for (i, ending) in ["json", "config", "conf", "configlist", "conflist"].iter().enumerate() {
+        let plugin = json!({"type": "bridge", "bridge": "green0",
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": format!("10.{}.0.0/24", 20 + i)}]]}});
+        let mut file = json!({"cniVersion": "1.0.0", "name": "filed", "plugins": [plugin]});
+        if !ending.ends_with("list") {
+            file = plugin;
+            file["name"] = json!("filed");
+        }
+        // Each is found before those that were there.
+        node.bed.file(&format!("conf/{}-filed.{ending}", 50 - i), &file.to_string());
+        node.add("a", "filed");
+        assert_eq!(node.addresses("a", "net1"), [format!("10.{}.0.2/24", 20 + i)], "{ending}");
+        node.call("DEL", "a").run().ok();
+    }
+    fs::remove_file("/run/scratch/conf/46-filed.conflist").unwrap();
+    node.bed.file("conf/00-filed.conf", r#"{"cniVersion": "1.0.0", "name": "filed", "type": "none"}"#);
+    node.add("a", "filed");
+    assert_eq!(
+        node.addresses("a", "net1"),
+        ["10.23.0.2/24"],
+        "a single one with a smaller name does not hide the list"
+    );
     node.call("DEL", "a").run().ok();
     node.assert_clean();
 }
