@@ -406,7 +406,7 @@ fn has_capability(steps: &[Step], capability: &str) -> bool {
 }
 
 /// A request that nothing in the chain can honour is an error (network CRD standard 4.1.2.1). What native kinds take from
-/// CNI_ARGS without a declared capability still works, and what an executed plugin makes of CNI_ARGS nobody can know.
+/// CNI_ARGS without a declared capability still works, and what an executed plugin makes of CNI_ARGS nobody can know: both are said.
 fn check_honoured(
     selection: &Selection,
     steps: &[Step],
@@ -418,13 +418,14 @@ fn check_honoured(
         || steps.iter().filter_map(|step| if let How::Native(native) = &step.how { Some(native) } else { None });
     let executes = steps.iter().any(|step| matches!(step.how, How::Executed(_)))
         || natives().any(|native| matches!(native.ipam, Ipam::Executed(_)));
-    let mut check = |asked: bool, what: &str, by_args: bool, maybe: bool| {
-        if !asked || has_capability(steps, what) || by_args && !policy.strict_capabilities {
+    let mut check = |asked: bool, what: &str, by_args: bool| {
+        if !asked || has_capability(steps, what) {
             return Ok(());
         }
-        if maybe && !policy.strict_capabilities {
+        if by_args && !policy.strict_capabilities {
             warnings.push(format!(
-                "network {network:?}: no plugin declares the capability {what}; it is passed in CNI_ARGS"
+                "network {network:?}: no plugin declares the capability {what}; it is passed in CNI_ARGS. Better write \
+                 \"capabilities\": {{\"{what}\": true}} into the definition"
             ));
             return Ok(());
         }
@@ -437,13 +438,13 @@ fn check_honoured(
         Ipam::HostLocal(_) => selection.ips.len() == 1, // host-local reads one address from CNI_ARGS
         _ => false,
     });
-    check(!selection.ips.is_empty(), "ips", takes_ips, executes)?;
+    check(!selection.ips.is_empty(), "ips", takes_ips || executes)?;
     let tunes = |step: &Step| matches!(&step.how, How::Chained(spec) if spec.chained() == Chained::Tuning);
     let takes_mac = natives().any(|n| n.kind.rules().mac != backends::MacRule::Never) || steps.iter().any(tunes);
-    check(selection.mac.is_some(), "mac", takes_mac, executes)?;
-    check(!selection.port_mappings.is_empty(), "portMappings", false, false)?;
-    check(selection.bandwidth.is_some(), "bandwidth", false, false)?;
-    check(selection.infiniband_guid.is_some(), "infinibandGUID", false, false)?;
+    check(selection.mac.is_some(), "mac", takes_mac || executes)?;
+    check(!selection.port_mappings.is_empty(), "portMappings", false)?;
+    check(selection.bandwidth.is_some(), "bandwidth", false)?;
+    check(selection.infiniband_guid.is_some(), "infinibandGUID", false)?;
     // No capability: whoever keeps claims reads the pod's annotation itself.
     if let Some(claim) = selection.ipam_claim.as_ref().filter(|_| !executes) {
         let msg = format!("ipam-claim-reference {claim:?} was requested of network {network:?}, which keeps no claims");

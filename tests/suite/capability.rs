@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("capability::an_executed_plugin_alone_gets_it_too", &[], alone),
         Case::new("capability::nobody_declares_it", &[], nobody),
         Case::new("capability::nothing_is_asked_for", &[], nothing_asked),
+        Case::new("capability::what_only_the_arguments_tell_is_said", &[], by_arguments),
     ]
 }
 
@@ -112,5 +113,59 @@ fn nothing_asked() {
     node.add("a", "wide");
     assert_eq!(sent("ports", "ADD"), Map::new());
     node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// A network whose plugins do not declare what is asked for, but may read it in CNI_ARGS: attached, and said; refused where the
+/// standard's letter is wanted; nothing is said where it is declared.
+fn by_arguments() {
+    let mut node = with_plugins(&["all"]);
+    let fixed = json!({"type": "bridge", "bridge": "green0", "ipam": {"type": "static"}});
+    let chained = json!({"type": "tuning"});
+    let (ips, mac) = (json!({"ips": ["10.5.0.77/24"]}), json!({"mac": "02:00:00:00:00:77"}));
+    for (plugins, asked, capability) in [
+        (vec![bridge()], &ips, "ips"),
+        (vec![fixed], &ips, "ips"),
+        (vec![bridge()], &mac, "mac"),
+        (vec![bridge(), chained], &mac, "mac"),
+        (vec![bridge(), json!({"type": "all"})], &mac, "mac"),
+    ] {
+        let mut request = json!([{"name": "wide"}]);
+        request[0].as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
+        node.pod("a", &[("k8s.v1.cni.cncf.io/networks", &request.to_string())]);
+        network(&node, &json!(plugins));
+        let said = format!(
+            "network \"default/wide\": no plugin declares the capability {capability}; it is passed in CNI_ARGS. Better write \
+             \"capabilities\": {{\"{capability}\": true}} into the definition"
+        );
+        node.conf["strictCapabilities"] = json!(true);
+        let refusal = format!("no plugin of it has the capability \"{capability}\"");
+        node.call("ADD", "a").run().fails(7, &refusal);
+        assert_eq!(node.bed.links("a"), ["lo"], "{plugins:?}");
+        node.conf["strictCapabilities"] = json!(false);
+        let answer = node.call("ADD", "a").run();
+        answer.ok();
+        assert_eq!(answer.stderr.matches(&said).count(), 1, "{plugins:?}: {}", answer.stderr);
+        let shown = node.bed.ip("-n a addr show dev net1");
+        let value = asked.as_object().unwrap().values().next().unwrap();
+        let value = value.as_str().or(value[0].as_str()).unwrap();
+        assert!(shown.contains(value), "{plugins:?}: {shown}");
+        node.call("DEL", "a").run().ok();
+        let declared: Vec<Value> = plugins
+            .into_iter()
+            .map(|mut plugin| {
+                plugin["capabilities"] = json!({capability: true});
+                plugin
+            })
+            .collect();
+        network(&node, &json!(declared));
+        for is_strict in [false, true] {
+            node.conf["strictCapabilities"] = json!(is_strict);
+            let answer = node.call("ADD", "a").run();
+            answer.ok();
+            assert_eq!(answer.stderr, "", "{declared:?}");
+            node.call("DEL", "a").run().ok();
+        }
+    }
     node.assert_clean();
 }
