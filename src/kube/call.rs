@@ -193,7 +193,7 @@ impl Calls {
         let time = self.time_of_one();
         match tokio::time::timeout(time, self.answer(request, *most)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.late(time)),
+            Err(_) => Err(self.late()),
         }
     }
 
@@ -233,13 +233,17 @@ impl Calls {
         let request = request.header(header::ACCEPT_ENCODING, "identity");
         let request = request.body(Vec::new()).map_err(|e| Failure::Lasting(e.to_string()))?;
         let time = self.time_of_one();
-        let body = tokio::time::timeout(time, self.body(request)).await.map_err(|_| self.late(time))??;
+        let body = tokio::time::timeout(time, self.body(request)).await.map_err(|_| self.late())??;
         Ok(Lines::new(body, self.server.clone()))
     }
 
-    fn late(&self, time: Duration) -> Failure {
-        let ms = time.as_millis();
-        Failure::Passing(format!("{} did not answer within {ms} ms; see apiCallTimeoutMs", self.server))
+    /// The same words for the last attempt, which the deadline cuts short: what is said again is the same event.
+    fn late(&self) -> Failure {
+        let ms = self.per_call.as_millis();
+        Failure::Passing(format!(
+            "{} did not answer in time; see apiCallTimeoutMs ({ms} ms) and apiDeadlineMs",
+            self.server
+        ))
     }
 
     fn failure(&self, error: &kube::Error) -> Failure {

@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
+use super::advice;
 use super::call::{Calls, Failure};
 use super::objects::{About, events_path};
 use crate::cluster::Arrival;
-use crate::cni::error::{CniError, Code};
+use crate::cni::error::CniError;
 use crate::journal::fnv1a_128;
 use crate::log::warn;
 use crate::trace::TraceId;
@@ -48,23 +49,22 @@ impl Event {
 
     /// Nothing was attached: the cause, and what to do.
     pub(super) fn failed(error: &CniError) -> Event {
-        let missing = error.msg.contains("cannot find a network-attachment-definition");
-        let reason = if missing { "NoNetworkFound" } else { "FailedAddingInterface" };
-        let hint = match error.code {
-            _ if missing => "create it, or correct the pod's annotation",
-            _ if error.msg.contains("forbids it (403)") => "give plexus' role on the cluster what it lacks",
-            Code::InvalidConfig | Code::Decode | Code::UnsupportedField | Code::IncompatibleVersion => {
-                "correct the definition or the pod's annotation"
-            }
-            Code::TryAgainLater => "it is tried again",
-            _ => "see the node's log, or run `plexus doctor` there",
-        };
-        Event { kind: "Warning", reason, message: bounded(format!("{}; {hint}", error.msg)), trace: None }
+        let is_missing = error.msg.contains("cannot find a network-attachment-definition");
+        let reason = if is_missing { "NoNetworkFound" } else { "FailedAddingInterface" };
+        // However long the cause is: what to do is said.
+        let end = format!("; {}", advice::on(error));
+        let message = bounded(error.msg.clone(), MESSAGE_BYTES_MAX.saturating_sub(end.len())) + &end;
+        Event { kind: "Warning", reason, message, trace: None }
     }
 
     /// What is attached is not in the pod's status.
     pub(super) fn status_unwritten(text: &str) -> Event {
-        Event { kind: "Warning", reason: "NetworkStatusNotWritten", message: bounded(text.to_owned()), trace: None }
+        Event {
+            kind: "Warning",
+            reason: "NetworkStatusNotWritten",
+            message: bounded(text.to_owned(), MESSAGE_BYTES_MAX),
+            trace: None,
+        }
     }
 
     /// It is of this request.
@@ -78,9 +78,9 @@ impl Event {
     }
 }
 
-fn bounded(mut message: String) -> String {
-    if message.len() > MESSAGE_BYTES_MAX {
-        let end = (0..=MESSAGE_BYTES_MAX - 3).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+fn bounded(mut message: String, bytes: usize) -> String {
+    if message.len() > bytes {
+        let end = (0..=bytes.saturating_sub(3)).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
         message.truncate(end);
         message.push_str("...");
     }
@@ -161,6 +161,7 @@ fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::error::Code;
 
     #[test]
     fn what_was_added_is_said_in_the_words_that_people_know() {
@@ -174,7 +175,8 @@ mod tests {
     fn a_failure_says_its_cause_and_what_to_do_within_its_bound() {
         let error = CniError::new(Code::InvalidConfig, format!("{}\u{fc}", "x".repeat(1019)));
         let event = Event::failed(&error);
-        assert!(event.message.len() <= MESSAGE_BYTES_MAX && event.message.ends_with("..."), "{}", event.message.len());
+        assert!(event.message.len() <= MESSAGE_BYTES_MAX, "{}", event.message.len());
+        assert!(event.message.ends_with("...; correct the definition or the pod's annotation"), "{}", event.message);
         let missing = "cannot find a network-attachment-definition (a) in namespace (b)";
         let event = Event::failed(&CniError::new(Code::InvalidConfig, missing));
         assert_eq!(event.reason, "NoNetworkFound");

@@ -45,7 +45,8 @@ pub(super) async fn devices(kubelet: &Path, pod: &PodName, limit: Duration) -> R
     if !socket.try_exists().map_err(|e| refuse(e.to_string()))? {
         return Ok(None);
     }
-    let in_time = |why: &str| refuse(format!("{why} within {} ms; see apiCallTimeoutMs", limit.as_millis()));
+    // Without the time: where the deadline cuts it short, what is said again is the same event.
+    let in_time = |why: &str| refuse(format!("{why} in time; see apiCallTimeoutMs and apiDeadlineMs"));
     let connected = timeout(limit, connect(socket.clone())).await.map_err(|_| in_time("no connection"))?;
     let mut client = Grpc::new(connected.map_err(|e| refuse(said(&e)))?).max_decoding_message_size(ANSWER_BYTES_MAX);
     let asked = timeout(limit, get(&mut client, pod)).await.map_err(|_| in_time("no answer"))?;

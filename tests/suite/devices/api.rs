@@ -97,7 +97,7 @@ fn silent() {
     let mut member = rig();
     member.node.conf["apiCallTimeoutMs"] = json!(300);
     for (state, part) in [
-        (State::Hanging, "no answer within 300 ms"),
+        (State::Hanging, "no answer in time"),
         (State::Garbage, "failed to decode Protobuf message"),
         (State::Failing(UNAVAILABLE, "shutting down"), "shutting down"),
         (State::Failing(UNKNOWN, "out of order"), "out of order"),
