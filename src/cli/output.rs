@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::table::printable;
 
 /// How a command writes what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -59,7 +60,8 @@ pub(super) fn complain(failure: &Failure) {
         line = format!("{line}: {error}");
         cause = error.source();
     }
-    let _ = writeln!(io::stderr(), "plexus: {line}"); // nobody to tell
+    // What is told may be in words of others.
+    let _ = writeln!(io::stderr(), "plexus: {}", printable(&line)); // nobody to tell
 }
 
 /// What a long command is doing, a line a step, on standard error.

@@ -49,11 +49,24 @@ pub fn validate_container_id(id: &str) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Checks an interface's name, as the kernel would (net/core/dev.c, dev_valid_name).
+/// Checks the name of an interface that is to be made: [`validate_taken_ifname`], and nothing that would steer the terminal of whoever
+/// looks at the pod, which the kernel lets pass.
 ///
 /// # Errors
 /// Code 4.
 pub fn validate_ifname(name: &str) -> Result<(), CniError> {
+    validate_taken_ifname(name)?;
+    if name.contains(char::is_control) {
+        return Err(CniError::new(Code::InvalidEnvironment, "interface name contains control characters"));
+    }
+    Ok(())
+}
+
+/// Checks the name of an interface that others may have made, as the kernel would (net/core/dev.c, dev_valid_name).
+///
+/// # Errors
+/// Code 4.
+pub fn validate_taken_ifname(name: &str) -> Result<(), CniError> {
     let refused = |msg: &str| Err(CniError::new(Code::InvalidEnvironment, msg));
     if name.is_empty() {
         return refused("interface name is empty");
@@ -135,10 +148,14 @@ mod tests {
             ("a\u{a0}b", "interface name contains / or : or whitespace characters"),
             ("a\u{2003}b", "interface name contains / or : or whitespace characters"),
             ("a\0b", "interface name contains a NUL"),
+            ("a\u{1b}[2J", "interface name contains control characters"),
+            ("a\u{7f}", "interface name contains control characters"),
+            ("a\u{9b}2J", "interface name contains control characters"),
         ];
         for (name, expected) in cases {
             let error = validate_ifname(name).unwrap_err();
             assert_eq!((error.code, error.to_string().as_str()), (Code::InvalidEnvironment, expected), "{name:?}");
         }
+        assert_eq!(validate_taken_ifname("a\u{1b}[2J"), Ok(()), "Multus may have made it");
     }
 }

@@ -316,7 +316,7 @@ fn delegate(value: Value) -> Result<Delegate, String> {
     let mut asked = Map::new();
     let pairs = [("mac", raw.mac), ("ips", raw.ips), ("infinibandGUID", raw.guid), ("deviceID", raw.device)];
     asked.extend(pairs.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.to_owned(), v)));
-    let ifname = raw.ifname.filter(|name| names::validate_ifname(name).is_ok());
+    let ifname = raw.ifname.filter(|name| names::validate_taken_ifname(name).is_ok());
     Ok(Delegate { list, ifname, asked })
 }
 
@@ -358,7 +358,7 @@ fn entry(bytes: &[u8], sandbox: &str, file: &Path) -> Result<Option<Entry>, Stri
     if raw.container_id != sandbox {
         return Ok(None);
     }
-    names::validate_ifname(&raw.if_name).map_err(|e| e.msg)?;
+    names::validate_taken_ifname(&raw.if_name).map_err(|e| e.msg)?;
     names::validate_network_name(&raw.network_name).map_err(|e| e.msg)?;
     let config = raw.config.as_deref().and_then(base64::decode).ok_or("its configuration is no base64")?;
     let mut list = configuration(&config)?;
@@ -393,7 +393,7 @@ fn entry(bytes: &[u8], sandbox: &str, file: &Path) -> Result<Option<Entry>, Stri
 /// Network and interface of a file's name, `<network>-<sandbox>-<interface>`.
 fn named<'a>(name: &'a str, part: &str) -> Option<(&'a str, &'a str)> {
     let (network, ifname) = name.split_once(part)?;
-    let is_valid = names::validate_network_name(network).is_ok() && names::validate_ifname(ifname).is_ok();
+    let is_valid = names::validate_network_name(network).is_ok() && names::validate_taken_ifname(ifname).is_ok();
     is_valid.then_some((network, ifname))
 }
 

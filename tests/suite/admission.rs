@@ -332,6 +332,8 @@ fn verdict() {
         (r#"[{"name": "a", "portMappings": [{"hostPort": "80", "containerPort": 1}]}]"#, false),
         (r#"[{"name": "a", "portMappings": [{"hostPort": 80.5, "containerPort": 1}]}]"#, false),
         (r#"[{"name": "a", "interface": "x%d"}]"#, false),
+        (r#"[{"name": "a", "interface": "a\u001b[2J"}]"#, false),
+        ("[{\"name\": \"a\", \"interface\": \"a\u{7f}\"}]", false),
         ("a@x%d", false),
         (r#"[{"NAME": "a", "Namespace": "o"}]"#, true),
         (r#"[{"name": "A"}]"#, false),

@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mac = &[Need::Macvlan];
     vec![
         Case::new("odd::a_mistyped_ipam_plugin_leaves_no_record", &[], mistyped),
+        Case::new("odd::no_interface_steers_a_terminal", &[], steering),
         Case::new("odd::a_fifo_makes_no_call_wait", &[], fifo),
         Case::new("odd::a_record_that_is_no_file_is_put_away", &[], no_file),
         Case::new("odd::a_record_that_says_nothing_still_frees_the_default_network", &[], unreadable),
@@ -51,6 +52,21 @@ fn bridge(bed: &Testbed) -> Value {
     drop(bed.pod("a"));
     json!({"cniVersion": "1.0.0", "name": "lan", "type": "bridge", "bridge": "br0",
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.7.0.0/16"}]]}})
+}
+
+/// Neither by the runtime's nor by the pod's name for it; the refusal and the log have nothing of it as it stands.
+fn steering() {
+    let node = node();
+    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", r#"[{"name": "green", "interface": "a\u001b[2J"}]"#)]);
+    let answer = node.call("ADD", "a").run();
+    answer.fails(7, r#"interface "a\u{1b}[2J": interface name contains control characters"#);
+    assert!(!answer.stdout.contains('\u{1b}') && !answer.stderr.contains('\u{1b}'), "{answer:?}");
+    node.pod("b", &[]);
+    let answer = node.call("ADD", "b").ifname("a\u{9b}2J").run();
+    answer.fails(4, "interface name contains control characters");
+    assert!(!answer.stdout.contains('\u{9b}') && !answer.stderr.contains('\u{9b}'), "{answer:?}");
+    assert_eq!((node.bed.links("a"), node.bed.links("b")), (vec!["lo".to_owned()], vec!["lo".to_owned()]));
+    node.assert_clean();
 }
 
 /// The one record there is.

@@ -55,6 +55,12 @@ fn both_caches_say_what_they_know() {
     let place = Place::new("both");
     place.write("c1", &json!([delegate("blue")]).to_string());
     place.write("results/blue-c1-net1", &note("c1", "net1").to_string());
+    // What the kernel took Multus may have made: it has to go, too.
+    let odd = "a\u{1b}b";
+    place.write(&format!("results/blue-c2-{odd}"), &note("c2", odd).to_string());
+    let other = Cache::new(&place.0).read("c2").unwrap();
+    assert_eq!((other.entries.len(), other.entries[0].ifname.as_str()), (1, odd));
+    fs::remove_file(place.0.join(format!("results/blue-c2-{odd}"))).unwrap();
     let notes = place.read();
     let first = notes.delegates[0].as_ref().unwrap();
     assert_eq!((first.list.name.as_str(), first.ifname.as_deref()), ("blue", Some("if0")));

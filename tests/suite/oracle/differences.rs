@@ -425,6 +425,7 @@ pub(crate) const ACCEPTED: &[Difference] = &[
         ],
         &["*.add.error.code", "*.add.error.msg"],
     ),
+    always("D-control-name", &["*::protocol_environment_interface_control@*"], &["*"]),
     always("D-template-name", &["*::protocol_environment_interface_percent@*"], &["*"]),
     always(
         "D-no-path",

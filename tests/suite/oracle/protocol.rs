@@ -46,7 +46,9 @@ fn environments(kind: &'static str) -> Vec<Row> {
         row(kind, &format!("environment_{name}"), vec![Step::Env(variable, Some(value)), ADD, DEL])
     };
     let long: &'static str = "c".repeat(200).leak();
-    vec![
+    // Where the Go plugin makes such a link, `ip` prints no JSON of it.
+    let control = (kind != "bridge").then(|| with("interface_control", "CNI_IFNAME", "a\u{1b}[2J"));
+    let others = vec![
         row(kind, "environment_no_command", vec![Step::Env("CNI_COMMAND", None), Step::Call("")]),
         row(kind, "environment_command_empty", vec![Step::Call("")]),
         row(kind, "environment_command_in_small_letters", vec![Step::Call("add")]),
@@ -83,7 +85,8 @@ fn environments(kind: &'static str) -> Vec<Row> {
                 DEL,
             ],
         ),
-    ]
+    ];
+    others.into_iter().chain(control).collect()
 }
 
 /// CNI_ARGS of every shape, to plugins that read it and to some that do not.
