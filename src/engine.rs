@@ -69,7 +69,16 @@ impl Role {
 /// The whole life of `plexus-cni`.
 pub fn run(place: &dyn Place) -> ExitCode {
     let name = || std::env::args_os().next().map(|word| base_name(&word)).unwrap_or_default();
-    run_as_deleter().unwrap_or_else(|| serve_as(&name(), place))
+    run_as_deleter().or_else(say_version).unwrap_or_else(|| serve_as(&name(), place))
+}
+
+/// How Multus is asked for its version, in the words of Go's flags: installers try by it whether a program runs on the node.
+fn say_version() -> Option<ExitCode> {
+    let word = std::env::args_os().nth(1)?;
+    ["-v", "--v", "-version", "--version"].iter().any(|known| word == *known).then(|| {
+        let said = writeln!(io::stdout(), "plexus-cni version {}", env!("CARGO_PKG_VERSION"));
+        if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    })
 }
 
 /// The life of the detached child, where this process is one.

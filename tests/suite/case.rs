@@ -8,7 +8,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, crash, daemon, defects, deploy, devices, examples, gc, install,
-    interop, known, kube, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program,
+    interop, known, kube, lists, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program,
     reconcile, status, takeover, tools, validate, world,
 };
 
@@ -35,6 +35,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(daemon::cases());
     cases.extend(pool::cases());
     cases.extend(plugins::cases());
+    cases.extend(lists::cases());
     cases.extend(meta::cases());
     cases.extend(defects::cases());
     cases.extend(deploy::cases());

@@ -34,6 +34,7 @@ mod interop;
 mod ip;
 mod known;
 mod kube;
+mod lists;
 mod meta;
 mod multus;
 mod need;
