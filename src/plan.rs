@@ -423,10 +423,9 @@ fn check_honoured(
             return Ok(());
         }
         if by_args && !policy.strict_capabilities {
-            warnings.push(format!(
-                "network {network:?}: no plugin declares the capability {what}; it is passed in CNI_ARGS. Better write \
-                 \"capabilities\": {{\"{what}\": true}} into the definition"
-            ));
+            let better = format!("Better write \"capabilities\": {{\"{what}\": true}} into the definition");
+            let lack = format!("no plugin declares the capability {what}; it is passed in CNI_ARGS");
+            warnings.push(format!("network {network:?}: {lack}. {better}"));
             return Ok(());
         }
         let msg =

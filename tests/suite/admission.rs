@@ -276,10 +276,9 @@ fn pool(key: &str) -> String {
     format!(r#"{{"type": "macvlan", "ipam": {{"type": "host-local", "subnet": "10.1.0.0/24", {key}}}}}"#)
 }
 
-/// Whether it is taken, said here; `plexus validate`, which asks the parsers of ADD, and the server agree.
-fn verdict() {
-    let guarded = Guarded::new(&[]);
-    let definitions = [
+/// Definitions, and whether they are taken.
+fn judged() -> Vec<(String, bool)> {
+    vec![
         (pool(r#""gateway": """#), true),
         (pool(r#""rangeStart": "", "rangeEnd": """#), true),
         (pool(r#""rangeStart": null"#), true),
@@ -300,8 +299,13 @@ fn verdict() {
         ("{\"type\": \"bridge\", \"vlan\" :\t4094}".to_owned(), true),
         (r#"{"type": "bridge", "vlan": 4094.5}"#.to_owned(), false),
         (r#"{"type": "bridge", "vlan": "5"}"#.to_owned(), false),
-    ];
-    for (config, is_taken) in &definitions {
+    ]
+}
+
+/// Whether it is taken, said here; `plexus validate`, which asks the parsers of ADD, and the server agree.
+fn verdict() {
+    let guarded = Guarded::new(&[]);
+    for (config, is_taken) in &judged() {
         let (answer, found) = (guarded.define(config), guarded.validated(&nad(config)));
         assert_eq!((answer.is_empty(), found.is_empty()), (*is_taken, *is_taken), "{config}: {answer:?}, {found:?}");
     }
