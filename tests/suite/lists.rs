@@ -17,6 +17,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("lists::the_highest_known_of_its_versions_is_spoken", &[], versions),
         Case::new("lists::a_network_without_gc_is_not_swept", &[], without_gc),
         Case::new("lists::arguments_are_in_multus_order", &[], arguments),
+        Case::new("lists::the_pods_arguments_reach_every_plugin_and_win", &[], merged),
+        Case::new("lists::a_failed_add_deletes_the_failed_one_and_all_before_it", &[], undone),
         Case::new("lists::an_empty_default_route_is_the_networks_own", &[], own_default_route),
         Case::new("lists::a_person_can_ask_for_the_version", &[], version),
     ]
@@ -123,6 +125,54 @@ fn arguments() {
     assert_eq!(sent("first-ADD.args").unwrap(), expected);
     node.call("DEL", "a").args(given).run().ok();
     assert_eq!(sent("first-DEL.args").unwrap(), expected);
+    node.assert_clean();
+}
+
+/// `cni-args` of the annotation in `args.cni` of each plugin, over what the definition has there.
+fn merged() {
+    let node = keeping(&["first", "second"]);
+    let own = json!({"cni": {"colour": "red", "size": 1}, "other": true});
+    let conf =
+        json!({"cniVersion": "1.0.0", "name": "told", "plugins": [{"type": "first", "args": own}, {"type": "second"}]});
+    definition(&node.bed, "default", "told", &conf.to_string());
+    node.add("a", r#"[{"name": "told", "cni-args": {"colour": "blue", "deep": {"a": [1]}}}]"#);
+    node.call("DEL", "a").run().ok();
+    for command in ["ADD", "DEL"] {
+        let args = |plugin: &str| {
+            let conf: Value = serde_json::from_str(&sent(&format!("{plugin}-{command}")).unwrap()).unwrap();
+            conf["args"].clone()
+        };
+        let asked = json!({"colour": "blue", "deep": {"a": [1]}, "size": 1});
+        assert_eq!(args("first"), json!({"cni": asked, "other": true}), "{command}");
+        assert_eq!(args("second"), json!({"cni": {"colour": "blue", "deep": {"a": [1]}}}), "{command}");
+    }
+    node.assert_clean();
+}
+
+/// In reverse; a DEL that fails on the way keeps none of the others from theirs.
+fn undone() {
+    let node = node();
+    let script = |name: &str, end: &str| {
+        let notes = r#"cat >/dev/null; echo "$CNI_COMMAND ${0##*/} $CNI_IFNAME" >>/run/scratch/order"#;
+        node.script(name, &format!("{notes}\n{end}"));
+        let conf = json!({"cniVersion": "1.0.0", "name": name, "type": name});
+        definition(&node.bed, "default", name, &conf.to_string());
+    };
+    let made = r#"[ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion": "1.0.0"}'"#;
+    let refused = r#"echo '{"cniVersion": "1.0.0", "code": 117, "msg": "no luck today"}'; exit 1"#;
+    script("first", made);
+    script("second", &format!(r#"if [ "$CNI_COMMAND" = DEL ]; then {refused}; fi; {made}"#));
+    script("third", &format!(r#"if [ "$CNI_COMMAND" != DEL ]; then {refused}; fi"#));
+    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "first,second,third")]);
+    node.call("ADD", "a").run().fails(117, "no luck today");
+    let order = fs::read_to_string("/run/scratch/order").unwrap();
+    let expected =
+        ["ADD first net1", "ADD second net2", "ADD third net3", "DEL third net3", "DEL second net2", "DEL first net1"];
+    assert_eq!(order.lines().collect::<Vec<_>>(), expected);
+    // What could not be deleted is on record, and DEL tries it again.
+    node.call("DEL", "a").run().fails(117, "no luck today");
+    script("second", made);
+    node.call("DEL", "a").run().ok();
     node.assert_clean();
 }
 
