@@ -43,6 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("api::an_empty_definition_is_a_file_of_confdir", needs, empty_definition),
         Case::new("api::what_appears_late_is_waited_for", needs, late),
         Case::new("api::a_pod_of_another_uid_is_another_pod", needs, uid),
+        Case::new("api::a_runtime_that_tells_no_uid_means_the_pod_that_is_there", needs, no_uid),
         Case::new("api::a_static_pods_uid_is_not_compared", needs, static_pod),
         Case::new("api::d02_isolation_holds_for_every_reference", needs, isolation),
         Case::new("api::dotted_names_are_names", needs, dotted),
@@ -272,6 +273,25 @@ fn uid() {
     assert!(!answer.succeeded() && answer.stdout.contains("expected pod UID"), "{}", answer.stdout);
     assert_eq!(member.node.bed.links("a"), ["lo"]);
     member.call("ADD", "a", &uid).run().ok();
+}
+
+/// Older runtimes tell none: it is the pod that is there, and its status and events are that one's.
+fn no_uid() {
+    let member = Member::new();
+    let uid = member.pod("a", &[(NETWORKS, "blue")]);
+    let call = |command: &str| member.call(command, "a", "").run();
+    call("ADD").ok();
+    assert_eq!(member.cluster.network_status("a")[1]["interface"], "net1");
+    let list = member.cluster.get(&format!("/api/v1/namespaces/{}/events", member.cluster.namespace()));
+    let events = list["items"].as_array().unwrap();
+    assert!(events.len() == 2 && events.iter().all(|event| event["involvedObject"]["uid"] == uid), "{events:?}");
+    call("CHECK").ok();
+    call("DEL").ok();
+    let without = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME=a", member.cluster.namespace());
+    member.call("ADD", "a", "").args(&without).run().ok();
+    assert_eq!(member.node.addresses("a", "net1"), ["10.2.0.3/24"]);
+    call("DEL").ok();
+    member.assert_clean();
 }
 
 fn static_pod() {
