@@ -106,7 +106,7 @@ pub(super) async fn devices(
     kubelet: &Path,
     claims: &PodClaims,
 ) -> Result<Devices, SourceError> {
-    let mut devices = match kubelet::devices(kubelet, pod, calls.time_of_one()).await? {
+    let mut devices = match kubelet::devices(kubelet, pod, calls.turn().time()).await? {
         Some(devices) => devices,
         None => checkpoint::devices(kubelet, &pod.uid)?,
     };

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -15,6 +15,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::certificate::Term;
 use super::connect::Connected;
+use super::limit::{End, Limit, Turn};
 use super::lines::Lines;
 use crate::sources::SourceError;
 
@@ -104,16 +105,16 @@ pub(super) struct Calls {
     /// Until when how we log in is valid.
     term: Option<Term>,
     /// How long one attempt may take.
-    per_call: Duration,
+    per_call: Limit,
     /// When every attempt has ended.
-    until: Instant,
+    end: End,
     patch_is_refused: Arc<AtomicBool>,
 }
 
 impl Calls {
-    pub(super) fn new(connected: Connected, per_call: Duration, until: Instant) -> Calls {
+    pub(super) fn new(connected: Connected, per_call: Limit, end: End) -> Calls {
         let Connected { client, server, term, patch_is_refused } = connected;
-        Calls { client, server, term, per_call, until, patch_is_refused }
+        Calls { client, server, term, per_call, end, patch_is_refused }
     }
 
     /// Whether our role allows no patch of a pod's status, as far as was seen since the credentials were read.
@@ -127,8 +128,8 @@ impl Calls {
     }
 
     /// How long an attempt that begins now may take.
-    pub(super) fn time_of_one(&self) -> Duration {
-        self.per_call.min(self.until.saturating_duration_since(Instant::now()))
+    pub(super) fn turn(&self) -> Turn {
+        Turn::now(self.per_call, self.end)
     }
 
     /// An object.
@@ -177,7 +178,7 @@ impl Calls {
         let mut pause = PAUSE_MIN;
         loop {
             match self.once(asked).await {
-                Err(failure) if failure.is_passing() && Instant::now() + pause < self.until => {
+                Err(failure) if failure.is_passing() && !self.end.is_within(pause) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -190,11 +191,11 @@ impl Calls {
         let Asked { method, path, content, body, most } = asked;
         let request = Request::builder().method(method).uri(*path).header(header::CONTENT_TYPE, *content);
         let request = request.body(body.to_vec()).map_err(|e| Failure::Lasting(e.to_string()))?;
-        let time = self.time_of_one();
-        match tokio::time::timeout(time, self.answer(request, *most)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.late()),
+        let turn = self.turn();
+        if turn.is_over() {
+            return Err(self.late(turn));
         }
+        tokio::time::timeout(turn.time(), self.answer(request, *most)).await.unwrap_or_else(|_| Err(self.late(turn)))
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize) -> Result<T, Failure> {
@@ -232,18 +233,13 @@ impl Calls {
         // Servers that compress each event for itself (Kubernetes 1.37) do so for who takes it.
         let request = request.header(header::ACCEPT_ENCODING, "identity");
         let request = request.body(Vec::new()).map_err(|e| Failure::Lasting(e.to_string()))?;
-        let time = self.time_of_one();
-        let body = tokio::time::timeout(time, self.body(request)).await.map_err(|_| self.late())??;
+        let turn = self.turn();
+        let body = tokio::time::timeout(turn.time(), self.body(request)).await.map_err(|_| self.late(turn))??;
         Ok(Lines::new(body, self.server.clone()))
     }
 
-    /// The same words for the last attempt, which the deadline cuts short: what is said again is the same event.
-    fn late(&self) -> Failure {
-        let ms = self.per_call.as_millis();
-        Failure::Passing(format!(
-            "{} did not answer in time; see apiCallTimeoutMs ({ms} ms) and apiDeadlineMs",
-            self.server
-        ))
+    fn late(&self, turn: Turn) -> Failure {
+        Failure::Passing(turn.late(&format!("{} did not answer", self.server)))
     }
 
     fn failure(&self, error: &kube::Error) -> Failure {
@@ -262,7 +258,7 @@ impl Calls {
 
     /// The same calls with another end.
     pub(super) fn within(&self, time: Duration) -> Calls {
-        Calls { until: Instant::now() + time, ..self.clone() }
+        Calls { end: End::after(Limit::own(time)), ..self.clone() }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tower::{BoxError, ServiceBuilder};
 
 use super::certificate::{self, Term};
+use super::limit::Limit;
 use crate::sources::SourceError;
 
 /// A token, a key, a certificate with its issuers, all authorities of the world.
@@ -51,15 +52,15 @@ pub(super) struct Connected {
 ///
 /// # Errors
 /// What is named cannot be read, or not in time, or says nothing that can be connected to.
-pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Duration) -> Result<Connected, SourceError> {
+pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Limit) -> Result<Connected, SourceError> {
     let handle = tokio::runtime::Handle::current();
     let connecting = tokio::task::spawn_blocking(move || handle.block_on(client(kubeconfig.as_deref())));
-    match tokio::time::timeout(limit, connecting).await {
+    match tokio::time::timeout(limit.time(), connecting).await {
         Ok(Ok(connected)) => connected,
         // A library's defect is no reason to wait for a file.
         Ok(Err(_)) => Err(refuse("preparing to ask the API server", "the kubeconfig is such that reading it panicked")),
         Err(_) => {
-            let why = "the kubeconfig, or what it names, is not read within apiDeadlineMs";
+            let why = format!("the kubeconfig, or what it names, is not read within {limit}");
             Err(refuse("preparing to ask the API server", why))
         }
     }

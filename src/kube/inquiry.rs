@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::ask;
 use super::cache::Kept;
@@ -11,6 +11,7 @@ use super::call::Failure;
 use super::cancel::{CANCELLED, Cancel};
 use super::dra::PodClaims;
 use super::known::{Known, count};
+use super::limit::{End, Limit};
 use super::status::Word;
 use super::watch::{Collection, Standing};
 use crate::cluster::{Cluster, Name, News};
@@ -30,7 +31,7 @@ pub struct Inquiry {
     /// What it tells waits for somebody to say so.
     later: bool,
     /// When every call has ended.
-    until: Instant,
+    end: End,
     /// What was asked for this request, or is used by it: it sees one and the same thing from the beginning to the end.
     definitions: BTreeMap<Name, Definition>,
     /// What the pod says of its claims.
@@ -51,13 +52,13 @@ enum Found<T> {
 
 impl Inquiry {
     pub(super) fn new(known: Known, cancel: Cancel, status_before_answer: bool) -> Inquiry {
-        let until = Instant::now() + known.shared().deadline;
+        let end = End::after(known.shared().deadline);
         Inquiry {
             known,
             cancel,
             status_before_answer,
             later: false,
-            until,
+            end,
             definitions: BTreeMap::new(),
             claims: PodClaims::default(),
             uid: None,
@@ -76,7 +77,7 @@ impl Inquiry {
         known: Found<T>,
         (what, is_pod): (&str, bool),
         made: impl Fn(T) -> U,
-        asked: impl FnOnce(&Inquiry, Instant) -> Result<U, Failure>,
+        asked: impl FnOnce(&Inquiry, End) -> Result<U, Failure>,
     ) -> Result<U, Failure> {
         let counters = &self.known.shared().counters;
         let count_hit = || {
@@ -107,8 +108,9 @@ impl Inquiry {
             count(&counters.pod_misses);
         }
         // Who has an answer from before does not wait as long as who has none.
-        let until = if last.is_some() { self.until.min(Instant::now() + LAST_KNOWN_WAIT) } else { self.until };
-        match (asked(self, until), last) {
+        let wait = End::after(Limit::own(LAST_KNOWN_WAIT));
+        let end = if last.is_some() { self.end.or_sooner(wait) } else { self.end };
+        match (asked(self, end), last) {
             (Err(failure), Some((item, standing))) if failure.is_passing() && !self.cancel.is_cancelled() => {
                 count(&counters.last_known);
                 say(what, &standing);
@@ -152,9 +154,9 @@ impl Cluster for Inquiry {
             known,
             (&format!("pod {}/{}", key.0, key.1), true),
             |pod| pod.into_pod(key.clone()),
-            |inquiry, until| {
+            |inquiry, end| {
                 let (name, wait) = (name.clone(), inquiry.known.shared().appear_wait);
-                inquiry.known.ask(until, &inquiry.cancel, move |calls| {
+                inquiry.known.ask(end, &inquiry.cancel, move |calls| {
                     let name = name.clone();
                     async move { ask::pod(&calls, &name, wait).await }
                 })
@@ -175,7 +177,7 @@ impl Cluster for Inquiry {
         if unknown.len() < 2 || all.standing().is_away() {
             return;
         }
-        let asked = self.known.ask(self.until, &self.cancel, move |calls| {
+        let asked = self.known.ask(self.end, &self.cancel, move |calls| {
             let unknown = unknown.clone();
             async move { Ok(ask::several(&calls, unknown).await) }
         });
@@ -190,9 +192,9 @@ impl Cluster for Inquiry {
         let known = look(&self.known.shared().definitions, &key, |_| true);
         let wait = if awaited { self.known.shared().appear_wait } else { Duration::ZERO };
         let what = format!("definition {namespace}/{name}");
-        let found = self.find(known, (&what, false), Definition::from, |inquiry, until| {
+        let found = self.find(known, (&what, false), Definition::from, |inquiry, end| {
             let key = key.clone();
-            inquiry.known.ask(until, &inquiry.cancel, move |calls| {
+            inquiry.known.ask(end, &inquiry.cancel, move |calls| {
                 let key = key.clone();
                 async move { ask::definition(&calls, &key, wait).await }
             })
@@ -211,16 +213,16 @@ impl Cluster for Inquiry {
             _ if all.table().is_empty() => Found::Nothing,
             _ => Found::Then(known(), standing),
         };
-        let asked = |inquiry: &Inquiry, until| {
+        let asked = |inquiry: &Inquiry, end| {
             let ask = |calls| async move { ask::definitions(&calls).await };
-            inquiry.known.ask(until, &inquiry.cancel, ask)
+            inquiry.known.ask(end, &inquiry.cancel, ask)
         };
         self.find(known, ("every definition", false), |all| all, asked).map_err(ask::no_list)
     }
 
     fn devices(&mut self, pod: &PodName, kubelet: &Path) -> Result<Devices, SourceError> {
         let (asked, kubelet, claims) = (pod.clone(), kubelet.to_owned(), self.claims.clone());
-        let found = self.known.ask(self.until, &self.cancel, move |calls| {
+        let found = self.known.ask(self.end, &self.cancel, move |calls| {
             let (pod, kubelet, claims) = (asked.clone(), kubelet.clone(), claims.clone());
             async move { Ok(ask::devices(&calls, &pod, &kubelet, &claims).await) }
         });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -18,6 +18,7 @@ use super::cache::{KeptDefinition, KeptPod};
 use super::call::{Calls, Failure};
 use super::cancel::{CANCELLED, Cancel};
 use super::inquiry::Inquiry;
+use super::limit::{self, End, Limit};
 use super::objects;
 use super::outbox::Outbox;
 use super::status::Word;
@@ -116,7 +117,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     pub(super) state_dir: PathBuf,
     pub(super) appear_wait: Duration,
-    pub(super) deadline: Duration,
+    pub(super) deadline: Limit,
     outbox: Arc<Outbox>,
     wire: Arc<Wire>,
     heartbeat: Heartbeat,
@@ -136,14 +137,15 @@ impl Known {
         let state_dir = config.state_dir.clone();
         let node = node.map(str::to_owned).or_else(node_name);
         let path = node.map(|node| objects::pods_of(&node)).transpose().map_err(|e| e.told(act()))?;
+        let deadline = limit::of_all(config);
         let shared = Arc::new(Shared {
             pods: path.map(|path| Collection::new(path, &state_dir)),
             definitions: Collection::new(objects::ALL_DEFINITIONS.to_owned(), &state_dir),
             counters: Counters::default(),
             appear_wait: config.appear_wait,
-            deadline: config.api_deadline,
-            outbox: Arc::new(Outbox::new(state_dir.clone(), config.api_deadline)),
-            wire: Arc::new(Wire::new(config.kubeconfig.clone(), config.api_call_timeout, config.api_deadline)),
+            deadline,
+            outbox: Arc::new(Outbox::new(state_dir.clone(), deadline)),
+            wire: Arc::new(Wire::new(config.kubeconfig.clone(), limit::of_one(config), deadline)),
             heartbeat: Heartbeat::new(),
             rests: AtomicBool::new(false),
             state_dir,
@@ -248,10 +250,10 @@ impl Known {
         &self.running.shared
     }
 
-    /// Asks the server, through the thread, until `until`. Credentials that are not accepted are read again, once.
+    /// Asks the server, through the thread, until `end`. Credentials that are not accepted are read again, once.
     pub(super) fn ask<T, F>(
         &self,
-        until: Instant,
+        end: End,
         cancel: &Cancel,
         act: impl Fn(Calls) -> F + Send + Sync + 'static,
     ) -> Result<T, Failure>
@@ -263,13 +265,12 @@ impl Known {
         count(&shared.counters.gets);
         let (wire, cancel) = (Arc::clone(&shared.wire), cancel.clone());
         let (answer, answered) = sync_channel(1);
-        let left = until.saturating_duration_since(Instant::now());
         self.running.handle.spawn(async move {
             let asked = async {
-                match act(wire.calls(left).await?).await {
+                match act(wire.calls(end).await?).await {
                     Err(Failure::Login(_)) => {
                         wire.renew().await;
-                        act(wire.calls(left).await?).await
+                        act(wire.calls(end).await?).await
                     }
                     answer => answer,
                 }
@@ -280,8 +281,8 @@ impl Known {
             };
             drop(answer.try_send(found)); // who waited may have gone
         });
-        let late = |_| Err(Failure::Passing("the API server was not to be asked within apiDeadlineMs".to_owned()));
-        let found = answered.recv_timeout(left + SLACK).unwrap_or_else(late);
+        let late = |_| Err(Failure::Passing(format!("the API server was not to be asked within {}", end.whole())));
+        let found = answered.recv_timeout(end.left() + SLACK).unwrap_or_else(late);
         if found.as_ref().is_err_and(|failure| *failure != Failure::Missing) {
             count(&shared.counters.failures);
         }
@@ -301,7 +302,7 @@ impl Known {
         if is_awaited {
             outbox.nudge();
             // Too late, or without room: that is said where it is seen.
-            let _ = told.recv_timeout(self.running.shared.deadline + SLACK);
+            let _ = told.recv_timeout(self.running.shared.deadline.time() + SLACK);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -13,6 +13,7 @@ use super::ask;
 use super::call::Calls;
 use super::connect;
 use super::dra::PodClaims;
+use super::limit::{self, End};
 use super::status::{Told, Word};
 use super::unwritten;
 use crate::cluster::{Cluster, Name, News};
@@ -45,14 +46,14 @@ impl Live {
     /// # Errors
     /// It cannot be read, or says nothing that can be connected to.
     pub fn new(config: &Config) -> Result<Live, SourceError> {
-        let until = Instant::now() + config.api_deadline;
+        let end = End::after(limit::of_all(config));
         let refuse = |why| SourceError::Api { act: "preparing to ask the API server".to_owned(), why, transient: true };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| refuse(e.to_string()))?;
         let runtime = Running(Some(runtime));
-        let connected = runtime.block_on(connect::within(config.kubeconfig.clone(), config.api_deadline))?;
+        let connected = runtime.block_on(connect::within(config.kubeconfig.clone(), limit::of_all(config)))?;
         Ok(Live {
             runtime,
-            calls: Calls::new(connected, config.api_call_timeout, until),
+            calls: Calls::new(connected, limit::of_one(config), end),
             appear_wait: config.appear_wait,
             state_dir: config.state_dir.clone(),
             definitions: BTreeMap::new(),

@@ -17,6 +17,7 @@ mod events;
 mod inquiry;
 mod known;
 mod kubelet;
+mod limit;
 mod lines;
 mod live;
 mod objects;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::limit::{End, Limit};
 use super::status::{Told, Word};
 use super::unwritten;
 use super::wire::Wire;
@@ -28,7 +29,7 @@ const NOTES_TIME: Duration = Duration::from_secs(20);
 pub(super) struct Outbox {
     state_dir: PathBuf,
     /// How long telling one may take.
-    deadline: Duration,
+    deadline: Limit,
     waiting: Mutex<Waiting>,
     /// There may be something to tell.
     more: Notify,
@@ -67,7 +68,7 @@ impl Drop for Claim<'_> {
 }
 
 impl Outbox {
-    pub(super) fn new(state_dir: PathBuf, deadline: Duration) -> Outbox {
+    pub(super) fn new(state_dir: PathBuf, deadline: Limit) -> Outbox {
         let (written, failed) = (AtomicU64::new(0), AtomicU64::new(0));
         let (more, less) = (Notify::new(), Notify::new());
         Outbox { state_dir, deadline, waiting: Mutex::default(), more, less, written, failed }
@@ -160,7 +161,7 @@ impl Outbox {
     }
 
     async fn tell(&self, word: &Word, wire: &Wire) {
-        let told = match wire.calls(self.deadline).await {
+        let told = match wire.calls(End::after(self.deadline)).await {
             Ok(calls) => word.send(&calls).await,
             Err(failure) => {
                 word.keep(&failure.to_string());
@@ -180,7 +181,7 @@ impl Outbox {
     /// Writes what is on disk, now and from time to time, until it is dropped.
     pub(super) async fn write_notes(&self, wire: &Wire) {
         loop {
-            if let Ok(calls) = wire.calls(NOTES_TIME).await {
+            if let Ok(calls) = wire.calls(End::after(Limit::own(NOTES_TIME))).await {
                 let written = unwritten::write_listed(&calls, &self.state_dir, NOTES_MAX, |uid| self.claim(uid));
                 let _ = tokio::time::timeout(NOTES_TIME, written).await; // what is left is for the next time
             }

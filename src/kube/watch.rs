@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::cache::{Change, Kept, Table};
 use super::call::{Calls, Failure, of_status};
+use super::limit::{End, Limit};
 use super::lines::Lines;
 use super::objects::{Meta, Page, is_version};
 use super::shelf::Shelf;
@@ -156,7 +157,8 @@ impl<T: Kept> Collection<T> {
 
     async fn round(&self, progress: &mut Progress, wire: &Wire) -> Result<(), Failure> {
         loop {
-            let opened = async { self.open(progress, &wire.calls(OPEN_TIME).await?).await }.await;
+            let opened =
+                async { self.open(progress, &wire.calls(End::after(Limit::own(OPEN_TIME))).await?).await }.await;
             let (mut lines, mut listed) = opened.inspect_err(|failure| self.fails(failure))?;
             let ended = self.take_all(&mut lines, progress, &mut listed).await;
             if listed.is_none() {

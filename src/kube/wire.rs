@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::call::{Calls, Failure};
 use super::certificate::Term;
 use super::connect::{self, Connected};
+use super::limit::{End, Limit};
 
 /// How often what it was made of is read again, at most.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
@@ -17,33 +18,32 @@ const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// The way to the API server.
 pub(super) struct Wire {
     kubeconfig: Option<PathBuf>,
-    per_call: Duration,
+    per_call: Limit,
     /// How long reading the kubeconfig, and what it names, may take.
-    limit: Duration,
+    limit: Limit,
     connected: Mutex<Option<Connected>>,
     /// When it was read for the last time. Held while it is being read: one is enough.
     renewed: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Wire {
-    pub(super) fn new(kubeconfig: Option<PathBuf>, per_call: Duration, limit: Duration) -> Wire {
+    pub(super) fn new(kubeconfig: Option<PathBuf>, per_call: Limit, limit: Limit) -> Wire {
         let (connected, renewed) = (Mutex::new(None), tokio::sync::Mutex::new(None));
         Wire { kubeconfig, per_call, limit, connected, renewed }
     }
 
-    /// Calls that have all ended when the time is over.
+    /// Calls that have all ended by then.
     ///
     /// # Errors
     /// There has never been a client: why.
-    pub(super) async fn calls(&self, time: Duration) -> Result<Calls, Failure> {
-        let until = Instant::now() + time;
+    pub(super) async fn calls(&self, end: End) -> Result<Calls, Failure> {
         loop {
             if let Some(connected) = self.connected() {
                 if connected.term.as_ref().is_some_and(|term| term.is_ageing(Timestamp::now())) {
                     self.renew_certificate(connected.term.as_ref()).await;
                 }
                 let connected = self.connected().unwrap_or(connected);
-                return Ok(Calls::new(connected, self.per_call, until));
+                return Ok(Calls::new(connected, self.per_call, end));
             }
             self.read(&mut *self.renewed.lock().await).await?;
         }

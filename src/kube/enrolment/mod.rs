@@ -22,6 +22,7 @@ use self::store::{Pair, Store};
 use super::again::{self, Rest};
 use super::call::{Calls, Failure};
 use super::connect;
+use super::limit::{End, Limit};
 use super::objects;
 use super::watch::varied;
 use crate::config::daemon::{Certificate, KUBECONFIG};
@@ -48,7 +49,7 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// How long one call may take, and reading a kubeconfig with what it names.
-const CALL_TIME: Duration = Duration::from_secs(10);
+const CALL_TIME: Limit = Limit::own(Duration::from_secs(10));
 /// Name servers, above all.
 const BLOCKING_THREADS_MAX: usize = 4;
 
@@ -293,7 +294,7 @@ impl Keeper {
             Login::Bootstrap => self.wanted.bootstrap.clone(),
         };
         let connected = connect::within(Some(kubeconfig), CALL_TIME).await?;
-        Ok(Calls::new(connected, CALL_TIME, Instant::now() + CALL_TIME))
+        Ok(Calls::new(connected, CALL_TIME, End::after(CALL_TIME)))
     }
 
     /// Where the bootstrap kubeconfig's server is, and the certificate beside it: by a relative path, which everybody reads from the

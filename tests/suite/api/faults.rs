@@ -14,6 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::faults::d19_a_slow_server_is_slow_and_no_more", needs, slow),
         Case::new("api::faults::what_passes_is_tried_again", needs, passing),
         Case::new("api::faults::what_lasts_is_told_at_once", needs, lasting),
+        Case::new("api::faults::a_deadline_says_its_limit_and_its_key", needs, deadlines),
         Case::new("api::faults::a_definition_deleted_between_add_and_del", needs, deleted),
         Case::new("api::faults::a_definition_that_is_nowhere", needs, nowhere),
     ]
@@ -114,6 +115,21 @@ fn lasting() {
     let msg = refused(&member.add("c", "blue").1, 7);
     assert!(msg.contains("401"), "{msg}");
     member.assert_clean();
+}
+
+fn deadlines() {
+    let mut member = Member::new();
+    member.cluster.door(Door::Silent);
+    for (pod, call, whole, part) in [
+        ("a", 300, 350, "did not answer within 300 ms (apiCallTimeoutMs)"),
+        ("b", 3000, 400, "of the request's 400 ms (apiDeadlineMs)"),
+    ] {
+        member.node.conf["apiCallTimeoutMs"] = json!(call);
+        member.node.conf["apiDeadlineMs"] = json!(whole);
+        let (_, answer) = member.add(pod, "blue");
+        let msg = refused(&answer, 11);
+        assert!(msg.contains(part) && !msg.contains(" 0 ms"), "{msg}");
+    }
 }
 
 fn deleted() {
