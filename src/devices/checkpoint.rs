@@ -1,51 +1,50 @@
 //! The kubelet's own note of what it gave to whom (k8s.io/kubernetes pkg/kubelet/cm/devicemanager/checkpoint): read where its
 //! socket is not there. Both forms: ids by NUMA node (since Kubernetes 1.20), and the plain list before.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
+use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
 use serde::Deserialize;
+use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::Devices;
 use crate::sources::SourceError;
 
 /// Below the kubelet's directory.
 pub const PLACE: &str = "device-plugins/kubelet_internal_checkpoint";
-/// In bytes: each container's allocation is in it with all environment and mounts, so it is large on a large node.
+/// In bytes: each container's allocation is in it with all environment and mounts, so it is large on a large node. It is in memory as it is,
+/// and of what it says only one pod's devices.
 const BYTES_MAX: u64 = 64 << 20;
 
+/// Texts in it stay where they are until it is known whose they are.
 #[derive(Deserialize)]
-struct File {
-    #[serde(rename = "Data")]
-    data: Allocations,
+struct File<'a> {
+    #[serde(borrow, rename = "Data")]
+    data: Allocations<'a>,
 }
 
 #[derive(Deserialize)]
-struct Allocations {
+struct Allocations<'a> {
     /// `null` where nothing was given to anybody.
-    #[serde(rename = "PodDeviceEntries")]
-    entries: Option<Vec<Entry>>,
+    #[serde(borrow, default, rename = "PodDeviceEntries")]
+    entries: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "PodUID")]
-    pod: String,
-    #[serde(rename = "ResourceName")]
-    resource: String,
-    #[serde(rename = "DeviceIDs")]
-    ids: Option<Ids>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    ByNode(BTreeMap<String, Option<Vec<String>>>),
-    Plain(Vec<String>),
+struct Entry<'a> {
+    #[serde(borrow, rename = "PodUID")]
+    pod: Cow<'a, str>,
+    #[serde(borrow, rename = "ResourceName")]
+    resource: Cow<'a, str>,
+    #[serde(borrow, default, rename = "DeviceIDs")]
+    ids: Option<&'a RawValue>,
 }
 
 /// The devices of the pod with this UID, by the checkpoint below the kubelet's directory; none where there is no checkpoint.
@@ -75,7 +74,12 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     if !file.metadata().map_err(|e| e.to_string())?.is_file() {
         return Err("not a regular file".to_owned());
     }
-    let mut bytes = Vec::new();
+    let length = file.metadata().map_err(|e| e.to_string())?.len();
+    if length > BYTES_MAX {
+        return Err(format!("more than {BYTES_MAX} bytes"));
+    }
+    // In one piece: one that grows would be there twice.
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default().saturating_add(1));
     file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > BYTES_MAX) {
         return Err(format!("more than {BYTES_MAX} bytes"));
@@ -86,15 +90,60 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
 fn parse(bytes: &[u8], uid: &str) -> Result<Devices, String> {
     let file: File = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let mut devices = Devices::default();
-    for entry in file.data.entries.unwrap_or_default().into_iter().filter(|entry| entry.pod == uid) {
-        let ids: Vec<String> = match entry.ids {
-            None => Vec::new(),
-            Some(Ids::Plain(ids)) => ids,
-            Some(Ids::ByNode(nodes)) => nodes.into_values().flatten().flatten().collect(),
-        };
-        ids.iter().try_for_each(|id| devices.add(&entry.resource, id))?;
-    }
+    let Some(entries) = file.data.entries else { return Ok(devices) };
+    each_item(entries.get(), |entry: Entry| match entry.ids {
+        Some(ids) if entry.pod == uid => add(&mut devices, &entry.resource, ids.get()),
+        _ => Ok(()),
+    })?;
     Ok(devices)
+}
+
+/// Adds the ids of one allocation, in either form.
+fn add(devices: &mut Devices, resource: &str, ids: &str) -> Result<(), String> {
+    let mut plain = |ids: &str| each_item(ids, |id: Cow<str>| devices.add(resource, &id));
+    if !ids.starts_with('{') {
+        return plain(ids);
+    }
+    each_value(ids, |of_node: Option<&RawValue>| of_node.map_or(Ok(()), |ids| plain(ids.get())))
+}
+
+/// Hands over the items of a JSON array, one after the other: it may have more than there is room for.
+fn each_item<'a, T: Deserialize<'a>>(text: &'a str, take: impl FnMut(T) -> Result<(), String>) -> Result<(), String> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_seq(Each { take, of: PhantomData }).map_err(|e| e.to_string())
+}
+
+/// The same of an object's values.
+fn each_value<'a, T: Deserialize<'a>>(text: &'a str, take: impl FnMut(T) -> Result<(), String>) -> Result<(), String> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_map(Each { take, of: PhantomData }).map_err(|e| e.to_string())
+}
+
+struct Each<T, F> {
+    take: F,
+    of: PhantomData<T>,
+}
+
+impl<'a, T: Deserialize<'a>, F: FnMut(T) -> Result<(), String>> Visitor<'a> for Each<T, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("what a kubelet writes")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(mut self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element()? {
+            (self.take)(item).map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut entries: A) -> Result<(), A::Error> {
+        while let Some((_, value)) = entries.next_entry::<IgnoredAny, T>()? {
+            (self.take)(value).map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

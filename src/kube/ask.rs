@@ -14,7 +14,7 @@ use super::dra::{self, PodClaims};
 use super::kubelet;
 use super::objects::{self, Identity, NetworkAttachmentDefinition, Page, PodObject};
 use crate::cluster::Name;
-use crate::devices::{Devices, checkpoint};
+use crate::devices::Devices;
 use crate::journal::PodName;
 use crate::sources::{Definition, Pod, SourceError};
 
@@ -106,10 +106,7 @@ pub(super) async fn devices(
     kubelet: &Path,
     claims: &PodClaims,
 ) -> Result<Devices, SourceError> {
-    let mut devices = match kubelet::devices(kubelet, pod, calls.turn().time()).await? {
-        Some(devices) => devices,
-        None => checkpoint::devices(kubelet, &pod.uid)?,
-    };
+    let mut devices = kubelet::devices(kubelet, pod, calls).await?;
     if !claims.is_empty() {
         // Claims can be of anything: what is wrong with one matters where a device is lacking.
         devices.doubt = dra::add(calls, &pod.namespace, claims, &mut devices).await.err();

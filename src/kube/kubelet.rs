@@ -1,70 +1,75 @@
 //! The kubelet on this node: which devices it gave to a pod, asked of its socket (`v1.PodResourcesLister`). `Get` asks for one pod;
-//! a kubelet that does not serve it is asked for all pods.
+//! a kubelet that does not serve it is asked for all pods. Where there is no socket its checkpoint is read.
 //!
 //! It does not know what a device is for.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use prost::bytes::{Buf, BufMut, Bytes};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
-use tonic_prost::ProstCodec;
 
-use super::proto::podresources::{GET, GetRequest, GetResponse, LIST, ListRequest, ListResponse, PodResources};
-use crate::devices::Devices;
+use super::call::Calls;
+use super::limit::Turn;
+use super::proto::podresources::{self, GET, GetRequest, LIST};
+use crate::devices::{Devices, checkpoint};
 use crate::journal::PodName;
 use crate::sources::SourceError;
 
 /// Below the kubelet's directory.
 const SOCKET: &str = "pod-resources/kubelet.sock";
-/// In bytes, of an answer: all devices of a node with two hundred pods have had more than the 16 MiB of other clients.
-const ANSWER_BYTES_MAX: usize = 128 << 20;
+/// In bytes, of an answer, of which one is in memory: all devices of a node with two hundred pods have had more than the 16 MiB of other
+/// clients; five hundred pods of ten containers with a hundred devices each have half of this.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// In bytes, of an answer that is looked through at once: others wait for the same thread.
+const ANSWER_BYTES_SMALL: usize = 64 << 10;
 /// In bytes, of an answer that may be under way: HTTP/2's own 64 KiB make a long list a thousand round trips.
 const WINDOW_BYTES: u32 = 8 << 20;
 /// The authority that the kubelet's server expects over a Unix socket.
 const AUTHORITY: &str = "http://localhost";
 
-/// The devices of a pod; none in the outer sense where the kubelet has no socket. `limit`: of each call.
+/// The devices of a pod, within the time of `calls`.
 ///
 /// # Errors
-/// The kubelet does not answer in time, or with what it should not.
-pub(super) async fn devices(kubelet: &Path, pod: &PodName, limit: Duration) -> Result<Option<Devices>, SourceError> {
+/// The kubelet does not answer in time, or with what it should not; the same of its checkpoint.
+pub(super) async fn devices(kubelet: &Path, pod: &PodName, calls: &Calls) -> Result<Devices, SourceError> {
     let socket = kubelet.join(SOCKET);
-    let refuse = |why: String| SourceError::Api {
-        act: format!("asking the kubelet ({}) for the devices of pod {}/{}", socket.display(), pod.namespace, pod.name),
-        why,
-        transient: true,
-    };
+    let act =
+        || format!("asking the kubelet ({}) for the devices of pod {}/{}", socket.display(), pod.namespace, pod.name);
+    let refuse = |why: String| SourceError::Api { act: act(), why, transient: true };
     if !socket.try_exists().map_err(|e| refuse(e.to_string()))? {
-        return Ok(None);
+        let (folder, uid) = (kubelet.to_owned(), pod.uid.clone());
+        let read = aside(calls.turn(), "its checkpoint is not read", move || checkpoint::devices(&folder, &uid)).await;
+        return read.map_err(refuse)?;
     }
-    // Without the time: where the deadline cuts it short, what is said again is the same event.
-    let in_time = |why: &str| refuse(format!("{why} in time; see apiCallTimeoutMs and apiDeadlineMs"));
-    let connected = timeout(limit, connect(socket.clone())).await.map_err(|_| in_time("no connection"))?;
-    let mut client = Grpc::new(connected.map_err(|e| refuse(said(&e)))?).max_decoding_message_size(ANSWER_BYTES_MAX);
-    let asked = timeout(limit, get(&mut client, pod)).await.map_err(|_| in_time("no answer"))?;
+    of_socket(socket.clone(), pod, calls).await.map_err(refuse)
+}
+
+async fn of_socket(socket: PathBuf, pod: &PodName, calls: &Calls) -> Result<Devices, String> {
+    let turn = calls.turn();
+    let connected = timeout(turn.time(), connect(socket)).await.map_err(|_| turn.late("no connection"))?;
+    let mut client = Grpc::new(connected.map_err(|e| said(&e))?).max_decoding_message_size(ANSWER_BYTES_MAX);
+    let request = GetRequest { name: pod.name.clone(), namespace: pod.namespace.clone() };
+    let asked = ask(&mut client, GET, request.encode_to_vec(), pod, calls).await?;
     let found = match asked {
         Ok(found) => found,
         // It has gone on to something else: the next call would find nobody either.
-        Err(status) if status.code() == Code::Unavailable => return Err(refuse(status.message().to_owned())),
+        Err(status) if status.code() == Code::Unavailable => return Err(status.message().to_owned()),
         // Older ones do not know the call, or have it disabled, and say so in several ways.
         Err(_) => {
-            let listed = timeout(limit, list(&mut client, pod)).await.map_err(|_| in_time("no answer"))?;
-            listed.map_err(|status| refuse(status.message().to_owned()))?
+            let listed = ask(&mut client, LIST, Vec::new(), pod, calls).await?;
+            listed.map_err(|status| status.message().to_owned())?
         }
     };
-    let mut devices = Devices::default();
-    for given in found.into_iter().flat_map(|pod| pod.containers).flat_map(|container| container.devices) {
-        given.ids.iter().try_for_each(|id| devices.add(&given.resource, id)).map_err(&refuse)?;
-    }
-    Ok(Some(devices))
+    Ok(found.unwrap_or_default())
 }
 
 async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
@@ -83,27 +88,109 @@ fn said(error: &dyn std::error::Error) -> String {
     crate::native::chain(error)
 }
 
-async fn get(client: &mut Grpc<Channel>, pod: &PodName) -> Result<Option<PodResources>, Status> {
-    let request = GetRequest { name: pod.name.clone(), namespace: pod.namespace.clone() };
-    let answer: GetResponse = call(client, GET, request).await?;
-    Ok(answer.pod.filter(|found| is(found, pod)))
+/// What one call says of the pod; in the inner sense, what the kubelet says instead of an answer.
+async fn ask(
+    client: &mut Grpc<Channel>,
+    path: &'static str,
+    request: Vec<u8>,
+    pod: &PodName,
+    calls: &Calls,
+) -> Result<Result<Option<Devices>, Status>, String> {
+    let turn = calls.turn();
+    if turn.is_over() {
+        return Err(turn.late("no answer"));
+    }
+    let answer = match timeout(turn.time(), call(client, path, request)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(status)) => return Ok(Err(status)),
+        Err(_) => return Err(turn.late("no answer")),
+    };
+    let method = path.rsplit('/').next().unwrap_or_default();
+    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+    let is_small = answer.len() <= ANSWER_BYTES_SMALL;
+    let look = move || podresources::devices(&answer, &namespace, &name);
+    let found = if is_small {
+        look()
+    } else {
+        aside(calls.turn(), &format!("its answer to {method} is not read"), look).await?
+    };
+    found.map(Ok).map_err(|why| format!("its answer to {method} is no message of a kubelet: {why}"))
 }
 
-async fn list(client: &mut Grpc<Channel>, pod: &PodName) -> Result<Option<PodResources>, Status> {
-    let answer: ListResponse = call(client, LIST, ListRequest {}).await?;
-    Ok(answer.pods.into_iter().find(|found| is(found, pod)))
-}
-
-fn is(found: &PodResources, pod: &PodName) -> bool {
-    found.name == pod.name && found.namespace == pod.namespace
-}
-
-async fn call<Q, A>(client: &mut Grpc<Channel>, path: &'static str, request: Q) -> Result<A, Status>
-where
-    Q: Message + Send + Sync + 'static,
-    A: Message + Default + Send + Sync + 'static,
-{
+async fn call(client: &mut Grpc<Channel>, path: &'static str, request: Vec<u8>) -> Result<Bytes, Status> {
     client.ready().await.map_err(|e| Status::unavailable(said(&e)))?;
     let path = PathAndQuery::from_static(path);
-    client.unary(Request::new(request), path, ProstCodec::default()).await.map(tonic::Response::into_inner)
+    client.unary(Request::new(request), path, Plain).await.map(tonic::Response::into_inner)
+}
+
+/// Work that takes a processor for a while, or hangs with a disk, beside the thread that others wait for. What is late goes on to its end,
+/// which is bounded as what it reads is.
+async fn aside<T: Send + 'static>(
+    turn: Turn,
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    match timeout(turn.time(), tokio::task::spawn_blocking(work)).await {
+        Ok(done) => done.map_err(|_| format!("{what}: that panicked")),
+        Err(_) => Err(turn.late(what)),
+    }
+}
+
+/// Messages as they are: who decodes knows what is asked for.
+struct Plain;
+
+impl Codec for Plain {
+    type Encode = Vec<u8>;
+    type Decode = Bytes;
+    type Encoder = Plain;
+    type Decoder = Plain;
+
+    fn encoder(&mut self) -> Plain {
+        Plain
+    }
+
+    fn decoder(&mut self) -> Plain {
+        Plain
+    }
+}
+
+impl Encoder for Plain {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put_slice(&message);
+        Ok(())
+    }
+}
+
+impl Decoder for Plain {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::super::limit::{End, Limit};
+    use super::*;
+
+    #[test]
+    fn who_decodes_for_longer_than_there_is_time_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let whole = End::after(Limit::own(Duration::from_secs(60)));
+        let turn = Turn::now(Limit::of("apiCallTimeoutMs", Duration::from_millis(20)), whole);
+        let (go, gone) = channel::<()>();
+        let late = runtime.block_on(aside(turn, "its answer is not read", move || gone.recv().is_ok()));
+        assert_eq!(late.unwrap_err(), "its answer is not read within 20 ms (apiCallTimeoutMs)");
+        drop(go);
+        let turn = Turn::now(Limit::own(Duration::from_secs(60)), whole);
+        assert_eq!(runtime.block_on(aside(turn, "", || 7)), Ok(7));
+    }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Call<'bed> {
     program: PathBuf,
     env: BTreeMap<&'static str, String>,
     stdin: Vec<u8>,
+    /// How much memory of its own it may have, in KiB.
+    memory: Option<u32>,
 }
 
 impl<'bed> Call<'bed> {
@@ -79,7 +81,7 @@ impl<'bed> Call<'bed> {
             ("CNI_PATH", path.display().to_string()),
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
         ]);
-        Self { bed, program, env, stdin: Vec::new() }
+        Self { bed, program, env, stdin: Vec::new(), memory: None }
     }
 
     /// Sets one variable.
@@ -133,8 +135,21 @@ impl<'bed> Call<'bed> {
         self
     }
 
+    /// The plugin, and whatever it becomes, has so many KiB of memory of its own and no more (RLIMIT_DATA).
+    pub(crate) fn within_memory(mut self, kib: u32) -> Self {
+        self.memory = Some(kib);
+        self
+    }
+
     fn prepared(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.memory {
+            None => Command::new(&self.program),
+            Some(kib) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", r#"ulimit -d "$1"; exec "$0""#]).arg(&self.program).arg(kib.to_string());
+                shell
+            }
+        };
         command.env_clear().envs(&self.env).current_dir("/");
         command
     }

@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("devices::who_needs_one_and_gets_none_is_refused_first", &[], needed),
         Case::new("devices::a_resource_that_marks_nodes_has_none", &[], marker),
         Case::new("devices::a_checkpoint_that_cannot_be_read_is_told", &[], broken_checkpoint),
+        Case::new("devices::a_hollow_checkpoint_costs_its_own_bytes", &[], hollow_checkpoint),
         Case::new("devices::one_of_two_pods_gets_it", &[], two_pods),
         Case::new("devices::two_at_once_have_one_winner", &[], at_once),
         Case::new("devices::a_pod_that_is_gone_without_a_del_blocks_nobody", &[], lost_pod),
@@ -247,6 +248,30 @@ fn broken_checkpoint() {
     let marked = try_add(&node, "a", "marked");
     assert!(marked.succeeded() && marked.stderr.contains("reading the kubelet's checkpoint"), "{}", marked.stderr);
     node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// A tree of what is in it would have gigabytes.
+fn hollow_checkpoint() {
+    let node = rig();
+    let entry = |pod: &str, ids: &str| {
+        format!(
+            r#"{{"PodUID": "{pod}", "ContainerName": "c", "ResourceName": "{RESOURCE}", "DeviceIDs": {{"0": [{ids}]}}, "AllocResp": ""}}"#
+        )
+    };
+    let others = entry("uid-other", &[r#""","#.repeat(14 << 20).as_str(), r#""""#].concat());
+    let text =
+        format!(r#"{{"Data": {{"PodDeviceEntries": [{others}, {}]}}, "Checksum": 7}}"#, entry("uid-a", r#""v1""#));
+    node.bed.file("kubelet/device-plugins/kubelet_internal_checkpoint", &text);
+    node.pod("a", &[(NETWORKS, "vf")]);
+    node.call("ADD", "a").within_memory(128 << 10).run().ok();
+    assert_eq!(device("a", "net1"), "v1");
+    node.call("DEL", "a").run().ok();
+    // Nobody has so many devices.
+    let many: Vec<String> = (0..=4096).map(|number| format!("\"v{number}\"")).collect();
+    let text = format!(r#"{{"Data": {{"PodDeviceEntries": [{}]}}}}"#, entry("uid-a", &many.join(",")));
+    node.bed.file("kubelet/device-plugins/kubelet_internal_checkpoint", &text);
+    try_add(&node, "a", "vf").fails(11, "more than 4096 devices of one pod");
     node.assert_clean();
 }
 

@@ -122,7 +122,7 @@ fn deadlines() {
     member.cluster.door(Door::Silent);
     for (pod, call, whole, part) in [
         ("a", 300, 350, "did not answer within 300 ms (apiCallTimeoutMs)"),
-        ("b", 3000, 400, "of the request's 400 ms (apiDeadlineMs)"),
+        ("b", 3000, 400, "did not answer within the request's 400 ms (apiDeadlineMs)"),
     ] {
         member.node.conf["apiCallTimeoutMs"] = json!(call);
         member.node.conf["apiDeadlineMs"] = json!(whole);

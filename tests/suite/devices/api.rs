@@ -19,6 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("devices::the_kubelet_is_asked_for_one_pod_once", needs, one_pod),
         Case::new("devices::a_kubelet_that_serves_only_lists", needs, only_list),
         Case::new("devices::a_list_beyond_the_limits_of_others", needs, crowded),
+        Case::new("devices::a_hollow_list_costs_its_own_bytes", needs, hollow),
         Case::new("devices::a_kubelet_that_does_not_answer_is_told", needs, silent),
         Case::new("devices::without_a_socket_the_checkpoint_answers", needs, checkpoint),
         Case::new("devices::a_claims_devices_are_the_pods", needs, claimed),
@@ -93,17 +94,40 @@ fn crowded() {
     member.assert_clean();
 }
 
+/// A tree of what is in it would have gigabytes.
+fn hollow() {
+    const BYTES: usize = 40 << 20;
+    const KIB: u32 = 160 << 10;
+    let mut member = rig();
+    member.node.conf["apiCallTimeoutMs"] = json!(60_000);
+    member.node.conf["apiDeadlineMs"] = json!(60_000);
+    let kubelet = serve(&member, State::Hollow(BYTES), &[("a", TWO)]);
+    let uid = member.pod("a", &[(crate::api::NETWORKS, "vf")]);
+    member.call("ADD", "a", &uid).within_memory(KIB).run().ok();
+    assert_eq!((device("a", "net1"), kubelet.seen()), ("v1".to_owned(), vec!["Get".to_owned(), "List".to_owned()]));
+    member.del("a", &uid);
+    // More than is read of any answer: that is told before it has come.
+    let _kubelet = serve(&member, State::Hollow(65 << 20), &[("b", TWO)]);
+    let uid = member.pod("b", &[(crate::api::NETWORKS, "vf")]);
+    member.call("ADD", "b", &uid).within_memory(KIB).run().fails(11, "too large");
+    member.del("b", &uid);
+    member.assert_clean();
+}
+
 fn silent() {
     let mut member = rig();
     member.node.conf["apiCallTimeoutMs"] = json!(300);
-    for (state, part) in [
-        (State::Hanging, "no answer in time"),
-        (State::Garbage, "failed to decode Protobuf message"),
+    for (number, (state, part)) in [
+        (State::Hanging, "no answer within 300 ms (apiCallTimeoutMs)"),
+        (State::Garbage, "its answer to Get is no message"),
         (State::Failing(UNAVAILABLE, "shutting down"), "shutting down"),
         (State::Failing(UNKNOWN, "out of order"), "out of order"),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let _kubelet = serve(&member, state, &[]);
-        let pod = format!("p{}", part.len());
+        let pod = format!("p{number}");
         let (uid, answer) = member.add(&pod, "vf");
         answer.fails(11, part);
         assert_eq!(member.node.bed.links(&pod), ["lo"]);

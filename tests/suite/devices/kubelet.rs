@@ -21,6 +21,9 @@ pub(super) const UNKNOWN: u32 = 2;
 pub(super) const UNIMPLEMENTED: u32 = 12;
 pub(super) const UNAVAILABLE: u32 = 14;
 
+/// A field that is longer than all there is.
+const GARBAGE: [u8; 7] = [0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x01];
+
 /// How it is today.
 #[derive(Debug, Clone)]
 pub(super) enum State {
@@ -36,6 +39,8 @@ pub(super) enum State {
     Garbage,
     /// Only List is; other pods before ours have so many bytes of devices in all.
     Crowded(usize),
+    /// Only List is; another pod before ours has so many bytes of containers that have nothing, two bytes each.
+    Hollow(usize),
 }
 
 /// A pod with its devices: name, and pairs of resource and ids.
@@ -106,8 +111,8 @@ impl Answers {
         match (&self.state, method) {
             (State::Hanging, _) => pending().await,
             (State::Failing(code, text), _) | (State::OnlyList(code, text), "Get") => failure(*code, text),
-            (State::Garbage, _) => success(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x01]),
-            (State::Crowded(_), "Get") => failure(UNIMPLEMENTED, "unknown method"),
+            (State::Garbage, _) => success(&GARBAGE),
+            (State::Crowded(_) | State::Hollow(_), "Get") => failure(UNIMPLEMENTED, "unknown method"),
             (_, "Get") => match self.pods.iter().find(|(name, _)| *asked == request_for(name, &self.namespace)) {
                 Some((_, pod)) => success(&field(1, pod)),
                 None => failure(UNKNOWN, "pod not found"),
@@ -119,6 +124,10 @@ impl Answers {
                     let ids: Vec<&str> = (0..100).map(|_| id.as_str()).collect();
                     let pod = field(1, &message_of("others", &("crowd", &[("a/vf", &ids)])));
                     list = pod.repeat(bytes / pod.len() + 1);
+                }
+                if let State::Hollow(bytes) = state {
+                    let containers = field(3, &[]).repeat(bytes / 2);
+                    list = field(1, &[message_of("others", &("crowd", &[])), containers].concat());
                 }
                 list.extend(self.pods.iter().flat_map(|(_, pod)| field(1, pod)));
                 success(&list)
