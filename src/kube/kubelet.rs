@@ -64,9 +64,13 @@ async fn of_socket(socket: PathBuf, pod: &PodName, calls: &Calls) -> Result<Devi
         // It has gone on to something else: the next call would find nobody either.
         Err(status) if status.code() == Code::Unavailable => return Err(status.message().to_owned()),
         // Older ones do not know the call, or have it disabled, and say so in several ways.
-        Err(_) => {
+        Err(of_get) => {
             let listed = ask(&mut client, LIST, Vec::new(), pod, calls).await?;
-            listed.map_err(|status| status.message().to_owned())?
+            // What it said first is the reason why it was asked again, and may be what is wrong with it.
+            listed.map_err(|of_list| match (of_list.message(), of_get.message()) {
+                (list, get) if list == get => list.to_owned(),
+                (list, get) => format!("{list}; and of Get alone: {get}"),
+            })?
         }
     };
     Ok(found.unwrap_or_default())

@@ -120,6 +120,7 @@ fn silent() {
     for (number, (state, part)) in [
         (State::Hanging, "no answer within 300 ms (apiCallTimeoutMs)"),
         (State::Garbage, "its answer to Get is no message"),
+        (State::OddGet, "Method not found; and of Get alone: protocol error: received message with compressed-flag"),
         (State::Failing(UNAVAILABLE, "shutting down"), "shutting down"),
         (State::Failing(UNKNOWN, "out of order"), "out of order"),
     ]
