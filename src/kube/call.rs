@@ -1,6 +1,7 @@
 //! One call of the API: its deadline, what is tried again, and what came of it in plain words.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,9 +13,10 @@ use kube::Client;
 use kube::client::Body;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::sync::OnceCell;
 
 use super::certificate::Term;
-use super::connect::Connected;
+use super::connect::{self, Connected};
 use super::limit::{End, Limit, Turn};
 use super::lines::Lines;
 use crate::sources::SourceError;
@@ -104,17 +106,45 @@ pub(super) struct Calls {
     server: String,
     /// Until when how we log in is valid.
     term: Option<Term>,
+    /// Which login it is.
+    login: Option<u128>,
     /// How long one attempt may take.
     per_call: Limit,
     /// When every attempt has ended.
     end: End,
     patch_is_refused: Arc<AtomicBool>,
+    /// None: whoever makes these calls sees to it.
+    renewal: Option<Arc<Renewal>>,
+}
+
+/// Credentials that were written since they were read: the same file, read once more.
+struct Renewal {
+    kubeconfig: Option<PathBuf>,
+    renewed: OnceCell<Connected>,
 }
 
 impl Calls {
     pub(super) fn new(connected: Connected, per_call: Limit, end: End) -> Calls {
-        let Connected { client, server, term, patch_is_refused } = connected;
-        Calls { client, server, term, per_call, end, patch_is_refused }
+        let Connected { client, server, term, patch_is_refused, login } = connected;
+        Calls { client, server, term, login, per_call, end, patch_is_refused, renewal: None }
+    }
+
+    /// Credentials that are not accepted are read again, once for all these calls.
+    pub(super) fn renewing(self, kubeconfig: Option<PathBuf>) -> Calls {
+        let renewal = Renewal { kubeconfig, renewed: OnceCell::new() };
+        Calls { renewal: Some(Arc::new(renewal)), ..self }
+    }
+
+    /// The same with credentials that are read now, or have been since these were refused; none where they are the same still.
+    async fn renewed(&self) -> Option<Calls> {
+        let Renewal { kubeconfig, renewed } = &**self.renewal.as_ref()?;
+        let left = Limit::own(self.end.left());
+        let read = || async {
+            let read = connect::within(kubeconfig.clone(), left).await.map_err(drop)?;
+            if read.login.is_some() && read.login == self.login { Err(()) } else { Ok(read) }
+        };
+        let connected = renewed.get_or_try_init(read).await.ok()?;
+        Some(Calls::new(connected.clone(), self.per_call, self.end))
     }
 
     /// Whether our role allows no patch of a pod's status, as far as was seen since the credentials were read.
@@ -188,6 +218,21 @@ impl Calls {
     }
 
     async fn once<T: DeserializeOwned>(&self, asked: &Asked<'_>) -> Result<T, Failure> {
+        // What was refused is not tried once more.
+        let is_renewed = self.renewal.as_ref().is_some_and(|renewal| renewal.renewed.initialized());
+        if is_renewed && let Some(renewed) = self.renewed().await {
+            return renewed.attempt(asked).await;
+        }
+        match self.attempt(asked).await {
+            Err(Failure::Login(why)) => match self.renewed().await {
+                Some(renewed) => renewed.attempt(asked).await,
+                None => Err(Failure::Login(why)),
+            },
+            answer => answer,
+        }
+    }
+
+    async fn attempt<T: DeserializeOwned>(&self, asked: &Asked<'_>) -> Result<T, Failure> {
         let Asked { method, path, content, body, most } = asked;
         let request = Request::builder().method(method).uri(*path).header(header::CONTENT_TYPE, *content);
         let request = request.body(body.to_vec()).map_err(|e| Failure::Lasting(e.to_string()))?;

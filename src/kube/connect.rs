@@ -16,6 +16,7 @@ use tower::{BoxError, ServiceBuilder};
 
 use super::certificate::{self, Term};
 use super::limit::Limit;
+use crate::journal::fnv1a_128;
 use crate::sources::SourceError;
 
 /// A token, a key, a certificate with its issuers, all authorities of the world.
@@ -46,6 +47,8 @@ pub(super) struct Connected {
     pub(super) term: Option<Term>,
     /// This role has been refused a patch of a pod's status.
     pub(super) patch_is_refused: Arc<AtomicBool>,
+    /// Another number for another login, as far as files say it; none where a program does.
+    pub(super) login: Option<u128>,
 }
 
 /// By a kubeconfig, or by what a pod has of its cluster, within a time: files that are named may be no files, and a program may hang.
@@ -73,9 +76,23 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
             .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
     };
     let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let login = number_of(&found.auth_info);
     let term = term(&found.auth_info);
     let client = stack(found).map_err(|e| refuse(&format!("preparing to connect to {server}"), e))?;
-    Ok(Connected { client, server, term, patch_is_refused: Arc::default() })
+    Ok(Connected { client, server, term, patch_is_refused: Arc::default(), login })
+}
+
+/// Of all that it says and of the files that it names.
+fn number_of(login: &AuthInfo) -> Option<u128> {
+    if login.exec.is_some() || login.auth_provider.is_some() {
+        return None;
+    }
+    let mut all = serde_json::to_vec(login).ok()?;
+    for path in [&login.token_file, &login.client_certificate, &login.client_key].into_iter().flatten() {
+        all.extend(crate::sources::read(Path::new(path)).ok()?);
+        all.push(0);
+    }
+    Some(fnv1a_128(&all))
 }
 
 /// A clock may be wrong: who has an expired certificate is not refused here, but told of it when the server refuses.

@@ -1,7 +1,8 @@
 //! The cluster, live: a process that serves one request asks for each object that it needs.
 //!
 //! One connection a request, HTTP/2 where the server speaks it, so that several definitions cost one round trip. Every call has
-//! a deadline, all calls of a request together have one; what can pass is tried again until then.
+//! a deadline, all calls of a request together have one; what can pass is tried again until then. Credentials that are refused, of which
+//! others may have been written meanwhile, are read again once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ impl Live {
         let connected = runtime.block_on(connect::within(config.kubeconfig.clone(), limit::of_all(config)))?;
         Ok(Live {
             runtime,
-            calls: Calls::new(connected, limit::of_one(config), end),
+            calls: Calls::new(connected, limit::of_one(config), end).renewing(config.kubeconfig.clone()),
             appear_wait: config.appear_wait,
             state_dir: config.state_dir.clone(),
             definitions: BTreeMap::new(),

@@ -14,6 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::faults::d19_a_slow_server_is_slow_and_no_more", needs, slow),
         Case::new("api::faults::what_passes_is_tried_again", needs, passing),
         Case::new("api::faults::what_lasts_is_told_at_once", needs, lasting),
+        Case::new("api::faults::a_token_rotated_in_the_middle_of_a_request", needs, rotated),
         Case::new("api::faults::a_deadline_says_its_limit_and_its_key", needs, deadlines),
         Case::new("api::faults::a_definition_deleted_between_add_and_del", needs, deleted),
         Case::new("api::faults::a_definition_that_is_nowhere", needs, nowhere),
@@ -114,6 +115,37 @@ fn lasting() {
         json!(member.cluster.kubeconfig(&member.node.bed, &Login::Token("nobody-knows-it".to_owned())));
     let msg = refused(&member.add("c", "blue").1, 7);
     assert!(msg.contains("401"), "{msg}");
+    member.assert_clean();
+}
+
+/// The old token is refused from the second request on, or from the last one.
+fn rotated() {
+    let mut member = Member::new();
+    for (pod, networks, path) in
+        [("a", "blue", "/pods/"), ("b", "blue,green", "/pods/"), ("c", "blue", "network-attachment-definitions")]
+    {
+        let token = member.node.bed.file("token", TOKEN);
+        member.node.conf["kubeconfig"] =
+            json!(member.cluster.kubeconfig(&member.node.bed, &Login::TokenFile(token.clone())));
+        let cluster = Arc::clone(&member.cluster);
+        member.cluster.before("GET", path, 1, move || {
+            cluster.revoke(TOKEN);
+            fs::write(&token, NEXT_TOKEN).unwrap();
+        });
+        let (uid, answer) = member.add(pod, networks);
+        answer.ok();
+        assert_eq!(member.cluster.network_status(pod)[1]["interface"], "net1", "{pod}: {}", answer.stderr);
+        member.cluster.heal();
+        member.del(pod, &uid);
+    }
+    // What is not written anew is not tried again.
+    let token = member.node.bed.file("token", TOKEN);
+    member.node.conf["kubeconfig"] = json!(member.cluster.kubeconfig(&member.node.bed, &Login::TokenFile(token)));
+    member.cluster.revoke(TOKEN);
+    member.cluster.seen();
+    let (_, answer) = member.add("d", "blue");
+    assert!(refused(&answer, 7).contains("401"), "{}", answer.stdout);
+    assert_eq!(member.asked("GET").len(), 1);
     member.assert_clean();
 }
 
