@@ -172,7 +172,7 @@ table! {
     cni_dir: String = "cniDir", Unset::Text(CNI_DIR), Multus, r#""/var/lib/multus""#,
         "Where Multus kept its records: pods that it attached are deleted by them.";
     kubeconfig: String = "kubeconfig", Unset::Nothing, Multus, r#""/etc/cni/net.d/multus.d/multus.kubeconfig""#,
-        "How the API server is reached. Without it, the service account of the pod that plexus runs in, where there is one; else no API server is asked, and only the default networks are attached.";
+        "How the API server is reached. Without it, the service account of the pod that plexus runs in, where there is one; else no API server is asked, and only the default networks are attached. A token or password is not sent to a server that is written with `http://`, unless that is this machine.";
     namespace_isolation: bool = "namespaceIsolation", Unset::Flag(false), Multus, "true",
         "A pod may name definitions of its own namespace and of `globalNamespaces` only; as default network also those of `multusNamespace`.";
     global_namespaces: String = "globalNamespaces", Unset::Text(EVERYBODY), Multus, r#""default,shared""#,

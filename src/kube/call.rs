@@ -108,6 +108,8 @@ pub(super) struct Calls {
     term: Option<Term>,
     /// Which login it is.
     login: Option<u128>,
+    /// What of how we log in is kept from the server.
+    withheld: Option<String>,
     /// How long one attempt may take.
     per_call: Limit,
     /// When every attempt has ended.
@@ -125,8 +127,8 @@ struct Renewal {
 
 impl Calls {
     pub(super) fn new(connected: Connected, per_call: Limit, end: End) -> Calls {
-        let Connected { client, server, term, patch_is_refused, login } = connected;
-        Calls { client, server, term, login, per_call, end, patch_is_refused, renewal: None }
+        let Connected { client, server, term, patch_is_refused, login, withheld } = connected;
+        Calls { client, server, term, login, withheld, per_call, end, patch_is_refused, renewal: None }
     }
 
     /// Credentials that are not accepted are read again, once for all these calls.
@@ -298,7 +300,7 @@ impl Calls {
     /// With what may be wrong with how we log in.
     fn doubted(&self, why: String) -> String {
         let expired = self.term.as_ref().and_then(|term| term.expired(Timestamp::now()));
-        expired.iter().fold(why, |why, expired| format!("{why}; {expired}"))
+        expired.iter().chain(&self.withheld).fold(why, |why, doubt| format!("{why}; {doubt}"))
     }
 
     /// The same calls with another end.

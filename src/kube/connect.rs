@@ -1,11 +1,13 @@
 //! From a configuration to a client: the kubeconfig, or what a pod has of its cluster. HTTP/2 is offered, which kube's own stack
 //! does not do: with it the calls of a request share one connection and one handshake.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
@@ -17,6 +19,7 @@ use tower::{BoxError, ServiceBuilder};
 use super::certificate::{self, Term};
 use super::limit::Limit;
 use crate::journal::fnv1a_128;
+use crate::log::warn;
 use crate::sources::SourceError;
 
 /// A token, a key, a certificate with its issuers, all authorities of the world.
@@ -49,6 +52,8 @@ pub(super) struct Connected {
     pub(super) patch_is_refused: Arc<AtomicBool>,
     /// Another number for another login, as far as files say it; none where a program does.
     pub(super) login: Option<u128>,
+    /// What of the login this server is not told, and why.
+    pub(super) withheld: Option<String>,
 }
 
 /// By a kubeconfig, or by what a pod has of its cluster, within a time: files that are named may be no files, and a program may hang.
@@ -70,16 +75,17 @@ pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Limit) -> Result<
 }
 
 async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
-    let found = match kubeconfig {
+    let mut found = match kubeconfig {
         Some(path) => of_file(path).await?,
         None => KubeConfig::incluster_env()
             .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
     };
     let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
     let login = number_of(&found.auth_info);
+    let withheld = withhold(&mut found);
     let term = term(&found.auth_info);
     let client = stack(found).map_err(|e| refuse(&format!("preparing to connect to {server}"), e))?;
-    Ok(Connected { client, server, term, patch_is_refused: Arc::default(), login })
+    Ok(Connected { client, server, term, patch_is_refused: Arc::default(), login, withheld })
 }
 
 /// Of all that it says and of the files that it names.
@@ -93,6 +99,34 @@ fn number_of(login: &AuthInfo) -> Option<u128> {
         all.push(0);
     }
     Some(fnv1a_128(&all))
+}
+
+/// Everybody on the way to a server without TLS could read a token, and be plexus from then on (client-go sends it). One on this machine is
+/// where it is: `kubectl proxy`, above all. Whoever asks for no login is asked all the same.
+fn withhold(found: &mut KubeConfig) -> Option<String> {
+    if found.cluster_url.scheme() != Some(&Scheme::HTTP) || is_own(found.cluster_url.host()?) {
+        return None;
+    }
+    let login = &mut found.auth_info;
+    let secrets = [
+        ("token", login.token.take().is_some() | login.token_file.take().is_some()),
+        ("password", login.password.take().is_some() | login.username.take().is_some()),
+        ("token of its program", login.exec.take().is_some() | login.auth_provider.take().is_some()),
+    ];
+    let (what, _) = secrets.iter().find(|(_, has)| *has)?;
+    let server = found.cluster_url.to_string();
+    let server = server.trim_end_matches('/');
+    let why = format!(
+        "the {what} of the kubeconfig is not sent to {server}: everybody on the way could read it; the server is to be https://"
+    );
+    warn(&why);
+    Some(why)
+}
+
+/// Whether a host is this machine.
+fn is_own(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A clock may be wrong: who has an expired certificate is not refused here, but told of it when the server refuses.

@@ -16,6 +16,7 @@ use crate::need::Need;
 
 mod faults;
 mod outcome;
+mod plain;
 mod reasons;
 mod rights;
 mod strange;
@@ -54,6 +55,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     cases.extend(faults::cases());
     cases.extend(outcome::cases());
+    cases.extend(plain::cases());
     cases.extend(reasons::cases());
     cases.extend(rights::cases());
     cases.extend(strange::cases());
