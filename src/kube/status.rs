@@ -15,7 +15,7 @@ use crate::cluster::News;
 use crate::journal::PodName;
 use crate::log::{self, warn};
 use crate::trace::TraceId;
-use crate::unwritten::Unwritten;
+use crate::unwritten::{Note, Unwritten};
 
 /// The annotation (network CRD standard 5).
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -160,36 +160,80 @@ fn is_another(why: &str) -> bool {
     why.contains("UID in precondition") || why.contains("metadata.uid")
 }
 
+/// Writes what is noted in a file, by another request or an earlier process, unless something newer has been told since: the pod is looked at
+/// first and the note then, so that a note which is older than the pod's status is not there any more, and the server refuses what was
+/// changed after that look, however late it comes. What is there by now counts.
+pub(super) async fn write_noted(calls: &Calls, file: &Path) -> Result<(), Failure> {
+    let mut tries = 0;
+    loop {
+        let Some(Note { pod, .. }) = Unwritten::at(file.to_owned()).read() else { return Ok(()) };
+        let pod = About { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid };
+        let mut object = look(calls, &pod).await?;
+        let noted = Unwritten::at(file.to_owned());
+        let Some(note) = noted.read() else { return Ok(()) };
+        let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
+        let metadata = json!({"annotations": {STATUS: note.status}, "uid": pod.uid, "resourceVersion": version});
+        let body = json!({ "metadata": metadata }).to_string();
+        annotate(&mut object, &note.status)?;
+        tries += 1;
+        let path = pod_status_path(&pod)?;
+        let patched = match calls.patch_is_refused() {
+            true => Err(Failure::Forbidden(String::new())),
+            false => calls.merge::<PodObject>(&path, body.as_bytes()).await,
+        };
+        let done = match patched {
+            Ok(patched) if !patched.is(pod.namespace, pod.name) => return Err(calls.foreign()),
+            Err(Failure::Forbidden(_)) => calls.replace(&path, object.to_string().as_bytes()).await,
+            patched => patched.map(|_| ()),
+        };
+        match done {
+            Err(Failure::Conflict(why) | Failure::Lasting(why)) if is_another(&why) => return Err(Failure::Missing),
+            Err(Failure::Conflict(_)) if tries < TRIES_MAX => {}
+            done => return done.inspect(|()| noted.forget()),
+        }
+    }
+}
+
 /// The role that Multus' manifests ship allows no patch, but to read a pod and to write the whole of it back. The server refuses
 /// what was changed meanwhile, so no other writer's annotation is lost this way either.
 async fn put(calls: &Calls, pod: &About<'_>, status: &str) -> Result<(), Failure> {
     let mut tries = 0;
     loop {
-        let mut object: Value = calls.get(&pod_path(pod.namespace, pod.name)?).await?;
-        let is_pod = PodObject::deserialize(&object).is_ok_and(|object| object.is(pod.namespace, pod.name));
-        if !is_pod {
-            return Err(calls.foreign());
-        }
-        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-        if !pod.uid.is_empty() && uid != pod.uid {
-            return Err(Failure::Missing);
-        }
-        let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
-            return Err(Failure::Lasting("the API server answered a pod without metadata".to_owned()));
-        };
-        let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
-        if annotations.is_null() {
-            *annotations = json!({});
-        }
-        if let Some(annotations) = annotations.as_object_mut() {
-            annotations.insert(STATUS.to_owned(), status.into());
-        }
+        let mut object = look(calls, pod).await?;
+        annotate(&mut object, status)?;
         tries += 1;
         match calls.replace(&pod_status_path(pod)?, object.to_string().as_bytes()).await {
             Err(Failure::Conflict(_)) if tries < TRIES_MAX => {}
             done => return done,
         }
     }
+}
+
+/// The whole of a pod, and no other of its name.
+async fn look(calls: &Calls, pod: &About<'_>) -> Result<Value, Failure> {
+    let object: Value = calls.get(&pod_path(pod.namespace, pod.name)?).await?;
+    if !PodObject::deserialize(&object).is_ok_and(|object| object.is(pod.namespace, pod.name)) {
+        return Err(calls.foreign());
+    }
+    let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+    if !pod.uid.is_empty() && uid != pod.uid {
+        return Err(Failure::Missing);
+    }
+    Ok(object)
+}
+
+fn annotate(object: &mut Value, status: &str) -> Result<(), Failure> {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return Err(Failure::Lasting("the API server answered a pod without metadata".to_owned()));
+    };
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(STATUS.to_owned(), status.into());
+    }
+    Ok(())
 }
 
 /// The pod runs; its status says less than it has. That is said where people look: in the log and at the pod.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::call::{Calls, Failure};
-use super::objects::About;
 use super::status;
 use crate::unwritten::{Unwritten, directory};
 
@@ -44,16 +43,16 @@ pub(super) async fn write_listed<G>(calls: &Calls, state_dir: &Path, most: usize
     notes.sort();
     let uid = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for (_claimed, path) in notes.into_iter().filter_map(|(_, path)| Some((claim(&uid(&path))?, path))).take(most) {
-        let noted = Unwritten::at(path);
+        let noted = Unwritten::at(path.clone());
         // A note that was cut short says nothing.
-        let Some(note) = noted.read() else {
+        if noted.read().is_none() {
             noted.forget();
             continue;
-        };
-        let pod = About { namespace: &note.pod.namespace, name: &note.pod.name, uid: &note.pod.uid };
-        match status::write(calls, &pod, &note.status).await {
+        }
+        match status::write_noted(calls, &path).await {
+            Ok(()) => {}
             // What the server will never take is nobody's.
-            Ok(()) | Err(Failure::Missing | Failure::Lasting(_)) => noted.forget(),
+            Err(Failure::Missing | Failure::Lasting(_)) => noted.forget(),
             Err(Failure::Passing(_) | Failure::Expired(_) | Failure::Login(_)) => return,
             Err(Failure::Conflict(_) | Failure::Forbidden(_) | Failure::Foreign(_)) => noted.put_off(),
         }

@@ -1,6 +1,8 @@
 //! What the cluster is told: network-status, events, and what becomes of them when they cannot be told.
 
 use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
 
 use super::*;
 use crate::testbed::RECORDS;
@@ -16,6 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::outcome::a_role_without_patch_costs_two_requests_more", needs, cost_without_patch),
         Case::new("api::outcome::d16_a_status_that_cannot_be_written_fails_no_pod", needs, unwritten),
         Case::new("api::outcome::a_pod_that_ends_takes_its_unwritten_status_back", needs, withdrawn),
+        Case::new("api::outcome::an_older_status_is_never_written_over_a_newer_one", needs, overtaken),
         Case::new("api::outcome::a_failure_is_one_event_however_often", needs, one_event),
         Case::new("api::outcome::events_that_cannot_be_told_fail_no_pod", needs, no_events),
     ]
@@ -145,6 +148,34 @@ fn withdrawn() {
     fs::write(&path, text).unwrap();
     member.del("a", &uid);
     assert!(!fs::exists(format!("{RECORDS}/unwritten/{uid}")).unwrap());
+}
+
+/// While another request writes what is noted of a pod, that pod gets another sandbox, and a newer status.
+fn overtaken() {
+    let member = Member::new();
+    member.cluster.fail("PATCH", "/status", 1, Fault::Status(403));
+    member.cluster.fail("PUT", "/status", 1, Fault::Status(403));
+    let (uid, answer) = member.add("a", "blue");
+    answer.ok();
+    assert!(Path::new(RECORDS).join("unwritten").join(&uid).exists());
+    let mut again = Command::new(env!("CARGO_BIN_EXE_plexus-cni"));
+    let conf = member.node.bed.file("again.conf", &member.node.conf.to_string());
+    again.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("CNI_PATH", member.node.bed.bin(Side::Plexus));
+    again.envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "second"), ("CNI_IFNAME", "eth0")]);
+    let namespace = member.cluster.namespace();
+    let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=a;K8S_POD_UID={uid}");
+    member.node.bed.pod("second");
+    again.env("CNI_ARGS", args).env("CNI_NETNS", member.node.bed.netns("second"));
+    let again = Mutex::new(again);
+    member.cluster.before("PATCH", "/pods/a/status", 1, move || {
+        let ended = again.lock().unwrap().stdin(fs::File::open(&conf).unwrap()).output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+    });
+    let (_, answer) = member.add("b", "blue");
+    answer.ok();
+    assert_eq!(member.cluster.network_status("b")[1]["ips"], json!(["10.2.0.3"]));
+    assert_eq!(member.cluster.network_status("a")[1]["ips"], json!(["10.2.0.4"]), "of the sandbox that came later");
+    assert!(!Path::new(RECORDS).join("unwritten").join(&uid).exists());
 }
 
 fn unwritten() {
