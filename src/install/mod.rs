@@ -462,7 +462,10 @@ impl Plan {
     fn is_needed(&self, path: &Path) -> bool {
         let is_program = PROGRAMS.iter().any(|name| *path == self.bin_dir.join(name));
         let listing = Journal::new(&self.state_dir).all();
-        is_program && listing.map_or(true, |listing| !listing.records.is_empty() || listing.failure().is_some())
+        is_program
+            && listing.map_or(true, |listing| {
+                !listing.records.is_empty() || !listing.cut_short.is_empty() || listing.failure().is_some()
+            })
     }
 }
 

@@ -19,6 +19,9 @@ pub struct Listing {
     pub records: Vec<Record>,
     /// Files that say nothing: an ADD that was killed before it had written what it would do. It did nothing.
     pub torn: Vec<PathBuf>,
+    /// Files that end within a line, whether or not they say something before it: an ADD that was killed at that very instant, or what was
+    /// damaged later.
+    pub cut_short: Vec<PathBuf>,
     /// What could not be read, and why: an attachment that nobody knows of.
     pub unreadable: Vec<Error>,
 }
@@ -31,6 +34,24 @@ impl Listing {
         let more = self.unreadable.len().saturating_sub(TOLD_MAX);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         (!told.is_empty()).then(|| format!("{}{more}", told.join("; ")))
+    }
+
+    fn put(&mut self, path: PathBuf, bytes: &[u8]) {
+        if bytes.last().is_some_and(|byte| *byte != b'\n') {
+            self.cut_short.push(path.clone());
+        }
+        if is_torn(bytes) {
+            return self.torn.push(path);
+        }
+        let odd = |why| at("reading the record", &path)(io::Error::new(ErrorKind::InvalidData, why));
+        match parse(bytes) {
+            // Its own commands would look for it elsewhere: what it names is not this file's to remove.
+            records if records.iter().any(|record| !is_named_by(&path, &record.intent.key)) => {
+                self.unreadable.push(odd("it is another request's, by what it says"));
+            }
+            records if records.is_empty() => self.unreadable.push(odd("it says nothing that this plexus knows")),
+            records => self.records.extend(records),
+        }
     }
 }
 
@@ -57,19 +78,7 @@ impl Journal {
             match self.open(&path, false).and_then(|file| read_bounded(&file)) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {} // a DEL came between
                 Err(e) => listing.unreadable.push(at("reading the record", &path)(e)), // one odd entry hides no other
-                Ok(bytes) if is_torn(&bytes) => listing.torn.push(path),
-                Ok(bytes) => match parse(&bytes) {
-                    // Its own commands would look for it elsewhere: what it names is not this file's to remove.
-                    records if records.iter().any(|record| !is_named_by(&path, &record.intent.key)) => {
-                        let why = io::Error::new(ErrorKind::InvalidData, "it is another request's, by what it says");
-                        listing.unreadable.push(at("reading the record", &path)(why));
-                    }
-                    records if records.is_empty() => {
-                        let why = io::Error::new(ErrorKind::InvalidData, "it says nothing that this plexus knows");
-                        listing.unreadable.push(at("reading the record", &path)(why));
-                    }
-                    records => listing.records.extend(records),
-                },
+                Ok(bytes) => listing.put(path, &bytes),
             }
         }
         Ok(listing)

@@ -60,7 +60,7 @@ impl Handed {
 /// Writes down every pod of the journal for Multus. The journal stays: plexus still serves.
 ///
 /// # Errors
-/// The journal cannot be listed, or a record cannot be read: its pod would be nobody's.
+/// The journal cannot be listed, or a record cannot be read, or is cut short: its pod would be nobody's.
 pub fn hand(journal: &Journal, cache: &Cache) -> Result<Handed, CniError> {
     let mut handed = Handed::default();
     for key in keys(journal)? {
@@ -105,6 +105,14 @@ pub fn retire(journal: &Journal, cache: &Cache, before: &Handed) -> Result<Hande
 fn keys(journal: &Journal) -> Result<BTreeSet<Key>, CniError> {
     let listing = journal.all().map_err(io_error)?;
     if let Some(told) = listing.failure() {
+        return Err(CniError::new(Code::Io, told));
+    }
+    if let Some(path) = listing.cut_short.first() {
+        let told = format!(
+            "the record {} is cut short: what its pod has cannot be written for Multus, which would never delete it. The record stays, and \
+             plexus serves: delete that pod, or, where it has ended, run `plexus gc --unrecorded`; then go back",
+            path.display()
+        );
         return Err(CniError::new(Code::Io, told));
     }
     let keys = listing.records.into_iter().map(|record| record.intent.key);
@@ -190,11 +198,11 @@ fn configuration(attachment: &Attachment) -> Vec<u8> {
 /// Port mappings in plexus' own tables become rules as the reference plugin makes them. Says whether there were any.
 fn change_ports(record: &Record, warnings: &mut Vec<String>) -> bool {
     let mut changed = false;
-    let outcomes = record.commitment.iter().flat_map(|done| &done.outcomes);
-    for (attachment, outcome) in record.intent.attachments.iter().zip(outcomes) {
+    for (index, attachment) in record.intent.attachments.iter().enumerate() {
+        let outcome = record.commitment.as_ref().and_then(|done| done.outcomes.get(index));
         let of_ports = |step: &&Step| step.native && Chained::of(&step.plugin) == Some(Chained::Portmap);
         for step in attachment.steps.iter().filter(of_ports) {
-            match change(record, attachment, step, &outcome.result) {
+            match change(record, attachment, step, outcome.map(|outcome| &outcome.result)) {
                 Ok(any) => changed |= any,
                 Err(e) => warnings.push(format!(
                     "pod {}, network {:?}: its port mappings stay in plexus' tables, where Multus' plugins do not look: {}",
@@ -206,7 +214,8 @@ fn change_ports(record: &Record, warnings: &mut Vec<String>) -> bool {
     changed
 }
 
-fn change(record: &Record, attachment: &Attachment, step: &Step, result: &Value) -> Result<bool, CniError> {
+/// `result`: of an ADD that came to its end. What another left of its mappings goes.
+fn change(record: &Record, attachment: &Attachment, step: &Step, result: Option<&Value>) -> Result<bool, CniError> {
     let owner =
         Owner { network: &attachment.cni_name, sandbox: &record.intent.key.sandbox, ifname: &attachment.ifname };
     let mut conf = step.conf.clone();
@@ -220,6 +229,9 @@ fn change(record: &Record, attachment: &Attachment, step: &Step, result: &Value)
         return Ok(false);
     }
     let mut filter = rules::open()?;
+    let Some(result) = result else {
+        return portmap::remove(&mut filter, Some(&made), &owner).map(|()| false).map_err(native::from_backend);
+    };
     let mut host = Host::open().map_err(native::from_backend)?;
     let previous = convert::previous(&CniResult::parse(result, Version::CURRENT)?.0);
     portmap::remove(&mut filter, Some(&made), &owner).map_err(native::from_backend)?;

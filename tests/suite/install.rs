@@ -35,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::uninstall_killed_and_repeated_leaves_nothing", &[], uninstall_killed),
         Case::new("install::pods_of_multus_are_deleted_after_it", both, there),
         Case::new("install::pods_of_plexus_are_deleted_by_multus", rules, back),
+        Case::new("install::a_record_that_is_cut_short_keeps_the_node", both, cut_short),
         Case::new("install::there_and_back_again", both, there_and_back),
         Case::new("install::uninstall_leaves_what_pods_need", &[], uninstall),
         Case::new("install::uninstall_gives_multus_back", both, uninstall_to_multus),
@@ -451,6 +452,38 @@ fn back() {
     let done = ok(&["install", "--to-multus"]);
     assert!(states(&done).contains(&"already"), "{done}");
     node.call("ADD", "b");
+    node.call("DEL", "b");
+    assert_eq!(node.left(), Vec::<String>::new());
+}
+
+/// What it says of its pod cannot be written for Multus, which would never delete it.
+fn cut_short() {
+    let node = Pods::new();
+    ok(&["install", "--from-multus"]);
+    for pod in ["a", "b"] {
+        node.bed.pod(pod);
+    }
+    let record = |pod: &str| Path::new(RECORDS).join(format!("journal/multus-cni-network:id{pod}:eth0.jsonl"));
+    let cut = |pod: &str, at: &dyn Fn(&[u8]) -> usize| {
+        node.call("ADD", pod);
+        let whole = fs::read(record(pod)).unwrap();
+        fs::write(record(pod), &whole[..at(&whole)]).unwrap();
+    };
+    let first = |whole: &[u8]| whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for at in [&|whole: &[u8]| first(whole) / 2, &|whole: &[u8]| whole.len() - 20] as [&dyn Fn(&[u8]) -> usize; 2] {
+        cut("a", at);
+        let before = (configurations(), fs::read(record("a")).unwrap());
+        let (code, _, told) = run(&["install", "--to-multus"]);
+        let is_told = told.contains(record("a").to_str().unwrap()) && told.contains("plexus gc");
+        assert!(code == 1 && is_told, "{code}: {told}");
+        assert_eq!((configurations(), fs::read(record("a")).unwrap()), before, "plexus serves as before");
+        node.call("DEL", "a");
+        assert_eq!(node.left(), Vec::<String>::new());
+    }
+    // Of an ADD that was killed before its end, what Multus' plugins would not find goes now.
+    cut("b", &first);
+    ok(&["install", "--to-multus"]);
+    assert!(!node.left().iter().any(|left| left.starts_with("record")), "{:?}", node.left());
     node.call("DEL", "b");
     assert_eq!(node.left(), Vec::<String>::new());
 }
