@@ -216,6 +216,15 @@ pub fn check(list: &List) -> Result<Config, String> {
     Ok(config)
 }
 
+/// Whether the default networks are on this node, where no API server can be asked for a definition of their name.
+///
+/// # Errors
+/// Which is not.
+pub(super) fn check_named(config: &Config) -> Result<(), String> {
+    let mut local = cluster::manifests(config).map_err(|e| e.msg)?;
+    gather::default_lists(config, &mut local).map(drop).map_err(|e| e.msg)
+}
+
 fn own_config(list: &List) -> Result<Config, String> {
     let of_meta = |plugin: &&PluginConf| META_TYPES.contains(&plugin.plugin_type.as_str());
     let plugin = list.plugins.iter().find(of_meta).ok_or("no plugin of it is plexus")?;

@@ -95,6 +95,8 @@ pub struct Plan {
     pub keys: Vec<Meaning>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// What a person should do when it is done.
+    next: Vec<String>,
     bin_dir: PathBuf,
     state_dir: PathBuf,
     cache: Option<Cache>,
@@ -138,6 +140,7 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
         steps: Vec::new(),
         keys: Vec::new(),
         notes: Vec::new(),
+        next: Vec::new(),
         bin_dir: places.bin_dir.clone(),
         state_dir: node.state_dir(),
         cache: None,
@@ -284,7 +287,13 @@ impl Node<'_> {
         let usual = Some(PathBuf::from(daemon::FILE)).filter(|path| path.exists());
         let daemon = self.places.daemon_config.clone().or(usual);
         let composed = compose::of_multus(&multus.path, daemon.as_deref(), kubeconfig, &self.places.conf_dir)?;
-        if composed.config.names_definitions() {
+        if composed.config.names_definitions() && composed.config.kubeconfig.is_none() {
+            // The runtime's plexus-cni is in no pod of the cluster: it could ask nobody, whoever asks here.
+            compose::check_named(&composed.config).map_err(|why| {
+                let file = multus.path.display();
+                format!("{file}: {why}; and no kubeconfig says where definitions are: say it with --kubeconfig FILE")
+            })?;
+        } else if composed.config.names_definitions() {
             plan.notes
                 .push("the default network is a definition: whether it is there, the first ADD will tell".to_owned());
         }
@@ -295,7 +304,7 @@ impl Node<'_> {
             let act = Act::Move { from: file.path.clone(), to: with_suffix(&file.path) };
             plan.step(act, &format!("kept as {}, which no runtime reads", with_suffix(&file.path).display()));
         }
-        plan.notes.push("delete Multus' DaemonSet now: while it runs it may write its configuration again".to_owned());
+        plan.next.push("delete Multus' DaemonSet now: while it runs it may write its configuration again".to_owned());
         Ok(())
     }
 
@@ -404,7 +413,7 @@ impl Plan {
             let state = if step.act.is_done() { State::Already } else { State::Pending };
             done(&step.act, state, step.why.clone())
         };
-        let (keys, notes) = (self.keys.clone(), self.notes.clone());
+        let (keys, notes) = (self.keys.clone(), [self.notes.as_slice(), &self.next].concat());
         Report { steps: self.steps.iter().map(shown).collect(), keys, notes, failure: None }
     }
 
@@ -428,10 +437,11 @@ impl Plan {
                     let place = step.act.path().map(|path| format!(" {}", path.display())).unwrap_or_default();
                     report.failure = Some(format!("{}{place}: {why}", step.act.what()));
                     report.steps.push(done(&step.act, State::Failed, why));
-                    break;
+                    return report;
                 }
             }
         }
+        report.notes.extend(self.next.iter().cloned());
         report
     }
 

@@ -36,6 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::pods_of_multus_are_deleted_after_it", both, there),
         Case::new("install::pods_of_plexus_are_deleted_by_multus", rules, back),
         Case::new("install::a_record_that_is_cut_short_keeps_the_node", both, cut_short),
+        Case::new("install::what_failed_says_no_next_step", &[], failed_step),
         Case::new("install::there_and_back_again", both, there_and_back),
         Case::new("install::uninstall_leaves_what_pods_need", &[], uninstall),
         Case::new("install::uninstall_gives_multus_back", both, uninstall_to_multus),
@@ -274,6 +275,7 @@ fn would_not_work() {
     for (change, part) in [
         (json!({"delegates": []}), "at least one delegate/clusterNetwork"),
         (json!({"clusterNetwork": "/nowhere/10-a.conflist"}), "is not on this node"),
+        (json!({"delegates": [], "clusterNetwork": "nowhere"}), "and no kubeconfig says where definitions are"),
         (json!({"delegates": [{"type": "bridge"}]}), "missing network name"),
         (json!({"delegates": [{"name": "n", "type": "multus"}]}), "is none itself"),
         (json!({"cniDir": "relative"}), "no absolute path"),
@@ -486,6 +488,19 @@ fn cut_short() {
     assert!(!node.left().iter().any(|left| left.starts_with("record")), "{:?}", node.left());
     node.call("DEL", "b");
     assert_eq!(node.left(), Vec::<String>::new());
+}
+
+fn failed_step() {
+    let bed = multus_node(&thin(Path::new("/opt/cni/bin")));
+    bed.file("opt/bin/plexus-cni/in-its-place", "");
+    let words = ["install", "--from-multus", "--conf-dir", CONF_DIR, "--bin-dir", BIN_DIR, "--programs", programs()];
+    let failed = plexus(&words);
+    let told = text(&failed.stderr);
+    assert!(failed.status.code() == Some(1) && !told.contains("DaemonSet"), "{told}");
+    fs::remove_dir_all(format!("{BIN_DIR}/plexus-cni")).unwrap();
+    let done = plexus(&words);
+    let told = text(&done.stderr);
+    assert!(done.status.success() && told.contains("delete Multus' DaemonSet now"), "{told}");
 }
 
 fn there_and_back() {
