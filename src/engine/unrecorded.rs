@@ -29,10 +29,12 @@ pub(super) fn del(job: &Job, config: &Config, attached: bool) -> Result<(), CniE
     let is_own = !remains.has(ifname) && (attached || inside(job)?.is_some());
     let asked = lost::Asked { defaults: &|| defaults(job, config), inside: &|| inside(job) };
     let done = lost::detach(job, config, &asked)?;
+    remains.release(job, config, sandbox, &done)?;
+    let is_told = tell_named(job, &remains, &done)?;
     if is_own {
         del_defaults(job, config, (!attached).then_some(&done))?;
     }
-    if is_own && !attached {
+    if is_own && !attached && !is_told {
         tell_unknown(job)?;
     }
     remains.forget()
@@ -70,6 +72,26 @@ fn del_defaults(job: &Job, config: &Config, done: Option<&BTreeSet<String>>) -> 
         failures.extend(detach::detach(departure).err());
     }
     detach::join(failures)
+}
+
+/// Says of links that are known by name alone that they stay: no lease showed whose they are. Whether there is one.
+fn tell_named(job: &Job, remains: &takeover::Remains, done: &BTreeSet<String>) -> Result<bool, CniError> {
+    let mut named = remains.named(done).filter(|(_, ifname)| *ifname != job.request.ifname).peekable();
+    if named.peek().is_none() {
+        return Ok(false);
+    }
+    let Some(mut pod) = inside(job)?.and_then(|netns| backends::Pod::enter(netns).ok()) else { return Ok(false) };
+    let mut is_told = false;
+    for (network, ifname) in named {
+        if backends::exists(&mut pod, ifname).unwrap_or(false) {
+            is_told = true;
+            warn(&format!(
+                "{ifname} of {network:?} stays: a name is all that Multus kept of it, and no lease says that it is this pod's; it leaves \
+                 with the pod's namespace"
+            ));
+        }
+    }
+    Ok(is_told)
 }
 
 /// Says that a link stays which nobody knows.

@@ -44,6 +44,8 @@ pub struct Remains {
     notes: Notes,
     attachments: Vec<Attachment>,
     results: Vec<Option<CniResult>>,
+    /// Of these only network and interface are known.
+    named: Vec<Attachment>,
     /// Where they were attached, by libcni's notes.
     netns: Option<PathBuf>,
 }
@@ -84,12 +86,14 @@ pub fn find(job: &Job, config: &Config, asker: &Asker) -> Result<Remains, CniErr
     }
     let path = config.search_path(&job.request.path);
     let netns = notes.entries.iter().find_map(|entry| entry.netns.clone());
-    let mut remains = Remains { attachments: Vec::new(), results: Vec::new(), netns, notes };
+    let (attachments, results, named) = (Vec::new(), Vec::new(), Vec::new());
+    let mut remains = Remains { attachments, results, named, netns, notes };
     for Noted { list, network, ifname, args, runtime, result, default, noted } in all(&remains.notes, asker) {
-        let mut attachment = match &list {
-            Some(list) => detach::attachment_of_list(list, &ifname, &args, &runtime),
-            None => of_name(&network, &ifname, &args),
+        let Some(list) = list else {
+            remains.named.push(of_name(&network, &ifname, &args));
+            continue;
         };
+        let mut attachment = detach::attachment_of_list(&list, &ifname, &args, &runtime);
         attachment.default = default;
         for index in 0..attachment.steps.len() {
             settle(&mut attachment, index, job, &path);
@@ -116,10 +120,32 @@ impl Remains {
 
     /// Whether the attachment of this interface is among them, and not by its name alone.
     pub fn has(&self, ifname: &str) -> bool {
-        self.attachments.iter().any(|a| a.ifname == ifname && a.steps.iter().any(|step| !step.plugin.is_empty()))
+        self.attachments.iter().any(|a| a.ifname == ifname)
     }
 
-    /// Detaches all of it, the last first; every one is tried.
+    /// Network and interface of what is known by its name alone, but for these interfaces.
+    pub fn named<'a>(&'a self, done: &'a BTreeSet<String>) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let left = self.named.iter().filter(|a| !done.contains(&a.ifname));
+        left.map(|a| (a.network.as_str(), a.ifname.as_str()))
+    }
+
+    /// Releases the leases of what is known by its name alone, but for these interfaces: where host-local has them by default.
+    ///
+    /// # Errors
+    /// Everything that could not be removed.
+    pub fn release(&self, job: &Job, config: &Config, sandbox: &str, done: &BTreeSet<String>) -> Result<(), CniError> {
+        let left: Vec<Attachment> = self.named.iter().filter(|a| !done.contains(&a.ifname)).cloned().collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        detach::detach(Departure {
+            sandbox,
+            path: &config.search_path(&job.request.path),
+            ..Departure::unrecorded(job.request, &job.state_dir, &left, None)
+        })
+    }
+
+    /// Detaches all of it but what is known by its name alone, the last first; every one is tried.
     ///
     /// # Errors
     /// Everything that could not be removed.
@@ -168,6 +194,7 @@ fn collect_one(job: &Job, config: &Config, asker: &Asker) -> Result<(), CniError
     let remains = find(job, config, asker)?;
     let inside = remains.namespace(asker.sandbox, &job.state_dir)?;
     remains.detach(job, config, asker.sandbox, inside)?;
+    remains.release(job, config, asker.sandbox, &BTreeSet::new())?;
     remains.forget()
 }
 
@@ -178,7 +205,8 @@ impl Remains {
         let open = || self.netns.as_deref().map_or(Ok(None), detach::open);
         let Some(found) = open()? else { return Ok(None) };
         let Ok(mut pod) = Pod::enter(found) else { return Ok(None) };
-        let is_ours = self.attachments.iter().any(|a| detach::is_leased(&mut pod, a, sandbox, state_dir));
+        let is_ours =
+            self.attachments.iter().chain(&self.named).any(|a| detach::is_leased(&mut pod, a, sandbox, state_dir));
         if is_ours { open() } else { Ok(None) }
     }
 }

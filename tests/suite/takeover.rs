@@ -27,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("takeover::multus_adds_plexus_deletes", both, handed_over),
         Case::new("takeover::and_with_the_namespace_gone", both, namespace_gone),
         Case::new("takeover::whatever_the_damage", multus, damages),
+        Case::new("takeover::what_is_known_by_name_alone_leaves_a_living_pod", multus, by_name),
         Case::new("takeover::caches_by_hand", peers, by_hand),
         Case::new("takeover::unknown_types_are_executed_as_at_add", peers, executed),
         Case::new("takeover::hostile_caches_hold_nothing_up", peers, hostile),
@@ -227,6 +228,32 @@ fn damages() {
     // And both: the default network is the node's own, and of others the note's name tells the lease.
     let all = |pod: &str| [list(pod), notes(pod)].concat();
     one(&all, &|path| fs::write(path, "{").unwrap(), true);
+}
+
+/// The list is gone and a note is empty: its name and the lease say what is to leave.
+fn by_name() {
+    let node = Bed::new(networks(false));
+    let results = Path::new(KEPT).join("results");
+    for (pod, emptied) in [("a", &["blue-ida-net1"][..]), ("b", &["cluster-idb-eth0", "blue-idb-net1"])] {
+        node.multus_adds(pod);
+        fs::remove_file(Path::new(KEPT).join(format!("id{pod}"))).unwrap();
+        emptied.iter().for_each(|name| fs::write(results.join(name), "").unwrap());
+        let answer = node.call(Side::Plexus, "DEL", pod).run();
+        answer.ok();
+        assert_eq!(node.bed.links(pod), ["lo"], "{}", answer.stderr);
+        node.assert_clean(pod);
+    }
+    // Without a lease nothing shows whose the link is: it is said, and leaves with the pod.
+    node.bed.pod("c");
+    let bare = json!({"cniVersion": "1.0.0", "name": "bare", "type": "macvlan", "master": "up0"});
+    node.attach("c", &bare, "net1");
+    keep("results/bare-idc-net1", "");
+    let answer = node.call(Side::Plexus, "DEL", "c").run();
+    answer.ok();
+    assert!(answer.stderr.contains("net1 of \"bare\" stays"), "{}", answer.stderr);
+    assert_eq!(node.bed.links("c"), ["lo", "net1"]);
+    node.bed.lose_pod("c");
+    node.assert_clean("c");
 }
 
 fn by_hand() {
