@@ -241,10 +241,15 @@ fn socket_id() -> Option<u64> {
 }
 
 /// Looks until it is so. For what no descriptor tells of.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + EVENT_LIMIT;
+fn until(what: &str, is_so: impl FnMut() -> bool) {
+    until_within(what, EVENT_LIMIT, is_so);
+}
+
+/// The same for so long.
+fn until_within(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not so within {EVENT_LIMIT:?}: {what}");
+        assert!(Instant::now() < deadline, "not so within {limit:?}: {what}");
         thread::yield_now();
     }
 }

@@ -5,16 +5,17 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::{DIR, Daemon, until};
+use super::{DIR, Daemon, until, until_within};
 use crate::api::{Member, NETWORKS};
 use crate::case::Case;
-use crate::kube::{Door, Login};
+use crate::kube::{Door, Fault, Login};
 use crate::multus::programs;
 use crate::need::Need;
 use crate::process;
@@ -36,6 +37,9 @@ const MULTUS_LOG: &str = "/run/scratch/multus.log";
 /// The kubelet's, which may ask for certificates and read no definition.
 const KUBELET: &str = "node-token";
 const LIMIT: Duration = Duration::from_secs(30);
+/// A daemon waits two minutes for a decision.
+const DECISION_LIMIT: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The cases.
 pub(super) fn cases() -> Vec<Case> {
@@ -46,6 +50,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::certificate_that_is_denied_is_asked_for_again", needs, denied),
         Case::new("daemon::certificate_that_is_broken_or_of_strangers_is_replaced", needs, useless),
         Case::new("daemon::certificate_that_multus_left_is_used", needs, inherited),
+        Case::new("daemon::certificate_whose_login_may_not_ask_is_asked_for_by_the_other", needs, forbidden),
+        Case::new("daemon::certificate_that_nobody_signs_in_time_is_still_waited_for", needs, undecided),
         Case::new("daemon::certificate_changes_hands_with_the_go_multus", both, handed),
         Case::new("daemon::certificate_without_a_login_is_no_start", &[], unconfigured),
     ]
@@ -186,13 +192,17 @@ fn sign(authority: &Path, begin: &str, end: &str, request: &[u8]) -> String {
 
 /// A pair as Multus leaves it, signed by the authority in this folder: a key in the older form, a link by its whole path.
 fn leave(authority: &Path, user: &str) {
+    leave_between(authority, user, ["1 hour ago", "5 hours"]);
+}
+
+fn leave_between(authority: &Path, user: &str, [begin, end]: [&str; 2]) {
     fs::create_dir_all(STORE).unwrap();
     let key = openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout"], b"");
     assert!(key.contains("BEGIN EC PRIVATE KEY"), "{key}");
     fs::write("/run/scratch/left.key", &key).unwrap();
     let subject = format!("/O=system:multus/CN={user}");
     let request = openssl(&["req", "-new", "-key", "/run/scratch/left.key", "-subj", &subject], b"");
-    let signed = sign(authority, "1 hour ago", "5 hours", request.as_bytes());
+    let signed = sign(authority, begin, end, request.as_bytes());
     let path = format!("{STORE}/multus-client-2026-01-31-12-00-00.pem");
     fs::write(&path, signed + &key).unwrap();
     fs::remove_file(CURRENT).ok();
@@ -312,6 +322,45 @@ fn inherited() {
     until("the kubeconfig is written", || Path::new(STORE).join("plexus.kubeconfig").exists());
     node.attach("a");
     assert_eq!((node.requests().len(), serial()), (0, before));
+    daemon.stop();
+}
+
+/// The certificate is to be renewed, and who has it may not ask for another (403): the bootstrap login is heard then.
+fn forbidden() {
+    let node = Node::new();
+    let cluster = &node.member.cluster;
+    // Here the front is in between, which knows no certificate of this node: the real server takes who shows it for a stranger.
+    cluster.door(Door::Open);
+    cluster.fail("GET", "/api", 1, Fault::Answer(200, "{}".to_owned()));
+    leave_between(&cluster.file(""), &node.user(), ["9 hours ago", "10 minutes"]);
+    let before = serial();
+    cluster.seen();
+    let daemon = node.start();
+    let first = node.request(1);
+    assert_eq!(first["spec"]["username"], "system:node:node", "by the bootstrap login");
+    assert_eq!(cluster.count("POST", REQUESTS), 2, "the node's own is tried first");
+    node.sign(&first, "2 hours");
+    until("it is replaced", || serial() != before);
+    cluster.door(Door::Through);
+    node.attach("a");
+    daemon.stop();
+}
+
+/// An approver that is away for longer than is waited for at once: that is said, and it is the same request afterwards.
+fn undecided() {
+    let node = Node::new();
+    let daemon = node.start();
+    let first = node.request(1);
+    until_within("it is said", DECISION_LIMIT, || {
+        thread::park_timeout(LOOK);
+        let said = daemon.said();
+        said.contains("is not approved and signed within 120 s") && said.contains("it is still waited for")
+    });
+    node.sign(&node.request(1), "2 hours");
+    until("the certificate is kept", || Path::new(CURRENT).exists());
+    let all = node.requests();
+    assert_eq!((all.len(), &all[0]["metadata"]["uid"]), (1, &first["metadata"]["uid"]));
+    node.attach("a");
     daemon.stop();
 }
 
