@@ -83,19 +83,13 @@ impl End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     time: Duration,
-    limit: Limit,
-    /// It has what the request has left, and that is less than a call may take.
-    is_rest: bool,
+    per_call: Limit,
+    whole: Limit,
 }
 
 impl Turn {
     pub(super) fn now(per_call: Limit, end: End) -> Turn {
-        let left = end.left();
-        if per_call.time <= left {
-            Turn { time: per_call.time, limit: per_call, is_rest: false }
-        } else {
-            Turn { time: left, limit: end.whole, is_rest: true }
-        }
+        Turn { time: per_call.time.min(end.left()), per_call, whole: end.whole }
     }
 
     pub(super) fn time(self) -> Duration {
@@ -107,11 +101,11 @@ impl Turn {
         self.time.as_millis() == 0
     }
 
-    /// Says that `what` did not come, in words that end where its limit is told: `no answer`. However little of the request's time was
-    /// left: who fails in the same way again says the same, which is one event.
+    /// Says that `what` did not come, and how long that may take: `no answer`. It is the same whichever limit was over first, and however
+    /// little was left: who fails in the same way again says the same, which is one event.
     pub(super) fn late(self, what: &str) -> String {
-        let Turn { limit, is_rest, .. } = self;
-        if is_rest { format!("{what} within the request's {limit}") } else { format!("{what} within {limit}") }
+        let Turn { per_call, whole, .. } = self;
+        format!("{what} in time: one call has {per_call}, a request {whole}")
     }
 }
 
@@ -126,30 +120,27 @@ mod tests {
     }
 
     #[test]
-    fn who_is_late_is_told_its_limit_and_who_says_it() {
-        let turn = Turn::now(CALL, End::after(whole(60_000)));
-        assert_eq!(turn.late("no answer"), "no answer within 1000 ms (apiCallTimeoutMs)");
-        let rest = Turn { time: Duration::from_millis(705), limit: whole(10_000), is_rest: true };
-        assert_eq!(rest.late("no answer"), "no answer within the request's 10000 ms (apiDeadlineMs)");
-        let own = Turn::now(Limit::own(Duration::from_secs(10)), End::after(whole(60_000)));
-        assert_eq!(own.late("no answer"), "no answer within 10000 ms");
+    fn who_is_late_is_told_both_limits_and_who_says_them() {
+        let end = End::after(whole(60_000));
+        let text = "no answer in time: one call has 1000 ms (apiCallTimeoutMs), a request 60000 ms (apiDeadlineMs)";
+        assert_eq!(Turn::now(CALL, end).late("no answer"), text);
+        let over = Turn::now(CALL, End { at: Instant::now(), ..end });
+        assert!(over.is_over());
+        assert_eq!(over.late("no answer"), text, "whatever was left");
+        let own = Turn::now(Limit::own(Duration::from_secs(10)), end);
+        assert!(own.late("no answer").contains("one call has 10000 ms, a request 60000 ms (apiDeadlineMs)"));
     }
 
     #[test]
-    fn what_is_over_is_never_nothing_of_a_limit() {
-        let end = End { at: Instant::now(), whole: whole(10_000) };
-        let turn = Turn::now(CALL, end);
-        assert!(turn.is_over() && end.is_within(Duration::ZERO));
-        assert_eq!(turn.late("no answer"), "no answer within the request's 10000 ms (apiDeadlineMs)");
-        // Less than what can be told is nothing, too.
-        let turn = Turn { time: Duration::from_micros(300), limit: whole(10_000), is_rest: true };
-        assert!(turn.is_over() && !turn.late("no answer").contains(" 0 ms"));
+    fn less_than_what_can_be_told_is_nothing() {
+        let end = End { at: Instant::now() + Duration::from_micros(300), whole: whole(10_000) };
+        assert!(Turn::now(CALL, end).is_over() && end.is_within(Duration::from_millis(1)));
     }
 
     #[test]
     fn what_comes_first_counts() {
         let (soon, late) = (End::after(whole(10)), End::after(whole(60_000)));
         assert_eq!((late.or_sooner(soon), soon.or_sooner(late)), (soon, soon));
-        assert!(Turn::now(CALL, soon).is_rest && !Turn::now(CALL, late).is_rest);
+        assert!(Turn::now(CALL, soon).time() < CALL.time && Turn::now(CALL, late).time() == CALL.time);
     }
 }

@@ -153,8 +153,18 @@ fn deadlines() {
     let mut member = Member::new();
     member.cluster.door(Door::Silent);
     for (pod, call, whole, part) in [
-        ("a", 300, 350, "did not answer within 300 ms (apiCallTimeoutMs)"),
-        ("b", 3000, 400, "did not answer within the request's 400 ms (apiDeadlineMs)"),
+        (
+            "a",
+            300,
+            350,
+            "did not answer in time: one call has 300 ms (apiCallTimeoutMs), a request 350 ms (apiDeadlineMs)",
+        ),
+        (
+            "b",
+            3000,
+            400,
+            "did not answer in time: one call has 3000 ms (apiCallTimeoutMs), a request 400 ms (apiDeadlineMs)",
+        ),
     ] {
         member.node.conf["apiCallTimeoutMs"] = json!(call);
         member.node.conf["apiDeadlineMs"] = json!(whole);

@@ -118,7 +118,7 @@ fn silent() {
     let mut member = rig();
     member.node.conf["apiCallTimeoutMs"] = json!(300);
     for (number, (state, part)) in [
-        (State::Hanging, "no answer within 300 ms (apiCallTimeoutMs)"),
+        (State::Hanging, "no answer in time: one call has 300 ms (apiCallTimeoutMs)"),
         (State::Garbage, "its answer to Get is no message"),
         (State::OddGet, "Method not found; and of Get alone: protocol error: received message with compressed-flag"),
         (State::Failing(UNAVAILABLE, "shutting down"), "shutting down"),
