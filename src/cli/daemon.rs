@@ -1,5 +1,7 @@
 //! `plexus daemon`: serves the requests of this node's `plexus-cni` until it is told to end.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,8 +122,32 @@ fn login(
     Ok((wanted, certificate.and_then(Certificate::kubeconfig)))
 }
 
+/// A kubeconfig may come later, as one that another container writes; what is there and no file will be none.
+fn look_at_kubeconfig(file: &Path) -> Result<(), Failure> {
+    let refused = |why: String| {
+        let why = format!("{why}; name a kubeconfig, which may be written later, or leave it out");
+        Err(Failure::Input { act: format!("reading --kubeconfig {}", file.display()), why })
+    };
+    match fs::metadata(file) {
+        Ok(found) if found.is_dir() => refused("it is a folder".to_owned()),
+        Ok(found) if !found.is_file() => refused("it is no regular file".to_owned()),
+        Err(why) if why.kind() == ErrorKind::NotADirectory => refused(why.to_string()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn look_at_log(file: &Path) -> Result<(), Failure> {
+    plexus::log::try_file(file).map_err(|why| {
+        let why =
+            format!("{why}; name a file in a folder that can be written, or leave it out for standard error alone");
+        Failure::Input { act: format!("opening --log-file {}", file.display()), why }
+    })
+}
+
 /// Runs it.
 pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
+    args.kubeconfig.as_deref().map_or(Ok(()), look_at_kubeconfig)?;
+    args.log_file.as_deref().map_or(Ok(()), look_at_log)?;
     // What the node's configuration names must be found from everywhere.
     let socket_dir = std::path::absolute(&args.socket_dir).unwrap_or_else(|_| args.socket_dir.clone());
     let read = |file: &Path| read(file, &socket_dir);

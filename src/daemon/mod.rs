@@ -129,6 +129,7 @@ pub fn run(options: &Options) -> Result<(), OpenError> {
     crate::log::frees_output();
     crate::log::begin(&options.log);
     options.notes.iter().for_each(|note| warn(note));
+    crate::log::unwritable().iter().for_each(|why| warn(why));
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS_MAX).build();
     let runtime = runtime.map_err(OpenError::system("start a runtime"))?;
     let served = runtime.block_on(serve(options));

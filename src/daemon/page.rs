@@ -216,7 +216,8 @@ impl Page for Board {
 
     fn doubts(&self) -> Vec<String> {
         let away = self.shared.known().filter(Known::is_synced).map(|known| away(&known));
-        away.into_iter().flatten().map(|why| format!("{why}; pods are attached by what was known last")).collect()
+        let away = away.into_iter().flatten().map(|why| format!("{why}; pods are attached by what was known last"));
+        away.chain(crate::log::unwritable()).collect()
     }
 }
 

@@ -207,11 +207,16 @@ fn check_files(kubeconfig: &Kubeconfig) -> Result<(), String> {
     Ok(())
 }
 
+/// What a parser says without the lines that it quotes: secrets may be in them, and this is written to logs.
+fn unquoted(why: &str) -> &str {
+    why.lines().next().unwrap_or_default()
+}
+
 async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
     let act = format!("reading the kubeconfig {}", path.display());
     let text = crate::sources::read(path).map_err(|why| refuse(&act, why))?;
     let text = String::from_utf8(text).map_err(|e| refuse(&act, e))?;
-    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, e))?;
+    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
     check_files(&kubeconfig).map_err(|why| refuse(&act, why))?;
     for login in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {

@@ -56,6 +56,14 @@ pub(super) fn append(path: &Path, conf: &LogConf, output: Output, line: &[u8]) -
     }
 }
 
+/// Whether a line could be appended now.
+///
+/// # Errors
+/// What [`append`] would meet when it opens the file.
+pub(super) fn try_open(path: &Path) -> io::Result<()> {
+    open(path).map(drop)
+}
+
 /// What standard output of this process is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
@@ -91,7 +99,7 @@ fn open(path: &Path) -> io::Result<File> {
     })?;
     let kind = file.metadata()?.file_type();
     if kind.is_block_device() {
-        return Err(ErrorKind::InvalidInput.into());
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is a disk"));
     }
     Ok(file)
 }

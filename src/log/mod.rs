@@ -10,8 +10,11 @@ mod once;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Once, OnceLock};
 use std::time::SystemTime;
+
+use nix::errno::Errno;
 
 use crate::config::{Level, LogConf};
 use crate::trace::TraceId;
@@ -43,6 +46,25 @@ pub fn begin(conf: &LogConf) {
 /// Standard output is nobody's answer in this process: a log may go there.
 pub fn frees_output() {
     OUTPUT.get_or_init(|| file::Output::Free);
+}
+
+/// Why nothing can be written to the file that is written to, where there is one.
+pub fn unwritable() -> Option<String> {
+    let path = LOG.get()?.file.as_deref()?;
+    let why = file::try_open(path).err()?;
+    Some(format!("the log file {} cannot be written: {why}", path.display()))
+}
+
+/// Whether a file can be written to, or will be without anybody doing something about its path.
+///
+/// # Errors
+/// It is a folder, a disk, or in a place where no file can be.
+pub fn try_file(path: &Path) -> io::Result<()> {
+    match file::try_open(path) {
+        // Nobody reads the FIFO yet (open(2)).
+        Err(why) if why.raw_os_error() == Some(Errno::ENXIO as i32) => Ok(()),
+        tried => tried,
+    }
 }
 
 /// While this lives, lines of its thread say which request they are of.

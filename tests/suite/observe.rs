@@ -43,6 +43,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("observe::a_page_does_not_wait_for_a_pool_that_is_locked", &[], locked_pool),
         Case::new("observe::findings_and_what_is_given_back_are_counted", &[], counted),
         Case::new("observe::the_state_is_where_the_configuration_says", &[Need::Macvlan], state_dirs),
+        Case::new("observe::what_can_never_be_read_or_written_ends_the_start", &[], never),
+        Case::new("observe::a_log_file_that_cannot_be_written_is_told", &[], unwritable_log),
         Case::new("observe::the_log_of_a_daemon_may_go_to_standard_output", &[], log_on_output),
     ]
 }
@@ -404,6 +406,53 @@ fn state_dirs() {
     let said = || fs::read_to_string("/run/scratch/daemon.log").unwrap_or_default();
     until(|| said().contains("net1 of network") && said().contains("is gone"), "it is looked for where requests say");
     node.call("DEL", "a").run().ok();
+}
+
+/// A kubeconfig that is not there may come: another container writes it.
+fn never() {
+    let _node = node();
+    for words in
+        [["--kubeconfig", "/"], ["--kubeconfig", "/etc/passwd/k"], ["--log-file", "/"], ["--log-file", "/etc/passwd/l"]]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+        command.args(["daemon", "--socket-dir", DIR]).args(words).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut daemon = Daemon(command.spawn().unwrap());
+        until(|| daemon.0.try_wait().unwrap().is_some(), "it ends");
+        let mut said = String::new();
+        daemon.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(daemon.0.wait().unwrap().code(), Some(1), "{words:?}: {said}");
+        let told = said.contains(&words.join(" ")) && said.contains("; name a ") && said.trim().lines().count() == 1;
+        assert!(told, "{words:?}: {said}");
+    }
+    let later = "/run/scratch/later";
+    let _daemon = Daemon::start(&["--kubeconfig", later]);
+    let is_missing = |code: &str, body: &str| code == "503" && body.contains("/run/scratch/later: No such file");
+    until(|| get("/readyz").is_some_and(|(code, body)| is_missing(&code, &body)), "it is told");
+    // Half of it, as long as it is being written: nothing of it is shown.
+    fs::write(later, "users:\n- user:\n    token: hidden\n  - x: [").unwrap();
+    let half = || get("/readyz").filter(|(_, body)| body.contains("kubeconfig YAML"));
+    until(|| half().is_some(), "it is read");
+    assert!(!half().unwrap().1.contains("hidden"), "{:?}", half());
+}
+
+/// As `--config` names it, in the words of another daemon that never minded.
+fn unwritable_log() {
+    let _node = node();
+    let config = "/run/scratch/daemon-config.json";
+    let written = json!({"cniConfigDir": "/run/scratch/net.d", "socketDir": DIR, "logFile": "/run/scratch/log"});
+    fs::write(config, written.to_string()).unwrap();
+    fs::create_dir("/run/scratch/log").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+    command.args(["daemon", "--socket-dir", DIR, "--config", config]).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut daemon = Daemon(command.spawn().unwrap());
+    let line = "the log file /run/scratch/log cannot be written: Is a directory";
+    until(|| get("/readyz").is_some_and(|(code, body)| code == "200" && body.contains(line)), "its page says it");
+    fs::remove_dir("/run/scratch/log").unwrap();
+    until(|| get("/readyz").is_some_and(|(_, body)| body == "ok\n"), "it is written again");
+    daemon.end();
+    let mut said = String::new();
+    daemon.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains(line), "{said}");
 }
 
 /// A pipe, as a container's is, and a file; the latter is never put aside: nobody would open it again.
