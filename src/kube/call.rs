@@ -14,6 +14,7 @@ use kube::client::Body;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::OnceCell;
+use tokio::sync::watch::Sender;
 
 use super::certificate::Term;
 use super::connect::{self, Connected};
@@ -117,6 +118,8 @@ pub(super) struct Calls {
     patch_is_refused: Arc<AtomicBool>,
     /// None: whoever makes these calls sees to it.
     renewal: Option<Arc<Renewal>>,
+    /// Who wants to know when the server gives no answer.
+    doubts: Option<Sender<()>>,
 }
 
 /// Credentials that were written since they were read: the same file, read once more.
@@ -128,7 +131,16 @@ struct Renewal {
 impl Calls {
     pub(super) fn new(connected: Connected, per_call: Limit, end: End) -> Calls {
         let Connected { client, server, term, patch_is_refused, login, withheld } = connected;
-        Calls { client, server, term, login, withheld, per_call, end, patch_is_refused, renewal: None }
+        Calls { client, server, term, login, withheld, per_call, end, patch_is_refused, renewal: None, doubts: None }
+    }
+
+    /// Each attempt that the server does not answer at all is told there.
+    pub(super) fn telling(self, doubts: Sender<()>) -> Calls {
+        Calls { doubts: Some(doubts), ..self }
+    }
+
+    fn doubt(&self) {
+        self.doubts.iter().for_each(|doubts| doubts.send_replace(()));
     }
 
     /// Credentials that are not accepted are read again, once for all these calls.
@@ -146,7 +158,8 @@ impl Calls {
             if read.login.is_some() && read.login == self.login { Err(()) } else { Ok(read) }
         };
         let connected = renewed.get_or_try_init(read).await.ok()?;
-        Some(Calls::new(connected.clone(), self.per_call, self.end))
+        let renewed = Calls::new(connected.clone(), self.per_call, self.end);
+        Some(Calls { doubts: self.doubts.clone(), ..renewed })
     }
 
     /// Whether our role allows no patch of a pod's status, as far as was seen since the credentials were read.
@@ -242,7 +255,10 @@ impl Calls {
         if turn.is_over() {
             return Err(self.late(turn));
         }
-        tokio::time::timeout(turn.time(), self.answer(request, *most)).await.unwrap_or_else(|_| Err(self.late(turn)))
+        tokio::time::timeout(turn.time(), self.answer(request, *most)).await.unwrap_or_else(|_| {
+            self.doubt();
+            Err(self.late(turn))
+        })
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize) -> Result<T, Failure> {
@@ -293,6 +309,9 @@ impl Calls {
         let why = chain(error);
         // rustls writes both `certificate` and, of what the other side says, `CertificateExpired`.
         let lasts = matches!(error, kube::Error::Auth(_)) || why.to_ascii_lowercase().contains("certificate");
+        if !lasts {
+            self.doubt();
+        }
         let why = format!("{}: {why}", self.server);
         if lasts { Failure::Login(self.doubted(why)) } else { Failure::Passing(why) }
     }

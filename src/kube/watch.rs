@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::watch::Receiver;
 
 use super::cache::{Change, Kept, Table};
 use super::call::{Calls, Failure, of_status};
@@ -30,6 +32,9 @@ const OPEN_TIME: Duration = Duration::from_secs(30);
 /// When the server ends a watch, in seconds; and when it should have.
 const WATCH_SECONDS: u64 = 300;
 const WATCH_IDLE: Duration = Duration::from_secs(WATCH_SECONDS + 30);
+/// How long a watch is believed after it was begun, whatever becomes of other calls: one that the server does not answer is a reason
+/// to begin the watch again, which shows whether the server is there, and not more often than this.
+const BELIEVED: Duration = Duration::from_secs(10);
 /// How long nothing may come while a list is streamed.
 const LIST_IDLE: Duration = Duration::from_secs(30);
 /// Objects of a page: whole pods are large, and only one page is in memory.
@@ -160,7 +165,7 @@ impl<T: Kept> Collection<T> {
             let opened =
                 async { self.open(progress, &wire.calls(End::after(Limit::own(OPEN_TIME))).await?).await }.await;
             let (mut lines, mut listed) = opened.inspect_err(|failure| self.fails(failure))?;
-            let ended = self.take_all(&mut lines, progress, &mut listed).await;
+            let ended = self.take_all(&mut lines, progress, &mut listed, wire.doubts()).await;
             if listed.is_none() {
                 return ended;
             }
@@ -170,16 +175,22 @@ impl<T: Kept> Collection<T> {
         }
     }
 
-    /// Event after event, until the server ends.
+    /// Event after event, until the server ends, or it is doubtful whether it is there.
     async fn take_all(
         &self,
         lines: &mut Lines,
         progress: &mut Progress,
         listed: &mut Option<BTreeSet<Name>>,
+        doubts: Receiver<()>,
     ) -> Result<(), Failure> {
+        let mut doubted = pin!(doubted(doubts, varied(BELIEVED)));
         loop {
             let idle = if listed.is_some() { LIST_IDLE } else { WATCH_IDLE };
-            let Some(line) = lines.next(idle).await? else { return Ok(()) };
+            let line = tokio::select! {
+                line = lines.next(idle) => line?,
+                () = &mut doubted, if listed.is_none() => return Ok(()),
+            };
+            let Some(line) = line else { return Ok(()) };
             self.read(&line, progress, listed)?;
         }
     }
@@ -339,6 +350,13 @@ impl<T: Kept> Collection<T> {
     fn confirm(&self) {
         self.shelf.confirm();
         self.standing().confirmed = Some(SystemTime::now());
+    }
+}
+
+/// Until a call is not answered, and not before `believed` is over.
+async fn doubted(mut doubts: Receiver<()>, believed: Duration) {
+    if tokio::join!(doubts.changed(), tokio::time::sleep(believed)).0.is_err() {
+        std::future::pending::<()>().await; // nobody calls any more
     }
 }
 

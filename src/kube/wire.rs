@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch::{self, Receiver, Sender};
 
 use super::call::{Calls, Failure};
 use super::certificate::Term;
@@ -24,12 +25,19 @@ pub(super) struct Wire {
     connected: Mutex<Option<Connected>>,
     /// When it was read for the last time. Held while it is being read: one is enough.
     renewed: tokio::sync::Mutex<Option<Instant>>,
+    /// A call was not answered.
+    doubts: Sender<()>,
 }
 
 impl Wire {
     pub(super) fn new(kubeconfig: Option<PathBuf>, per_call: Limit, limit: Limit) -> Wire {
         let (connected, renewed) = (Mutex::new(None), tokio::sync::Mutex::new(None));
-        Wire { kubeconfig, per_call, limit, connected, renewed }
+        Wire { kubeconfig, per_call, limit, connected, renewed, doubts: watch::channel(()).0 }
+    }
+
+    /// Hears of each call from now on that the server does not answer.
+    pub(super) fn doubts(&self) -> Receiver<()> {
+        self.doubts.subscribe()
     }
 
     /// Calls that have all ended by then.
@@ -43,7 +51,7 @@ impl Wire {
                     self.renew_certificate(connected.term.as_ref()).await;
                 }
                 let connected = self.connected().unwrap_or(connected);
-                return Ok(Calls::new(connected, self.per_call, end));
+                return Ok(Calls::new(connected, self.per_call, end).telling(self.doubts.clone()));
             }
             self.read(&mut *self.renewed.lock().await).await?;
         }

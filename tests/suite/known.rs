@@ -30,6 +30,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("known::changes_are_seen", server, changes),
         Case::new("known::without_the_nodes_name_pods_are_asked_for", server, no_node),
         Case::new("known::the_last_known_serve_while_the_server_is_away", server, away),
+        Case::new("known::calls_without_an_answer_show_that_the_server_stopped", server, stopped),
+        Case::new("known::a_slow_call_alone_says_nothing_of_the_server", server, slow),
         Case::new("known::an_expired_watch_begins_anew", server, expired),
         Case::new("known::a_server_that_streams_no_lists", server, pages),
         Case::new("known::credentials_are_read_again", server, rotated),
@@ -280,6 +282,37 @@ fn away() {
     assert!(matches!(node.definition(&known, "blue"), Err(SourceError::NoDefinition { .. })));
     assert!(!node.last_known("blue").exists());
     until("no trouble", || known.state().pods.is_none() && known.state().definitions.is_none());
+}
+
+/// Its connections stay, and nobody answers on them any more: a watch on which nothing comes shows nothing.
+fn stopped() {
+    let node = Node::new();
+    let known = node.synced();
+    node.cluster.fail("", "", usize::MAX, Fault::Hang);
+    let name = node.called("a", "u");
+    until("why the definitions are doubtful", || {
+        let _ = pod(&known, &name).unwrap_err();
+        known.state().definitions.is_some_and(|trouble| trouble.is_away)
+    });
+    node.cluster.heal();
+    until("no trouble", || known.state().pods.is_none() && known.state().definitions.is_none());
+}
+
+fn slow() {
+    let node = Node::new();
+    let known = node.synced();
+    let name = node.pod("a", &json!({}));
+    until_known(&known, &name);
+    node.cluster.fail("GET", "/pods/b", usize::MAX, Fault::Hang);
+    node.cluster.seen();
+    let restarts = known.counts().restarts;
+    assert!(pod(&known, &node.called("b", "u")).unwrap_err().is_transient());
+    until("both watches are begun again", || {
+        let state = known.state();
+        assert_eq!((state.is_synced, state.pods, state.definitions), (true, None, None));
+        known.counts().restarts >= restarts + 2
+    });
+    assert!(pod(&known, &name).is_ok() && known.state().pods.is_none());
 }
 
 fn expired() {
