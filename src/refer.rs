@@ -150,7 +150,8 @@ fn connect(path: &Path, time: Duration) -> io::Result<UnixStream> {
 pub fn lease(socket: &Path, request: &Request) -> Result<Option<UnixStream>, CniError> {
     let time = if request.command == Command::Del { DEL_LEASE_TIME } else { LEASE_TIME + LEASE_SLACK };
     let asked = connect(socket, time).and_then(|mut stream| {
-        let pairs = vec![(LEASE.into(), request.container_id.clone().into())];
+        let pairs =
+            vec![(LEASE.into(), request.container_id.clone().into()), ("CNI_ARGS".into(), request.args.clone().into())];
         Frame { pairs, stdin: Vec::new() }.send(&mut stream, None)?;
         Answer::receive(&mut stream).map(|answer| (answer, stream))
     });
@@ -173,8 +174,11 @@ pub fn tell(socket: &Path, config: &Config, request: &Request, tidings: &Tidings
     let time = if config.status_before_answer { config.api_deadline + LEASE_SLACK } else { TELL_TIME };
     let told = serde_json::to_string(tidings).map_err(io::Error::from).and_then(|text| {
         let mut stream = connect(socket, time)?;
-        let mut pairs =
-            vec![(NEWS.into(), text.into()), ("CNI_CONTAINERID".into(), request.container_id.clone().into())];
+        let mut pairs = vec![
+            (NEWS.into(), text.into()),
+            ("CNI_CONTAINERID".into(), request.container_id.clone().into()),
+            ("CNI_ARGS".into(), request.args.clone().into()),
+        ];
         pairs.extend(std::env::var_os(TRACEPARENT).map(|trace| (TRACEPARENT.into(), trace)));
         Frame { pairs, stdin: request.stdin.clone() }.send(&mut stream, None)?;
         Answer::receive(&mut stream)

@@ -1,10 +1,11 @@
-//! Who may execute plugins now: so many sandboxes at once, in the order in which they asked. Their plugins are executed by
+//! Who may execute plugins now: so many sandboxes at once, tenants in turn, of each in the order in which they asked. Their plugins are executed by
 //! `plexus-cni`, and a lease is held for as long as its connection is open. Pure: it does not know what a call is.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::line::WAITING_MAX;
+use super::turns::Turns;
 
 #[derive(Debug)]
 struct Waiting<T> {
@@ -19,13 +20,13 @@ pub(super) struct Leases<T> {
     width: usize,
     /// How many connections have the lease of a sandbox: a plugin may be plexus-cni again.
     held: HashMap<String, usize>,
-    waiting: VecDeque<Waiting<T>>,
+    waiting: Turns<Waiting<T>>,
 }
 
 impl<T> Leases<T> {
     /// For so many sandboxes.
     pub(super) fn new(width: usize) -> Leases<T> {
-        Leases { width, held: HashMap::new(), waiting: VecDeque::new() }
+        Leases { width, held: HashMap::new(), waiting: Turns::new() }
     }
 
     /// How many sandboxes have one.
@@ -42,19 +43,20 @@ impl<T> Leases<T> {
     ///
     /// # Errors
     /// The call, where too many wait.
-    pub(super) fn ask(&mut self, sandbox: String, deadline: Instant, call: T) -> Result<(), T> {
+    pub(super) fn ask(&mut self, (tenant, sandbox): (&str, String), deadline: Instant, call: T) -> Result<(), T> {
         if self.waiting.len() >= WAITING_MAX {
             return Err(call);
         }
-        self.waiting.push_back(Waiting { sandbox, deadline, call });
+        self.waiting.push(tenant, Waiting { sandbox, deadline, call });
         Ok(())
     }
 
     /// The next one that has a lease from now on. Who works for a sandbox that has one waits for nobody: that one waits for it.
     pub(super) fn next(&mut self) -> Option<(String, T)> {
         let has_room = self.held.len() < self.width;
-        let at = self.waiting.iter().position(|one| has_room || self.held.contains_key(&one.sandbox))?;
-        let Waiting { sandbox, call, .. } = self.waiting.remove(at)?;
+        let of_held = |one: &Waiting<T>| self.held.contains_key(&one.sandbox);
+        let next = if has_room { self.waiting.take() } else { self.waiting.pick(of_held) };
+        let Waiting { sandbox, call, .. } = next?;
         *self.held.entry(sandbox.clone()).or_default() += 1;
         Some((sandbox, call))
     }
@@ -71,10 +73,7 @@ impl<T> Leases<T> {
 
     /// Those that have waited too long.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<T> {
-        let (late, waiting) = self.waiting.drain(..).partition(|one| one.deadline <= now);
-        self.waiting = waiting;
-        let late: VecDeque<Waiting<T>> = late;
-        late.into_iter().map(|one| one.call).collect()
+        self.waiting.drain(|one| one.deadline <= now).into_iter().map(|one| one.call).collect()
     }
 }
 
@@ -88,7 +87,7 @@ mod tests {
     fn so_many_sandboxes_at_once_and_who_works_for_one_of_them_does_not_wait() {
         let (mut leases, now) = (Leases::new(2), Instant::now());
         for (number, sandbox) in ["a", "b", "c", "d", "a"].into_iter().enumerate() {
-            leases.ask(sandbox.to_owned(), now + Duration::from_secs(60), number).unwrap();
+            leases.ask(("one", sandbox.to_owned()), now + Duration::from_secs(60), number).unwrap();
         }
         let given = |leases: &mut Leases<usize>| -> Vec<usize> {
             std::iter::from_fn(|| leases.next()).map(|(_, number)| number).collect()
@@ -109,9 +108,9 @@ mod tests {
         let (mut leases, now) = (Leases::new(1), Instant::now());
         for number in 0..WAITING_MAX {
             let deadline = now + Duration::from_secs(if number < 3 { 1 } else { 2 });
-            leases.ask(number.to_string(), deadline, number).unwrap();
+            leases.ask(("one", number.to_string()), deadline, number).unwrap();
         }
-        assert_eq!(leases.ask("one more".to_owned(), now, 7), Err(7));
+        assert_eq!(leases.ask(("two", "one more".to_owned()), now, 7), Err(7));
         assert_eq!(leases.next().map(|(_, number)| number), Some(0));
         assert_eq!(leases.expired(now), [0; 0]);
         assert_eq!(leases.expired(now + Duration::from_secs(1)), [1, 2]);

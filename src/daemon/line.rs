@@ -1,11 +1,15 @@
-//! Who is served next: calls of one sandbox in the order they came, a waiting ADD before a waiting DEL, within bounds. Pure: it
-//! does not know what a call is, nor who serves it.
+//! Who is served next: calls of one sandbox in the order they came, a waiting ADD before a waiting DEL, tenants in turn, within bounds.
+//! Pure: it does not know what a call is, nor who serves it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::turns::Turns;
+
 /// Calls that wait: more than a node has pods, each with two.
 pub(super) const WAITING_MAX: usize = 1024;
+/// Of these, ADDs of one sandbox: more than a pod gets interfaces at once while it runs.
+const SANDBOX_WAITING_MAX: usize = 64;
 /// A DEL that has waited so long goes before every ADD.
 pub(super) const DEL_AGE_MAX: Duration = Duration::from_millis(500);
 
@@ -23,6 +27,8 @@ pub(super) enum Verb {
 pub(super) struct Place<T> {
     /// The container id.
     pub(super) sandbox: String,
+    /// Whose it is: all of a tenant's wait for one of each other tenant's at most.
+    pub(super) tenant: String,
     /// What it does.
     pub(super) verb: Verb,
     /// When it came.
@@ -62,9 +68,9 @@ struct Sandbox<T> {
 pub(super) struct Line<T> {
     width: Width,
     sandboxes: HashMap<String, Sandbox<T>>,
-    /// Sandboxes whose next call is an ADD that could be served now, in the order they came to that.
-    adds: VecDeque<String>,
-    dels: VecDeque<String>,
+    /// Sandboxes whose next call is an ADD that could be served now, of each tenant in the order they came to that.
+    adds: Turns<String>,
+    dels: Turns<String>,
     adding: usize,
     deleting: usize,
     waiting: usize,
@@ -76,8 +82,8 @@ impl<T> Line<T> {
         Line {
             width,
             sandboxes: HashMap::new(),
-            adds: VecDeque::new(),
-            dels: VecDeque::new(),
+            adds: Turns::new(),
+            dels: Turns::new(),
             adding: 0,
             deleting: 0,
             waiting: 0,
@@ -102,9 +108,11 @@ impl<T> Line<T> {
     /// Takes a call.
     ///
     /// # Errors
-    /// The call, where too many wait.
+    /// The call, where too many wait, of all or of its sandbox.
     pub(super) fn admit(&mut self, place: Place<T>) -> Result<Admitted<T>, T> {
-        if self.waiting >= WAITING_MAX {
+        let own = self.sandboxes.get(&place.sandbox).map_or(0, |sandbox| sandbox.waiting.len());
+        // A DEL is what ends a crowd of its sandbox.
+        if self.waiting >= WAITING_MAX || (place.verb == Verb::Add && own >= SANDBOX_WAITING_MAX) {
             return Err(place.call);
         }
         let (name, verb) = (place.sandbox.clone(), place.verb);
@@ -128,14 +136,13 @@ impl<T> Line<T> {
     /// Puts a sandbox where its next call belongs: in one of the two queues, once, or in none.
     fn stand(&mut self, name: &str) {
         let next = match self.sandboxes.get(name) {
-            Some(sandbox) if sandbox.serving.is_none() => sandbox.waiting.front().map(|place| place.verb),
+            Some(sandbox) if sandbox.serving.is_none() => sandbox.waiting.front(),
             _ => None,
         };
         for (verb, queue) in [(Verb::Add, &mut self.adds), (Verb::Del, &mut self.dels)] {
-            let stands = queue.iter().position(|known| known == name);
-            match (stands, next == Some(verb)) {
-                (Some(at), false) => drop(queue.remove(at)),
-                (None, true) => queue.push_back(name.to_owned()),
+            match (queue.has(|known| known == name), next.filter(|place| place.verb == verb)) {
+                (true, None) => drop(queue.pick(|known| known == name)),
+                (false, Some(place)) => queue.push(&place.tenant, name.to_owned()),
                 _ => {}
             }
         }
@@ -144,13 +151,13 @@ impl<T> Line<T> {
     /// The next call that can be served, if there is one; then it is being served.
     pub(super) fn next(&mut self, now: Instant) -> Option<Place<T>> {
         let is_old = |place: &Place<T>| now.saturating_duration_since(place.arrived) >= DEL_AGE_MAX;
-        let first = |queue: &VecDeque<String>| self.sandboxes.get(queue.front()?)?.waiting.front();
+        let first = |name| self.sandboxes.get::<String>(name)?.waiting.front();
         let can_add = self.adding < self.width.adds && !self.adds.is_empty();
         let can_del = self.deleting < self.width.dels && !self.dels.is_empty();
-        let del_first = can_del && (!can_add || first(&self.dels).is_some_and(is_old));
+        let del_first = can_del && (!can_add || self.dels.firsts().filter_map(first).any(is_old));
         let name = match (can_add, del_first) {
-            (_, true) => self.dels.pop_front(),
-            (true, false) => self.adds.pop_front(),
+            (_, true) => self.dels.take(),
+            (true, false) => self.adds.take(),
             (false, false) => None,
         }?;
         let sandbox = self.sandboxes.get_mut(&name)?;
@@ -212,7 +219,8 @@ mod tests {
     }
 
     fn place(sandbox: &str, verb: Verb, now: Instant, call: u32) -> Place<u32> {
-        Place { sandbox: sandbox.to_owned(), verb, arrived: now, deadline: now + Duration::from_secs(1), call }
+        let (sandbox, tenant) = (sandbox.to_owned(), "one".to_owned());
+        Place { sandbox, tenant, verb, arrived: now, deadline: now + Duration::from_secs(1), call }
     }
 
     fn served(line: &mut Line<u32>, now: Instant) -> Vec<u32> {
@@ -260,6 +268,40 @@ mod tests {
         assert_eq!(served(&mut line, now), [3]);
         line.ended("a");
         assert!(line.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_of_one_tenant_keeps_nobody_else_waiting_for_all_of_it() {
+        let (mut line, now) = line();
+        let of = |tenant: &str, place: Place<u32>| Place { tenant: tenant.to_owned(), ..place };
+        for (verb, first) in [(Verb::Add, 0), (Verb::Del, 100)] {
+            for call in first..first + 50 {
+                line.admit(place(&call.to_string(), verb, now, call)).unwrap();
+            }
+        }
+        assert_eq!(served(&mut line, now), [0, 1, 100]);
+        line.admit(of("another", place("a", Verb::Add, now, 200))).unwrap();
+        line.admit(of("another", place("b", Verb::Del, now, 201))).unwrap();
+        for name in ["0", "1", "100"] {
+            line.ended(name);
+        }
+        let next = served(&mut line, now);
+        assert!(next.contains(&200) && next.len() == 3, "one of each: {next:?}");
+        line.ended(&next.last().unwrap().to_string());
+        assert_eq!(served(&mut line, now), [201]);
+    }
+
+    #[test]
+    fn one_sandbox_does_not_take_the_room_of_all() {
+        let (mut line, now) = line();
+        let most = u32::try_from(SANDBOX_WAITING_MAX).unwrap();
+        for call in 0..most {
+            line.admit(place("a", Verb::Add, now, call)).unwrap();
+        }
+        assert_eq!(line.admit(place("a", Verb::Add, now, most)).unwrap_err(), most);
+        line.admit(place("b", Verb::Add, now, most)).unwrap();
+        let admitted = line.admit(place("a", Verb::Del, now, 7)).unwrap();
+        assert_eq!(admitted.cancelled.len(), SANDBOX_WAITING_MAX);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod page;
 mod reconcile;
 mod running;
 mod seat;
+mod turns;
 mod work;
 
 use std::mem;
@@ -261,7 +262,7 @@ impl Daemon {
         let metrics = &self.shared.metrics;
         if let Some(sandbox) = call.lease() {
             let deadline = call.arrived + LEASE_TIME;
-            let refused = self.leases.ask(sandbox, deadline, call).err();
+            let refused = self.leases.ask((&call.tenant(), sandbox), deadline, call).err();
             return refused.into_iter().for_each(|call| call.refuse(Refusal::TooMany, metrics));
         }
         let verb = match call.command() {
@@ -278,9 +279,9 @@ impl Daemon {
             Some(Command::Del) if !call.is_plug() => Verb::Del,
             _ => Verb::Add,
         };
-        let sandbox = call.sandbox();
+        let (sandbox, tenant) = (call.sandbox(), call.tenant());
         let (arrived, deadline) = (call.arrived, call.arrived + self.time(verb));
-        match self.line.admit(Place { sandbox: sandbox.clone(), verb, arrived, deadline, call }) {
+        match self.line.admit(Place { sandbox: sandbox.clone(), tenant, verb, arrived, deadline, call }) {
             Ok(admitted) => {
                 admitted.cancelled.into_iter().for_each(|call| call.refuse(Refusal::Cancelled, metrics));
                 if admitted.cancels_running {

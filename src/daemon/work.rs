@@ -169,6 +169,11 @@ impl Call {
         }
     }
 
+    /// The namespace of its pod, as its runtime says it; nothing where there is none: all such calls are one tenant's.
+    pub(super) fn tenant(&self) -> String {
+        tenant_of(self.frame.variable("CNI_ARGS").unwrap_or_default())
+    }
+
     /// Whether it is what came of a request that its caller served.
     fn is_news(&self) -> bool {
         self.frame.variable(NEWS).is_some()
@@ -205,6 +210,11 @@ impl Call {
         let said = if is_given_back { yours() } else { Answer::Error(error()) };
         self.back.refuse(&said);
     }
+}
+
+fn tenant_of(args: &[u8]) -> String {
+    let named = args.split(|byte| *byte == b';').find_map(|pair| pair.strip_prefix(b"K8S_POD_NAMESPACE="));
+    String::from_utf8_lossy(named.unwrap_or_default()).into_owned()
 }
 
 /// What STATUS is refused with, where something is not ready.
@@ -378,6 +388,20 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
         warn(&format!("{} {}: the caller has gone: {gone}", request.command.as_str(), request.container_id));
         if attached {
             purpose.undo(*request, &seat);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_the_namespace_of_the_pod() {
+        let args = b"IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u";
+        assert_eq!(tenant_of(args), "shop");
+        for none in [&b""[..], b"K8S_POD_NAME=web-0", b";;=", b"K8S_POD_NAMESPACE"] {
+            assert_eq!(tenant_of(none), "");
         }
     }
 }
