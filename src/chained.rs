@@ -4,7 +4,7 @@
 use std::io;
 
 use backends::chained::{self, Chained, Original, Previous, Remains, Scene, Spec};
-use backends::nft::{Filter, Owner};
+use backends::nft::{Filter, Listed, Owner};
 use backends::{Deleter, Deletion, Host, Pod};
 
 use crate::cni::error::{CniError, Code};
@@ -66,16 +66,23 @@ pub fn add(
     Ok(previous)
 }
 
-/// Compares a step with the kernel.
+/// Compares a step with the kernel, as far as others' checks have it with what is `listed`.
 ///
 /// # Errors
 /// What differs.
-pub fn check(spec: &Spec, link: &Link, result: &CniResult, (host, pod): (&mut Host, &mut Pod)) -> Result<(), CniError> {
+pub fn check(
+    spec: &Spec,
+    link: &Link,
+    result: &CniResult,
+    (host, pod): (&mut Host, &mut Pod),
+    listed: &mut Listed,
+) -> Result<(), CniError> {
     if spec.is_idle() {
         return Ok(());
     }
     let known = convert::previous(result);
-    spec.check(&mut Scene { host, pod, owner: link.owner, previous: &known, group: link.group }).map_err(from_backend)
+    let mut scene = Scene { host, pod, owner: link.owner, previous: &known, group: link.group };
+    spec.check(&mut scene, listed).map_err(from_backend)
 }
 
 /// What is known of a step that is to be removed.

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use backends::chained::{self, Chained};
+pub use backends::nft::Listed;
 use backends::nft::Owner as RulesOwner;
 use backends::{Before, Expected, Kind, Made, NetNs};
 use ipam::Owner;
@@ -47,7 +48,7 @@ pub fn configuration(job: &Job, plan: &mut Plan) -> Result<(), CniError> {
             let refused = || native::unchained(spec.chained(), Command::Check);
             let previous = attachment.previous.as_ref().ok_or_else(refused)?;
             let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made: None };
-            return chained_check(job, spec, &subject, previous);
+            return chained_check(job, spec, &subject, previous, &mut Listed::default());
         }
         How::Executed(_) => {
             let caller = job.caller(&attachment.ifname, &plan.path, attachment.version);
@@ -57,7 +58,7 @@ pub fn configuration(job: &Job, plan: &mut Plan) -> Result<(), CniError> {
     let Some(previous) = &attachment.previous else {
         if native.kind == Kind::Loopback {
             let subject = Subject { network: &attachment.cni_name, ifname: "lo", made: None };
-            return kernel_check(job, native, &subject, &CniResult::default());
+            return kernel_check(job, native, &subject, &CniResult::default(), &mut Listed::default());
         }
         let named = matches!(native.kind, Kind::Vlan | Kind::Dummy);
         let prefix = if named { format!("{}: ", native.kind.name()) } else { String::new() };
@@ -68,7 +69,7 @@ pub fn configuration(job: &Job, plan: &mut Plan) -> Result<(), CniError> {
     let outcome = recorded(job)?.and_then(|record| record.commitment).and_then(|done| done.outcomes.into_iter().next());
     let made = outcome.and_then(|outcome| outcome.made).map(|made| Made { mtu: 0, ..made });
     let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
-    kernel_check(job, native, &subject, previous)
+    kernel_check(job, native, &subject, previous, &mut Listed::default())
 }
 
 /// What a directly executed plugin did, where plexus did it, in this boot.
@@ -112,7 +113,13 @@ struct Subject<'a> {
     made: Option<Made>,
 }
 
-fn kernel_check(job: &Job, native: &Native, subject: &Subject, expected: &CniResult) -> Result<(), CniError> {
+fn kernel_check(
+    job: &Job,
+    native: &Native,
+    subject: &Subject,
+    expected: &CniResult,
+    listed: &mut Listed,
+) -> Result<(), CniError> {
     let Subject { network, ifname, made } = *subject;
     let mut kernel = Kernel::open(job.place.opening(job.request), job.request.netns_override)?;
     let layer3 = convert::layer3(expected);
@@ -121,17 +128,23 @@ fn kernel_check(job: &Job, native: &Native, subject: &Subject, expected: &CniRes
     backends::check(&mut kernel.host, &mut kernel.pod, &native.spec, ifname, &expected)
         .map_err(native::from_backend)?;
     let owner = RulesOwner { network, sandbox: &job.request.container_id, ifname };
-    rules::check(native.rules, &owner, &expected.interfaces, &expected.addresses)
+    rules::check(listed, native.rules, &owner, &expected.interfaces, &expected.addresses)
 }
 
-fn chained_check(job: &Job, spec: &chained::Spec, subject: &Subject, result: &CniResult) -> Result<(), CniError> {
+fn chained_check(
+    job: &Job,
+    spec: &chained::Spec,
+    subject: &Subject,
+    result: &CniResult,
+    listed: &mut Listed,
+) -> Result<(), CniError> {
     if spec.is_idle() {
         return Ok(());
     }
     let owner = RulesOwner { network: subject.network, sandbox: &job.request.container_id, ifname: subject.ifname };
     let mut kernel = Kernel::open(job.place.opening(job.request), job.request.netns_override)?;
     let link = Link { owner, sandbox: job.netns(), group: None };
-    crate::chained::check(spec, &link, result, (&mut kernel.host, &mut kernel.pod))
+    crate::chained::check(spec, &link, result, (&mut kernel.host, &mut kernel.pod), listed)
 }
 
 /// CHECK of a pod: every attachment of its record.
@@ -146,7 +159,9 @@ pub fn record(job: &Job) -> Result<(), CniError> {
         let msg = format!("no attachment of sandbox {} to network {:?} is recorded", key.sandbox, key.network);
         return Err(CniError::new(Code::UnknownContainer, msg));
     };
-    for (attachment, outcome) in record.intent.attachments.iter().zip(attachments(job, &record, Extent::All)?) {
+    for (attachment, outcome) in
+        record.intent.attachments.iter().zip(attachments(job, &record, Extent::All, &mut Listed::default())?)
+    {
         let named = |e: CniError| {
             let msg = format!("network {:?} ({}): {}", attachment.network, attachment.ifname, e.msg);
             CniError { msg, ..e }
@@ -184,11 +199,17 @@ pub enum Extent {
     Kernel,
 }
 
-/// CHECK of each attachment of a record, in order. What disabled it is not looked at.
+/// CHECK of each attachment of a record, in order. What disabled it is not looked at. `listed`: of the packet filter, what was listed for
+/// others; what came since is not in it.
 ///
 /// # Errors
 /// The ADD did not finish, what it recorded is no result, or another namespace is in the place of the one that was attached.
-pub fn attachments(job: &Job, record: &Record, extent: Extent) -> Result<Vec<Result<(), CniError>>, CniError> {
+pub fn attachments(
+    job: &Job,
+    record: &Record,
+    extent: Extent,
+    listed: &mut Listed,
+) -> Result<Vec<Result<(), CniError>>, CniError> {
     let Some(done) = &record.commitment else {
         return Err(CniError::generic("the ADD of this attachment did not finish: DEL it"));
     };
@@ -207,7 +228,7 @@ pub fn attachments(job: &Job, record: &Record, extent: Extent) -> Result<Vec<Res
         let made = outcome.made.filter(|_| of_this_boot);
         let found = Found { result: &result, made, path: &record.intent.path, extent };
         let mut steps = attachment.steps.iter().enumerate().filter(|_| !attachment.disable_check);
-        let done = steps.try_for_each(|(index, step)| check_step(job, attachment, index, step, &found));
+        let done = steps.try_for_each(|(index, step)| check_step(job, attachment, (index, step), &found, listed));
         checked.push(done.and_then(|()| default_route_of(job, attachment)));
     }
     Ok(checked)
@@ -230,7 +251,13 @@ fn default_route_of(job: &Job, attachment: &Attachment) -> Result<(), CniError> 
     default_route::check(&mut kernel.pod, &attachment.ifname, &attachment.default_route)
 }
 
-fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, found: &Found) -> Result<(), CniError> {
+fn check_step(
+    job: &Job,
+    attachment: &Attachment,
+    (index, step): (usize, &Step),
+    found: &Found,
+    listed: &mut Listed,
+) -> Result<(), CniError> {
     let Found { result, path, extent, .. } = *found;
     let version = Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT);
     if !step.native {
@@ -259,11 +286,11 @@ fn check_step(job: &Job, attachment: &Attachment, index: usize, step: &Step, fou
                 found.made.filter(|_| later.iter().all(|step| !step.native || Chained::of(&step.plugin).is_some()));
             let made = made.map(|made| if later.is_empty() { made } else { Made { mtu: 0, ..made } });
             let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
-            kernel_check(job, &native, &subject, result)
+            kernel_check(job, &native, &subject, result, listed)
         }
         Verdict::Chained(spec, _) => {
             let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made: None };
-            chained_check(job, &spec, &subject, result)
+            chained_check(job, &spec, &subject, result, listed)
         }
         Verdict::Executed(_) => Ok(()),
     }

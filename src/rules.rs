@@ -1,7 +1,7 @@
 //! A native step's rules in the kernel's packet filter: whose they are and what they say, from an attachment's own values.
 //! Knows no nftables.
 
-use backends::nft::{self, Filter, Owner, Rules, Subject};
+use backends::nft::{Filter, Listed, Owner, Rules, Subject};
 use backends::{Address, Interface};
 
 use crate::cni::error::CniError;
@@ -39,13 +39,19 @@ pub fn open() -> Result<Filter, CniError> {
     Filter::open().map_err(from_backend)
 }
 
-/// CHECK: whether they are there.
+/// CHECK: whether they are there, as `listed` has it.
 ///
 /// # Errors
 /// What is missing.
-pub fn check(rules: Rules, owner: &Owner, interfaces: &[Interface], addresses: &[Address]) -> Result<(), CniError> {
+pub fn check(
+    listed: &mut Listed,
+    rules: Rules,
+    owner: &Owner,
+    interfaces: &[Interface],
+    addresses: &[Address],
+) -> Result<(), CniError> {
     let addresses: Vec<_> = addresses.iter().map(|address| address.address).collect();
-    nft::check(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
+    listed.check(rules, owner, &subject(owner, interfaces, &addresses)).map_err(from_backend)
 }
 
 /// The host's end comes right before the pod's in a result: a bridge comes before it, and the gateway of a VLAN after both.

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use backends::nft::{Filter, Owner, Rules, Subject, add, check, remove, retain};
-use backends::{ErrorKind, Mac};
+use backends::nft::{Filter, Listed, Owner, Rules, Subject, add, remove, retain};
+use backends::{Error, ErrorKind, Mac};
 use ipnetwork::IpNetwork;
 
 use crate::Case;
@@ -30,6 +30,11 @@ pub(crate) const CASES: &[Case] = &[
 const BOTH: Rules = Rules { masquerade: true, spoof_check: true };
 const ONE: Owner<'_> = Owner { network: "lab", sandbox: "c1", ifname: "eth0" };
 const MAC: Mac = Mac::new([2, 0, 0, 0, 0, 5]);
+
+/// CHECK of one owner.
+fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(), Error> {
+    Listed::default().check(rules, owner, subject)
+}
 
 /// Runs `nft` in the calling thread's namespace.
 fn nft(arguments: &str) -> String {

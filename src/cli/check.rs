@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use plexus::alive::{Life, Observer};
-use plexus::check::Extent;
+use plexus::check::{Extent, Listed};
 use plexus::cni::error::CniError;
 use plexus::config::{NativePolicy, Policy};
 use plexus::job::Job;
@@ -82,7 +82,9 @@ pub(super) fn run(
         return Err(Failure::Input { act: format!("checking {pod}"), why });
     }
     let observer = Observer::look(on_node).map_err(|e| Failure::Input { act: "checking".to_owned(), why: e.msg })?;
-    let rows: Vec<Row> = records.iter().flat_map(|record| rows(record, &observer, state_dir)).collect();
+    // What is listed now has whatever these records say.
+    let mut listed = Listed::default();
+    let rows: Vec<Row> = records.iter().flat_map(|record| rows(record, &observer, state_dir, &mut listed)).collect();
     let differing = rows.iter().filter(|row| !matches!(row.state, State::Ok | State::Unchecked)).count();
     match output {
         Format::Json => out.json(&rows)?,
@@ -103,7 +105,7 @@ fn is_of(record: &Record, wanted: &str) -> bool {
     named || record.intent.key.sandbox.starts_with(wanted)
 }
 
-fn rows(record: &Record, observer: &Observer, state_dir: &Path) -> Vec<Row> {
+fn rows(record: &Record, observer: &Observer, state_dir: &Path, listed: &mut Listed) -> Vec<Row> {
     let intent = &record.intent;
     let states: Vec<(State, String)> = if observer.life(record) == Life::Ended {
         let detail = format!("the network namespace {} is gone; `plexus gc` removes what is held", intent.netns);
@@ -112,7 +114,7 @@ fn rows(record: &Record, observer: &Observer, state_dir: &Path) -> Vec<Row> {
         let detail = "its ADD is under way, or was killed: then its DEL, or `plexus gc` once its namespace is gone";
         vec![(State::Unfinished, detail.to_owned()); intent.attachments.len()]
     } else {
-        checked(record, state_dir)
+        checked(record, state_dir, listed)
     };
     let row = |(attachment, (state, detail)): (&Attachment, (State, String))| Row {
         namespace: intent.pod.as_ref().map(|pod| pod.namespace.clone()).unwrap_or_default(),
@@ -126,7 +128,7 @@ fn rows(record: &Record, observer: &Observer, state_dir: &Path) -> Vec<Row> {
     intent.attachments.iter().zip(states).map(row).collect()
 }
 
-fn checked(record: &Record, state_dir: &Path) -> Vec<(State, String)> {
+fn checked(record: &Record, state_dir: &Path, listed: &mut Listed) -> Vec<(State, String)> {
     let request = check::request_of(record);
     let job = Job {
         request: &request,
@@ -136,7 +138,7 @@ fn checked(record: &Record, state_dir: &Path) -> Vec<(State, String)> {
         place: &plexus::place::OfFiles,
     };
     let attachments = &record.intent.attachments;
-    match check::attachments(&job, record, Extent::All) {
+    match check::attachments(&job, record, Extent::All, listed) {
         Err(refusal) => vec![(State::Differs, refusal.msg); attachments.len()],
         Ok(outcomes) => {
             attachments.iter().zip(outcomes).map(|(attachment, outcome)| state(attachment, outcome)).collect()

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{attach_all, del_attachments, del_held, detach_records, enter_ahead};
 use crate::account;
 use crate::attach::from_journal;
-use crate::check::{self, Extent};
+use crate::check::{self, Extent, Listed};
 use crate::cluster;
 use crate::cni::list::List;
 use crate::cni::{CniError, Code, Command, Request, gojson};
@@ -188,7 +188,7 @@ fn check(job: &Job) -> Result<(), CniError> {
         let msg = format!("no interface {ifname} of sandbox {sandbox} is recorded");
         return Err(CniError::new(Code::UnknownContainer, msg));
     };
-    check::attachments(job, &record, Extent::All)?.into_iter().collect()
+    check::attachments(job, &record, Extent::All, &mut Listed::default())?.into_iter().collect()
 }
 
 /// What a pod got while it ran leaves with it: called by its DEL.

@@ -11,7 +11,7 @@ use ipam::host_local::{self, Held};
 use super::{Changed, What, text_of};
 use crate::alive::{self, Observer};
 use crate::attach::from_journal;
-use crate::check::{self, Extent};
+use crate::check::{self, Extent, Listed};
 use crate::cni::error::CniError;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
@@ -25,9 +25,16 @@ use crate::survey::{self, Places};
 /// What of a pod is not as its record says.
 pub(super) type Differences = Vec<(What, String)>;
 
+/// What pods share, read once for all that are looked at.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    leases: Leases,
+    listed: Listed,
+}
+
 /// What is leased, by directory: each is read once.
 #[derive(Debug, Default)]
-pub(super) struct Leases(BTreeMap<(PathBuf, String), Option<Vec<Held>>>);
+struct Leases(BTreeMap<(PathBuf, String), Option<Vec<Held>>>);
 
 impl Leases {
     /// None where it cannot be read: what it holds nobody knows.
@@ -63,7 +70,7 @@ pub(super) fn confirmed(key: &Key, observer: &Observer, places: &Places) -> Resu
     let Some(held) = held else { return Ok(Vec::new()) };
     let records = held.records().map_err(|e| from_journal(&e))?;
     let Some(last) = records.last() else { return Ok(Vec::new()) };
-    differences(last, observer, places, &mut Leases::default())
+    differences(last, observer, places, &mut Shared::default())
 }
 
 /// What differs; nothing of a pod that cannot be looked into from here, or whose ADD has not ended.
@@ -74,7 +81,7 @@ pub(super) fn differences(
     record: &Record,
     observer: &Observer,
     places: &Places,
-    leases: &mut Leases,
+    shared: &mut Shared,
 ) -> Result<Differences, CniError> {
     let intent = &record.intent;
     let Some(done) = &record.commitment else { return Ok(Vec::new()) };
@@ -90,7 +97,7 @@ pub(super) fn differences(
     };
     let mut pod = Pod::enter(netns).map_err(native::from_backend)?;
     let links = backends::links(&mut pod).map_err(native::from_backend)?;
-    let checked = check::attachments(&job, record, Extent::Kernel)?;
+    let checked = check::attachments(&job, record, Extent::Kernel, &mut shared.listed)?;
     let mut found = Vec::new();
     for ((attachment, outcome), checked) in intent.attachments.iter().zip(&done.outcomes).zip(checked) {
         let is_there = links.iter().any(|link| link.name == attachment.ifname);
@@ -102,7 +109,7 @@ pub(super) fn differences(
         } else if let Err(differs) = checked {
             found.push((What::LinkChanged, format!("{subject} is not as it was attached: {}", differs.msg)));
         }
-        let missing = unleased(intent, attachment, outcome, places, leases);
+        let missing = unleased(intent, attachment, outcome, places, &mut shared.leases);
         found.extend(missing.map(|told| (What::LeaseMissing, format!("{subject} has {told}"))));
     }
     Ok(found)

@@ -307,10 +307,10 @@ impl Reconciler {
         let mut all: Vec<&Record> = records.iter().collect();
         all.sort_by(|one, other| one.intent.key.cmp(&other.intent.key));
         go_on_behind(self.looked.as_ref(), &mut all, |record| &record.intent.key);
-        let mut leases = look::Leases::default();
+        let mut shared = look::Shared::default();
         for record in all.into_iter().take(LOOKED_MAX) {
             self.looked = Some(record.intent.key.clone());
-            match look::differences(record, observer, places, &mut leases) {
+            match look::differences(record, observer, places, &mut shared) {
                 Ok(found) if found.is_empty() => {}
                 // Something differs, or could not be looked at: it may be leaving. Once more while nobody can be at work on it.
                 Ok(_) | Err(_) => match look::confirmed(&record.intent.key, observer, places) {

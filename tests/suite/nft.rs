@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use backends::nft::{Listed, Owner, Rules, Subject};
 use serde_json::{Value, json};
 
 use crate::call::Side;
@@ -103,6 +104,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("nft::gc_keeps_only_what_is_valid", &[Need::Nft], kept),
         Case::new("nft::collection_without_a_record", &[Need::Peers, Need::Nft], collected),
         Case::new("nft::check_misses_what_is_gone", &[Need::Nft], missed),
+        Case::new("nft::checks_of_many_list_once", &[Need::Nft], listed_once),
         Case::new("nft::the_meta_plugin_removes_after_the_namespace", &[Need::Nft], meta),
         Case::new("nft::packets_are_masqueraded", &[Need::Nft, Need::Ping], packets),
         Case::new("nft::a_forged_address_is_dropped", &[Need::Nft, Need::Ping], forged),
@@ -248,6 +250,30 @@ fn missed() {
         let text = answer.json()["msg"].to_string();
         assert!(text.contains(&format!("table {} {}", words[2], words[3])), "{text}");
     }
+}
+
+/// Of what is gone since the first check, the others of the same listing say nothing.
+fn listed_once() {
+    let bed = Testbed::new();
+    let mut addresses = Vec::new();
+    for pod in ["a", "b"] {
+        bed.pod(pod);
+        let call = bed.call(Side::Plexus, "ptp").command("ADD").container(pod).pod(pod).conf(&conf("ptp"));
+        let result = call.run().ok();
+        let ips = result["ips"].as_array().unwrap();
+        addresses.push(ips.iter().map(|ip| ip["address"].as_str().unwrap().parse().unwrap()).collect::<Vec<_>>());
+    }
+    let check = |listed: &mut Listed, of: usize| {
+        let owner = Owner { network: "net1", sandbox: ["a", "b"][of], ifname: "eth0" };
+        let subject = Subject { addresses: &addresses[of], port: "", mac: None };
+        listed.check(Rules { masquerade: true, spoof_check: false }, &owner, &subject)
+    };
+    let mut listed = Listed::default();
+    check(&mut listed, 0).unwrap();
+    bed.tool("nft", &["flush", "chain", "inet", "cni_plugins_masquerade", "masq_checks"], "").unwrap();
+    check(&mut listed, 1).unwrap();
+    let fresh = check(&mut Listed::default(), 1).unwrap_err();
+    assert!(fresh.to_string().contains("0 of 2 masquerade rules"), "{fresh}");
 }
 
 /// The Go plugin's pods have no record, and its own GC does nothing: their rules tell whose they are.

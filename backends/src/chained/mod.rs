@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::default_route::Family;
 use crate::error::{Error, ErrorKind};
-use crate::nft::{Filter, Owner};
+use crate::nft::{Filter, Listed, Owner};
 use crate::pod::{Host, Pod};
 use crate::removal::Spawn;
 use crate::{Address, Interface, Route};
@@ -313,11 +313,11 @@ impl Spec {
         }
     }
 
-    /// Compares it with the kernel.
+    /// Compares it with the kernel. `listed`: what checks of others have listed already.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Mismatch`] with what differs; those of the kernel.
-    pub fn check(&self, scene: &mut Scene<'_>) -> Result<(), Error> {
+    pub fn check(&self, scene: &mut Scene<'_>, listed: &mut Listed) -> Result<(), Error> {
         match self {
             Self::Tuning(spec) => {
                 let has_link = scene.previous.interfaces.iter().any(|link| link.name == scene.owner.ifname);
@@ -326,7 +326,7 @@ impl Spec {
                 }
                 tuning::check(scene.pod, spec, &scene.owner)
             }
-            Self::Firewall(spec) => firewall::check(&scene.owner, &spec.resolve(scene.previous)?),
+            Self::Firewall(spec) => firewall::check(listed, &scene.owner, &spec.resolve(scene.previous)?),
             Self::Bandwidth(spec) => bandwidth::check(scene.host, scene.pod, spec, &scene.owner, scene.previous),
             Self::Portmap(spec) => portmap::check(&mut Filter::open()?, spec, &scene.owner, scene.previous),
             Self::Sbr(spec) => sbr::check(scene.pod, spec, scene.owner.ifname, scene.previous),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::message::{Base, Batch, Family};
-use super::rule::{Expressions, Verdict};
+use super::rule::{Expressions, Found, Verdict};
 use super::socket::Socket;
 use super::{Owner, hash};
 use crate::netlink::Failure;
@@ -97,8 +97,7 @@ pub(super) fn remove_others(
     by_ifname: bool,
 ) -> Result<(), Failure> {
     let is_other = others(network, valid, by_ifname);
-    let rules = socket.rules(Family::Inet, TABLE, CHECKS)?;
-    for rule in rules.iter().filter(|rule| is_other(&rule.comment)).take(COLLECTED_MAX) {
+    for rule in list(socket)?.iter().filter(|rule| is_other(&rule.comment)).take(COLLECTED_MAX) {
         batch.delete_rule(Family::Inet, [TABLE, CHECKS], rule.handle);
     }
     Ok(())
@@ -127,7 +126,7 @@ pub(super) fn is_ours(comment: &str, owner: &Owner<'_>) -> bool {
 
 /// The comments of all rules.
 pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Failure> {
-    Ok(socket.rules(Family::Inet, TABLE, CHECKS)?.into_iter().map(|rule| rule.comment).collect())
+    Ok(list(socket)?.into_iter().map(|rule| rule.comment).collect())
 }
 
 /// Whether a comment is as long as one can be: what is missing nobody knows.
@@ -135,17 +134,21 @@ pub(super) fn is_cut(comment: &str) -> bool {
     comment.len() >= COMMENT_BYTES_MAX
 }
 
-/// How many of these addresses have a rule of the owner that is about them.
-pub(super) fn count(socket: &mut Socket, owner: &Owner<'_>, addresses: &[IpNetwork]) -> Result<usize, Failure> {
+/// All rules, of all owners.
+pub(super) fn list(socket: &mut Socket) -> Result<Vec<Found>, Failure> {
+    socket.rules(Family::Inet, TABLE, CHECKS)
+}
+
+/// How many of these addresses have one of `rules` that is the owner's and about them.
+pub(super) fn count(rules: &[Found], owner: &Owner<'_>, addresses: &[IpNetwork]) -> usize {
     let mark = mark(owner);
-    let rules = socket.rules(Family::Inet, TABLE, CHECKS)?;
     let own: Vec<_> = rules.iter().filter(|rule| rule.comment.starts_with(&mark)).collect();
     let octets = |address: &IpNetwork| match address.ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let has_rule = |address: &&IpNetwork| own.iter().any(|rule| rule.compared.contains(&octets(address)));
-    Ok(addresses.iter().filter(has_rule).count())
+    addresses.iter().filter(has_rule).count()
 }
 
 /// Whether packets come by the rules at all.

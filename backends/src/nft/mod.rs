@@ -7,6 +7,7 @@
 pub(crate) mod forward;
 mod iptables;
 mod lift;
+mod listed;
 mod masquerade;
 mod message;
 mod nat;
@@ -26,6 +27,7 @@ use sha2::{Digest, Sha512};
 use crate::error::{Error, ErrorKind};
 use crate::mac::Mac;
 use crate::netlink::Failure;
+pub use listed::Listed;
 use socket::Socket;
 pub use survey::{Noted, noted, remove_noted};
 
@@ -261,38 +263,6 @@ pub fn retain(rules: Rules, network: &str, valid: &[(&str, &str)], by_ifname: bo
     let failed = |e| Error::kernel("collect nftables rules of network", format!("\"{network}\""), e);
     let Some(mut socket) = Socket::open_if_any().map_err(failed)? else { return Ok(()) };
     socket.change(|socket, batch| masquerade::remove_others(socket, batch, network, valid, by_ifname)).map_err(failed)
-}
-
-/// Whether the rules are there.
-///
-/// # Errors
-/// [`crate::ErrorKind::Mismatch`] with what is missing; as [`add`].
-pub fn check(rules: Rules, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<(), Error> {
-    if rules.is_empty() {
-        return Ok(());
-    }
-    let failed = |e| Error::kernel("look at nftables rules of", owner.place(), e);
-    let mut socket = Socket::open().map_err(failed)?;
-    if rules.masquerade {
-        let addresses: Vec<IpNetwork> = subject.addresses.iter().filter(|a| a.prefix() > 0).copied().collect();
-        let wanted = addresses.len();
-        let found = masquerade::count(&mut socket, owner, &addresses).map_err(failed)?;
-        if wanted > 0 && found >= wanted && !masquerade::is_led_to(&mut socket).map_err(failed)? {
-            let place = masquerade::PLACE;
-            return Err(Error::mismatch(format!("nothing leads to the masquerade rules in {place}")));
-        }
-        // The reference plugins' other backend is as good: who was attached by it stays until DEL.
-        if found < wanted && !iptables::is_there(&mut socket, owner).map_err(failed)? {
-            let (interface, place) = (owner.ifname, masquerade::PLACE);
-            let text = format!("{found} of {wanted} masquerade rules for {interface} are in {place}");
-            return Err(Error::mismatch(text));
-        }
-    }
-    if rules.spoof_check && subject.mac.is_some() && !spoof::is_there(&mut socket, owner, subject).map_err(failed)? {
-        let text = format!("the rules that check the hardware address of {} are not in {}", owner.ifname, spoof::PLACE);
-        return Err(Error::mismatch(text));
-    }
-    Ok(())
 }
 
 #[cfg(fuzzing)]

@@ -51,7 +51,7 @@ pub(super) fn add(batch: &mut Batch, owner: &Owner<'_>, port: &str, mac: Mac, la
 
 /// The comments of the rules that lead frames to a check.
 pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Failure> {
-    let rules = socket.rules(Family::Bridge, TABLE, PREROUTING)?.into_iter();
+    let rules = jumps(socket)?.into_iter();
     // Nobody else's rule with such a comment leads to the chain of that name.
     let is_ours = |rule: &Found| {
         rule.comment.strip_prefix(COMMENT).is_some_and(|whose| rule.jumps_to == format!("{CHAIN}{whose}"))
@@ -59,16 +59,24 @@ pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Failure> {
     Ok(rules.filter(is_ours).map(|rule| rule.comment).collect())
 }
 
-/// Whether the port's frames are looked at, for the pod's hardware address.
+/// All rules that frames come by first.
+pub(super) fn jumps(socket: &mut Socket) -> Result<Vec<Found>, Failure> {
+    socket.rules(Family::Bridge, TABLE, PREROUTING)
+}
+
+/// Whether one of them leads the port's frames to the owner's chain.
+pub(super) fn is_led_to(jumps: &[Found], owner: &Owner<'_>, subject: &Subject<'_>) -> bool {
+    let ((first, ..), port) = (names(owner), link_name(subject.port));
+    jumps.iter().any(|rule| rule.jumps_to == first && rule.compared.contains(&port))
+}
+
+/// Whether that chain looks at them, for the pod's hardware address.
 pub(super) fn is_there(socket: &mut Socket, owner: &Owner<'_>, subject: &Subject<'_>) -> Result<bool, Failure> {
     let (first, second, comment) = names(owner);
-    let port = link_name(subject.port);
-    let of_port = |rule: &Found| rule.jumps_to == first && rule.compared.contains(&port);
-    let jumps = socket.rules(Family::Bridge, TABLE, PREROUTING)?.iter().any(of_port);
     let looks = socket.rules(Family::Bridge, TABLE, &first)?.iter().any(|rule| rule.jumps_to == second);
     let decides = socket.rules(Family::Bridge, TABLE, &second)?;
     let mac = subject.mac.map(|mac| mac.octets().to_vec());
     let passes = mac.is_none_or(|mac| decides.first().is_some_and(|rule| rule.compared.contains(&mac)));
     let ours = decides.iter().filter(|rule| rule.comment == comment).count();
-    Ok(jumps && looks && passes && (ours, decides.len()) == (2, 2))
+    Ok(looks && passes && (ours, decides.len()) == (2, 2))
 }

@@ -2,11 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backends::chained::firewall::check;
 use backends::nft::Owner;
 
 use super::{
-    BOTH_FAMILIES, ONE, TWO, added, done, execute, lines, mismatch, plain, previous, removed, resolved, saved,
+    BOTH_FAMILIES, ONE, TWO, added, check, done, execute, lines, mismatch, plain, previous, removed, resolved, saved,
 };
 use crate::Case;
 use crate::world::{World, ip};

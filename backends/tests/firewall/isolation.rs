@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backends::chained::firewall::{Policy, Resolved, check, remove_idle_isolation};
+use backends::chained::firewall::{Policy, Resolved, remove_idle_isolation};
 use backends::nft::{Filter, Owner};
 use backends::{Host, Pod};
 
-use super::{BOTH_FAMILIES, ONE, TWO, added, done, execute, lines, previous, removed, resolved};
+use super::{BOTH_FAMILIES, ONE, TWO, added, check, done, execute, lines, previous, removed, resolved};
 use crate::Case;
 use crate::world::{World, in_pod, ip};
 

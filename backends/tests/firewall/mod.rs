@@ -11,12 +11,17 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use backends::chained::Previous;
-use backends::chained::firewall::{Conf, Handles, Resolved, add, check, remove};
-use backends::nft::{Filter, Owner};
+use backends::chained::firewall::{self, Conf, Handles, Resolved, add, remove};
+use backends::nft::{Filter, Listed, Owner};
 use backends::{Address, Error, Host, Interface, Pod};
 
 use crate::Case;
 use crate::world::conf;
+
+/// CHECK of one owner.
+fn check(owner: &Owner<'_>, resolved: &Resolved) -> Result<(), Error> {
+    firewall::check(&mut Listed::default(), owner, resolved)
+}
 
 pub(crate) fn cases() -> Vec<Case> {
     [beside::CASES, detect::CASES, isolation::CASES, rules::CASES, traffic::CASES].concat()

@@ -1,9 +1,11 @@
 //! The rules themselves, as `iptables` lists them.
 
-use backends::chained::firewall::{Handles, add, check, remove, retain};
+use backends::chained::firewall::{Handles, add, remove, retain};
 use backends::nft::{Filter, Noted, Owner, noted, remove_noted};
 
-use super::{BOTH_FAMILIES, ONE, TWO, added, done, lines, mismatch, plain, previous, removed, resolved, run, saved};
+use super::{
+    BOTH_FAMILIES, ONE, TWO, added, check, done, lines, mismatch, plain, previous, removed, resolved, run, saved,
+};
 use crate::Case;
 use crate::world::World;
 

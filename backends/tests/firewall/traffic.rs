@@ -2,9 +2,8 @@
 
 use backends::Pod;
 use backends::chained::Previous;
-use backends::chained::firewall::check;
 
-use super::{ONE, TWO, added, done, previous, removed, resolved};
+use super::{ONE, TWO, added, check, done, previous, removed, resolved};
 use crate::Case;
 use crate::world::{World, in_pod, ip};
 

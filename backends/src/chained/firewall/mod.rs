@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::netlink::link::{self, Link};
 pub use crate::nft::forward::Handles;
 use crate::nft::forward::{self, Known, Wanted};
-use crate::nft::{Filter, Owner};
+use crate::nft::{Filter, Listed, Owner};
 use crate::pod::Host;
 
 impl Resolved {
@@ -114,6 +114,6 @@ pub fn retain(filter: &mut Filter, network: &str, valid: &[(&str, &str)], by_ifn
 ///
 /// # Errors
 /// [`crate::ErrorKind::Mismatch`] with the reference plugin's text; as [`add`].
-pub fn check(owner: &Owner<'_>, resolved: &Resolved) -> Result<(), Error> {
-    if resolved.is_idle() { Ok(()) } else { forward::check(owner, &resolved.wanted()) }
+pub fn check(listed: &mut Listed, owner: &Owner<'_>, resolved: &Resolved) -> Result<(), Error> {
+    if resolved.is_idle() { Ok(()) } else { forward::check(listed, owner, &resolved.wanted()) }
 }

@@ -245,20 +245,36 @@ pub(crate) fn retain(filter: &mut Filter, network: &str, valid: &[(&str, &str)],
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`] with the reference plugin's text; as [`add`].
-pub(crate) fn check(owner: &Owner<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
+pub(crate) fn check(all: &mut super::Listed, owner: &Owner<'_>, wanted: &Wanted<'_>) -> Result<(), Error> {
     let failed = |e| Error::kernel("look at firewall rules of", owner.place(), e);
-    let mut socket = Socket::open().map_err(failed)?;
     for family in wanted.families() {
-        if let Some(missing) = missing(&mut socket, family, owner, wanted).map_err(failed)? {
+        let (socket, listed) = all.forwards(family).map_err(failed)?;
+        if let Some(missing) = missing(socket, listed, family, owner, wanted).map_err(failed)? {
             return Err(Error::mismatch(format!("expected {missing} not found")));
         }
     }
     Ok(())
 }
 
+/// A rule of the chain that pods' traffic passes, and whom it names.
+#[derive(Debug)]
+pub(super) struct Ours {
+    rule: place::Listed,
+    named: Option<Vec<u8>>,
+}
+
+/// All of them, of all owners.
+pub(super) fn list(socket: &mut Socket, family: Family) -> Result<Vec<Ours>, Failure> {
+    let read = |rule: &[u8]| {
+        Some(Ours { rule: place::Listed::parse(rule)?, named: place::named_in(rule).map(<[u8]>::to_vec) })
+    };
+    socket.picked(family, [words::TABLE, words::OWN], read, |ours| ours.rule.handle)
+}
+
 /// The first rule that is not there, in the words of its command.
 fn missing(
     socket: &mut Socket,
+    listed: &[Ours],
     family: Family,
     owner: &Owner<'_>,
     wanted: &Wanted<'_>,
@@ -268,12 +284,9 @@ fn missing(
         return Ok(Some(words::lead_words()));
     }
     let own = addresses::name(owner);
-    let usable = |rule: &[u8]| {
-        // What names another owner is of the pod that has the address by now.
-        let is_usable = place::named_in(rule).is_none_or(|named| named == own.as_bytes());
-        place::Listed::parse(rule).filter(|_| is_usable)
-    };
-    let listed = socket.picked(family, [words::TABLE, words::OWN], usable, |rule| rule.handle)?;
+    // What names another owner is of the pod that has the address by now.
+    let is_usable = |ours: &&Ours| ours.named.as_ref().is_none_or(|named| named == own.as_bytes());
+    let listed: Vec<&place::Listed> = listed.iter().filter(is_usable).map(|ours| &ours.rule).collect();
     let has = |wanted: &super::rule::Expressions| listed.iter().any(|rule| rule.is(wanted));
     if !has(&words::admin(wanted.admin)) {
         return Ok(Some(words::admin_words(wanted.admin)));
