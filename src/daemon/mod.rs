@@ -155,8 +155,9 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     let conf_dir = options.keep.as_ref().map_or(Path::new(confdir::DIRECTORY), |keep| &keep.dir);
     let node = node::config(options.keep.as_ref(), conf_dir);
     let state_dir = node.as_ref().map_or(Path::new(config::STATE_DIR), |node| &node.state_dir);
-    let shared = Shared::new(options.kubeconfig.clone(), state_dir).map_err(OpenError::system("start the deleters"))?;
-    let shared = Arc::new(shared);
+    let untold = options.keep.is_none().then(|| conf_dir.to_owned());
+    let shared = Shared::new(options.kubeconfig.clone(), untold, state_dir);
+    let shared = Arc::new(shared.map_err(OpenError::system("start the deleters"))?);
     let is_told = |keep: &Keep| keep.config().is_some_and(|config| config.kubeconfig.is_some());
     if let Some(node) = &node
         && (options.kubeconfig.is_some() || cluster::is_in_cluster() || options.keep.as_ref().is_some_and(is_told))

@@ -3,11 +3,15 @@
 
 use std::path::Path;
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
+use crate::cni::gojson;
 use crate::confdir::{self, Fate};
 use crate::config::{Config, META_TYPES};
 use crate::keep::Keep;
+
+/// Keys that say nothing of another request.
+const OF_ITS_FILE: [&str; 4] = ["cniVersion", "name", "type", "readinessindicatorfile"];
 
 /// As the daemon was told (`keep`), else as the first file of the runtime's folder says that is the meta-plugin's, else as nobody
 /// says otherwise.
@@ -17,13 +21,25 @@ pub(super) fn config(keep: Option<&Keep>, conf_dir: &Path) -> Option<Config> {
 }
 
 fn found(conf_dir: &Path) -> Option<Config> {
+    Config::parse(&first(conf_dir)?).ok()
+}
+
+/// The keys of the node's configuration, where there is one in the runtime's folder that can be read: without those that are of its file,
+/// and of its pods' networks.
+pub(super) fn keys(conf_dir: &Path) -> Map<String, Value> {
+    let mut keys = first(conf_dir).filter(|keys| Config::parse(keys).is_ok()).unwrap_or_default();
+    keys.retain(|key, _| !OF_ITS_FILE.iter().any(|other| gojson::folds_to(key, other)));
+    keys
+}
+
+/// The configuration of the first plugin that is the meta-plugin.
+fn first(conf_dir: &Path) -> Option<Map<String, Value>> {
     let lists = confdir::read(conf_dir).ok()?.into_iter().filter_map(|file| match file.fate {
         Fate::Chosen(list) | Fate::Ignored(list) => Some(list),
         Fate::Broken(_) | Fate::NotRead => None,
     });
     let mut plugins = lists.flat_map(|list| list.plugins);
-    let own = plugins.find(|plugin| META_TYPES.contains(&plugin.plugin_type.as_str()))?;
-    Config::parse(&own.object).ok()
+    plugins.find(|plugin| META_TYPES.contains(&plugin.plugin_type.as_str())).map(|own| own.object)
 }
 
 #[cfg(test)]

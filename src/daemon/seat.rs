@@ -11,15 +11,20 @@ use std::time::{Duration, Instant};
 
 use backends::{Host, Kind, NetNs, Pod};
 use ipam::spare;
+use serde_json::json;
 
 use super::deleters::Deleters;
 use super::metrics::Metrics;
+use super::node;
 use crate::cluster::{self, Cluster};
 use crate::cni::error::CniError;
+use crate::cni::gojson;
 use crate::cni::request::Request;
 use crate::config::{self, Config};
 use crate::deleter::Deletes;
+use crate::engine::Plug;
 use crate::handed::{Knowledge, Noting, Tidings};
+use crate::journal::Journal;
 use crate::kube::{Cancel, Known, Live};
 use crate::log::warn;
 use crate::phase::{Executed, Phase};
@@ -36,6 +41,9 @@ const UNTOLD_TIME: Duration = Duration::from_secs(2);
 /// Folders of journals that are remembered: more than one is of a node whose configuration changes.
 const STATE_DIRS_MAX: usize = 8;
 
+/// The key of a configuration.
+const STATE_DIR: &str = "stateDir";
+
 /// What all requests share.
 pub(super) struct Shared {
     /// What is counted of them.
@@ -44,6 +52,8 @@ pub(super) struct Shared {
     lane: Mutex<()>,
     /// In the place of what requests' configurations say.
     kubeconfig: Option<PathBuf>,
+    /// The runtime's folder, where nobody told the daemon the node's configuration.
+    conf_dir: Option<PathBuf>,
     /// Watched from the start, where the options say how, or from the first request on that names a pod.
     known: Mutex<Option<Watched>>,
     /// Where requests have their journals; the one that was named last is the last.
@@ -90,13 +100,14 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// `state_dir`: where requests will have their journal, as far as is known.
-    pub(super) fn new(kubeconfig: Option<PathBuf>, state_dir: &Path) -> io::Result<Shared> {
+    /// `state_dir`: where requests will have their journal, as far as is known. `conf_dir`: where the node's configuration is looked for.
+    pub(super) fn new(kubeconfig: Option<PathBuf>, conf_dir: Option<PathBuf>, state_dir: &Path) -> io::Result<Shared> {
         Ok(Shared {
             metrics: Arc::new(Metrics::new()),
             deleters: Deleters::start()?,
             lane: Mutex::new(()),
             kubeconfig,
+            conf_dir,
             known: Mutex::new(None),
             state_dirs: Mutex::new(vec![state_dir.to_owned()]),
             hosts: Mutex::default(),
@@ -150,6 +161,25 @@ impl Shared {
     /// All places where requests have had it, the last one last.
     pub(super) fn state_dirs(&self) -> Vec<PathBuf> {
         self.state_dirs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A request of `/delegate`, which brings no configuration of the node: with the one of the runtime's folder, where the daemon was told
+    /// none, and with its journal where the pod has its own record.
+    pub(super) fn completed(&self, plug: &Plug, sandbox: &str) -> Plug {
+        let mut own = self.conf_dir.as_deref().map(node::keys).unwrap_or_default();
+        own.retain(|key, _| !plug.own.keys().any(|told| gojson::folds_to(key, told)));
+        own.extend(plug.own.clone());
+        let told = own.iter().find(|(key, _)| gojson::folds_to(key, STATE_DIR)).and_then(|(_, dir)| dir.as_str());
+        let mut dirs: Vec<PathBuf> = told.map(PathBuf::from).into_iter().collect();
+        dirs.extend(self.state_dirs().into_iter().rev().filter(|dir| told.is_none_or(|told| dir != Path::new(told))));
+        let has_pod = |dir: &&PathBuf| matches!(Journal::new(dir).own_record(sandbox), Ok(Some(_)));
+        // The whole journal is read for it: not where there is no other.
+        let its = if dirs.len() > 1 { dirs.iter().find(has_pod) } else { None };
+        if let Some(dir) = its.or(dirs.first()) {
+            own.retain(|key, _| !gojson::folds_to(key, STATE_DIR));
+            own.insert(STATE_DIR.to_owned(), json!(dir));
+        }
+        Plug { wish: plug.wish.clone(), own }
     }
 
     fn note_state_dir(&self, used: &Path) {

@@ -78,6 +78,14 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
+    /// With what a request does not bring along.
+    fn completed(self, shared: &Shared, request: &Request) -> Purpose {
+        match self {
+            Purpose::Plug(plug) => Purpose::Plug(Box::new(shared.completed(&plug, &request.container_id))),
+            other => other,
+        }
+    }
+
     fn serve(&self, request: &Request, seat: &Seat, board: &Board) -> Served {
         match self {
             Purpose::Own => engine::serve(NAME, request, seat),
@@ -357,6 +365,7 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
         (None, Purpose::Runtime | Purpose::Plug(_)) => Seat::of_path(shared, cancel, trace),
     };
     seat.phase(Phase::Queue, waited);
+    let purpose = purpose.completed(shared, &request);
     if !is_own && request.command == Command::Add {
         // Whoever asked makes its own version of it.
         request.version = Version::CURRENT;

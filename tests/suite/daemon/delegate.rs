@@ -7,10 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
-use super::compat::{NOTED, SHIM_SOCKET, Said, alone, answer, body, node, post, request, start};
-use super::{hold_pool_of, records, until};
+use super::compat::{NOTED, SHIM_DIR, SHIM_SOCKET, Said, alone, answer, body, node, post, request, start};
+use super::{Daemon, hold_pool_of, records, until};
 use crate::call::Answer;
 use crate::case::Case;
 use crate::meta::Node;
@@ -26,6 +28,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::d09_a_plugins_configuration_is_its_networks", mac, versioned),
         Case::new("daemon::delegate_calls_of_one_pod_in_their_order", mac, ordered),
         Case::new("daemon::delegate_gc_keeps_and_collects", mac, collected),
+        Case::new("daemon::delegate_holds_to_the_nodes_configuration", mac, of_node),
+        Case::new("daemon::delegate_finds_the_pods_record", mac, of_requests),
         Case::new("daemon::delegate_executes_other_plugins", mac, plugged_executed),
         Case::new("daemon::delegate_killed_in_the_middle", mac, killed),
     ]
@@ -127,6 +131,61 @@ fn plugged() {
     alone(&node, "DEL", "a").ok();
     node.assert_clean();
     daemon.stop();
+}
+
+const OTHER: &str = "/run/scratch/other";
+
+/// Nobody told the daemon where the state is, nor what may be executed: the runtime's folder does.
+fn of_node() {
+    let mut node = node();
+    node.conf["stateDir"] = json!(OTHER);
+    node.conf["allowedDelegates"] = json!(["bridge"]);
+    node.bed.file("of-node.conf", &node.conf.to_string());
+    pod(&node);
+    let all = ["--compat-socket-dir", SHIM_DIR];
+    let daemon = Daemon::start_where(Path::new(env!("CARGO_BIN_EXE_plexus")), None, &all, || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(Some("tmpfs"), "/etc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        fs::create_dir_all("/etc/cni/net.d").unwrap();
+        fs::copy("/run/scratch/of-node.conf", "/etc/cni/net.d/00-plexus.conf").unwrap();
+    });
+    until("the second socket is there, too", || UnixStream::connect(SHIM_SOCKET).is_ok());
+    ends_with_its_pod(&node);
+    node.script("forbidden", "exit 0");
+    let mut conf = green();
+    conf["type"] = json!("forbidden");
+    let said = plug(&node, "ADD", "a", "hot0", &conf, &Value::Null);
+    assert!(said.0 == 400 && said.1.contains("allowedDelegates"), "{said:?}");
+    daemon.stop();
+}
+
+/// Nothing is in the runtime's folder as the daemon sees it, and requests brought another `stateDir`.
+fn of_requests() {
+    let mut node = node();
+    let daemon = start(&[]);
+    node.pod("b", &[]);
+    until("the second socket is there, too", || UnixStream::connect(SHIM_SOCKET).is_ok());
+    for dir in [OTHER, "/run/scratch/yet-another"] {
+        node.conf["stateDir"] = json!(dir);
+        let sent = body(&node, "ADD", "b", "eth0", &node.conf);
+        assert_eq!(post("/cni", &sent).0, 200);
+        let sent = body(&node, "DEL", "b", "eth0", &node.conf);
+        assert_eq!(post("/cni", &sent).0, 200);
+    }
+    node.conf["stateDir"] = json!(OTHER);
+    pod(&node);
+    ends_with_its_pod(&node);
+    daemon.stop();
+}
+
+fn ends_with_its_pod(node: &Node) {
+    let said = plug(node, "ADD", "a", "hot0", &green(), &Value::Null);
+    assert_eq!(said.0, 200, "{}", said.1);
+    assert!(node.bed.links("a").contains(&"hot0".to_owned()));
+    let plugged = fs::read_dir(Path::new(OTHER).join("plugged")).map_or(0, Iterator::count);
+    assert_eq!((plugged, plugs()), (1, 0), "it is recorded beside its pod");
+    alone(node, "DEL", "a").ok();
+    assert_eq!(node.bed.links("a"), ["lo"]);
 }
 
 /// None of them ends another; the pod's DEL ends what waits.
