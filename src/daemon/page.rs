@@ -134,7 +134,9 @@ fn add_cluster(metrics: &Metrics, before: &Counts, now: &Counts) {
     let failures = since(|all| all.failures);
     metrics.api_calls(ApiVerb::Get, ApiOutcome::Done, since(|all| all.gets).saturating_sub(failures));
     metrics.api_calls(ApiVerb::Get, ApiOutcome::Failed, failures);
-    metrics.api_calls(ApiVerb::Watch, ApiOutcome::Done, since(|all| all.restarts));
+    let broken = since(|all| all.broken);
+    metrics.api_calls(ApiVerb::Watch, ApiOutcome::Done, since(|all| all.restarts).saturating_sub(broken));
+    metrics.api_calls(ApiVerb::Watch, ApiOutcome::Failed, broken);
     metrics.api_calls(ApiVerb::Patch, ApiOutcome::Done, since(|all| all.statuses));
     let unwritten = since(|all| all.unwritten);
     metrics.api_calls(ApiVerb::Patch, ApiOutcome::Failed, unwritten);
@@ -284,8 +286,17 @@ mod tests {
     #[test]
     fn what_the_cluster_counted_is_added_once() {
         let metrics = Metrics::new();
-        let first =
-            Counts { hits: 5, misses: 3, pods: (1, 2), gets: 4, failures: 1, unwritten: 1, ..Counts::default() };
+        let first = Counts {
+            hits: 5,
+            misses: 3,
+            pods: (1, 2),
+            gets: 4,
+            failures: 1,
+            unwritten: 1,
+            restarts: 5,
+            broken: 2,
+            ..Counts::default()
+        };
         let second = Counts { hits: 7, statuses: 2, ..first };
         add_cluster(&metrics, &Counts::default(), &first);
         add_cluster(&metrics, &first, &second);
@@ -297,6 +308,8 @@ mod tests {
             r#"plexus_cache_misses_total{cache="definition"} 1"#,
             r#"plexus_api_calls_total{verb="get",outcome="done"} 3"#,
             r#"plexus_api_calls_total{verb="get",outcome="failed"} 1"#,
+            r#"plexus_api_calls_total{verb="watch",outcome="done"} 3"#,
+            r#"plexus_api_calls_total{verb="watch",outcome="failed"} 2"#,
             r#"plexus_api_calls_total{verb="patch",outcome="done"} 2"#,
             "plexus_status_writes_failed_total 1",
         ] {

@@ -55,6 +55,8 @@ pub struct Counts {
     pub failures: u64,
     /// Watches that were begun again.
     pub restarts: u64,
+    /// Of these, those of which the one before failed.
+    pub broken: u64,
     /// Statuses that were written.
     pub statuses: u64,
     /// Statuses that were not written when they were told.
@@ -77,6 +79,7 @@ pub(super) struct Counters {
     gets: AtomicU64,
     failures: AtomicU64,
     restarts: AtomicU64,
+    broken: AtomicU64,
 }
 
 /// One more.
@@ -229,6 +232,7 @@ impl Known {
             gets: of(&counters.gets),
             failures: of(&counters.failures),
             restarts: of(&counters.restarts),
+            broken: of(&counters.broken),
             statuses: of(&outbox.written),
             unwritten: of(&outbox.failed),
         }
@@ -310,7 +314,12 @@ impl Known {
 impl Shared {
     /// The thread's work, without an end.
     async fn serve(&self) {
-        let restarted = || count(&self.counters.restarts);
+        let restarted = |has_failed: bool| {
+            count(&self.counters.restarts);
+            if has_failed {
+                count(&self.counters.broken);
+            }
+        };
         let pods = async {
             match &self.pods {
                 Some(pods) => pods.follow(&self.wire, restarted).await,

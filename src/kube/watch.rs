@@ -136,8 +136,9 @@ impl<T: Kept> Collection<T> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps them as the server has them, until it is dropped. `restarted` is called before each further attempt.
-    pub(super) async fn follow(&self, wire: &Wire, restarted: impl Fn()) {
+    /// Keeps them as the server has them, until it is dropped. `restarted` is called before each further attempt,
+    /// with whether the one before failed.
+    pub(super) async fn follow(&self, wire: &Wire, restarted: impl Fn(bool)) {
         let mut progress = Progress { version: None, streams: true };
         let mut pause = PAUSE_MIN;
         loop {
@@ -147,7 +148,7 @@ impl<T: Kept> Collection<T> {
             if has_lasted {
                 pause = PAUSE_MIN;
             }
-            restarted();
+            restarted(ended.is_err());
             match ended {
                 // The server ends each after its time.
                 Ok(()) if has_lasted => continue,

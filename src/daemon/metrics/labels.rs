@@ -77,7 +77,7 @@ words! {
     ApiVerb {
         /// Objects that a request lacks.
         Get = "get",
-        /// What becomes of all of them: counted where it is begun again.
+        /// What becomes of all of them: counted where it has ended, and is begun again.
         Watch = "watch",
         /// A pod's status.
         Patch = "patch",

@@ -108,14 +108,14 @@ rows! {
     EXECUTIONS_WAITING = "plexus_executions_waiting" Gauge None, [],
         "Requests that wait because plugins are executed for as many pods as may";
     KERNEL_ERRORS = "plexus_kernel_errors" Counter None, [("errno", Values::Bounded("an errno's name, such as `ENODEV`"))],
-        "Links that the kernel refused to make, or to set up";
+        "Links that the kernel refused to make, or to set up, at an ADD; what it refuses to remove is in the log";
     CACHE_HITS = "plexus_cache_hits" Counter None, [CACHE], "Objects that were known when a request asked for them";
     CACHE_MISSES = "plexus_cache_misses" Counter None, [CACHE], "Objects that were not known: each is one live call";
     KNOWN = "plexus_cache_objects" Gauge None, [CACHE], "Objects that are known";
     API = "plexus_api_calls" Counter None,
         [("verb", Values::Closed(|| ApiVerb::ALL.iter().map(|one| one.word()).collect())),
          ("outcome", Values::Closed(|| ApiOutcome::ALL.iter().map(|one| one.word()).collect()))],
-        "Calls of the API server for objects and statuses; events, and the first lists of what is watched, are not counted";
+        "Calls of the API server for objects and statuses, and watches that ended, each when it is begun again; a `get` may have been several attempts, and its failure is that of the last; events are not counted";
     STATUS_WAITING = "plexus_status_writes_waiting" Gauge None, [], "Pods' statuses that the API server has not got yet";
     STATUS_FAILED = "plexus_status_writes_failed" Counter None, [], "Attempts to write a pod's status that failed";
     LEASES_HELD = "plexus_leases_held" Gauge None, [NETWORK], "Addresses that are held in a network's pools on this node";
