@@ -1,0 +1,3 @@
+//! `empty`: what a static program's start takes that does nothing.
+
+fn main() {}
