@@ -19,6 +19,17 @@ const TRACEPARENT_BYTES: usize = 55;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId([u8; 16]);
 
+/// What a caller says of the trace that it is at work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The trace.
+    pub trace: TraceId,
+    /// The caller's own span.
+    pub span: [u8; 8],
+    /// Somebody keeps the trace (section 3.2.2.5, flag `sampled`).
+    pub is_sampled: bool,
+}
+
 /// Why a text is no `traceparent`. The text is not repeated: it is anybody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -45,7 +56,32 @@ impl TraceId {
         traceparent.and_then(|text| Self::parse(text).ok()).unwrap_or_else(Self::random)
     }
 
-    /// The trace id of a `traceparent`. Of a version that is not known, what is there of version 00 is read.
+    /// The trace id of a `traceparent`.
+    ///
+    /// # Errors
+    /// As [`Caller::parse`].
+    pub fn parse(traceparent: &str) -> Result<Self, TraceparentError> {
+        Caller::parse(traceparent).map(|caller| caller.trace)
+    }
+
+    /// An id that nobody had before, without a system call after the first: the standard library keys its hash maps from the kernel's
+    /// random numbers, and steps the key for each new map.
+    #[must_use]
+    pub fn random() -> Self {
+        let keyed = RandomState::new();
+        let number = u128::from(keyed.hash_one(0_u8)) << 64 | u128::from(keyed.hash_one(1_u8));
+        Self(number.max(1).to_be_bytes())
+    }
+
+    /// The sixteen bytes, in the order of their digits.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl Caller {
+    /// Reads a `traceparent`. Of a version that is not known, what is there of version 00 is read.
     ///
     /// # Errors
     /// What keeps the text from being one.
@@ -63,7 +99,7 @@ impl TraceId {
         }
         let (version, after) = known.split_at(2);
         let (trace, after) = after.split_at(1).1.split_at(32);
-        let (span, _flags) = after.split_at(1).1.split_at(16);
+        let (span, flags) = after.split_at(1).1.split_at(16);
         match (version, rest.first()) {
             (b"ff", _) => return Err(TraceparentError::Version),
             (b"00", Some(_)) => return Err(TraceparentError::Length(bytes.len())),
@@ -73,27 +109,18 @@ impl TraceId {
         if [trace, span].iter().any(|id| id.iter().all(|digit| *digit == b'0')) {
             return Err(TraceparentError::Zero);
         }
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(trace.chunks_exact(2)) {
-            *byte = pair.iter().fold(0, |value, digit| value << 4 | nibble(*digit));
-        }
-        Ok(Self(id))
+        let is_sampled = flags.last().is_some_and(|digit| nibble(*digit) & 1 == 1);
+        Ok(Self { trace: TraceId(bytes_of(trace)), span: bytes_of(span), is_sampled })
     }
+}
 
-    /// An id that nobody had before, without a system call after the first: the standard library keys its hash maps from the kernel's
-    /// random numbers, and steps the key for each new map.
-    #[must_use]
-    pub fn random() -> Self {
-        let keyed = RandomState::new();
-        let number = u128::from(keyed.hash_one(0_u8)) << 64 | u128::from(keyed.hash_one(1_u8));
-        Self(number.max(1).to_be_bytes())
+/// Digits that have been looked at, as bytes.
+fn bytes_of<const LENGTH: usize>(digits: &[u8]) -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair.iter().fold(0, |value, digit| value << 4 | nibble(*digit));
     }
-
-    /// The sixteen bytes, in the order of their digits.
-    #[must_use]
-    pub const fn bytes(self) -> [u8; 16] {
-        self.0
-    }
+    bytes
 }
 
 /// The value of a digit that has been looked at.
@@ -127,6 +154,9 @@ mod tests {
         assert_eq!(id.to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(id.bytes()[..3], [0x0a, 0xf7, 0x65]);
         assert_eq!(TraceId::of(Some(GIVEN)), id);
+        let caller = Caller::parse(GIVEN).unwrap();
+        assert_eq!((caller.trace, caller.span[0], caller.span[7], caller.is_sampled), (id, 0xb7, 0x31, true));
+        assert!(!Caller::parse(&GIVEN.replace("31-01", "31-02")).unwrap().is_sampled);
     }
 
     #[test]

@@ -85,6 +85,7 @@ pub struct Metrics {
     journal_records: Level,
     journal_bytes: Level,
     findings: Family<Two, Counter>,
+    spans_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -121,6 +122,7 @@ impl Metrics {
             journal_records: add(&mut registry, &table::JOURNAL_RECORDS, Gauge::default()),
             journal_bytes: add(&mut registry, &table::JOURNAL, Gauge::default()),
             findings: add(&mut registry, &table::FINDINGS, Family::default()),
+            spans_dropped: add(&mut registry, &table::SPANS_DROPPED, Counter::default()),
             pools: Arc::clone(&pools),
             registry,
         };
@@ -216,6 +218,11 @@ impl Metrics {
     /// Reconciling found something.
     pub fn finding(&self, what: Finding, became: Became) {
         self.findings.get_or_create(&[("what", what.word()), ("became", became.word())]).inc();
+    }
+
+    /// So many spans more that no collector gets.
+    pub fn spans_dropped(&self, spans: u64) {
+        self.spans_dropped.inc_by(spans);
     }
 
     /// Everything as OpenMetrics text ([`MEDIA_TYPE`]).

@@ -16,6 +16,8 @@ mod page;
 mod reconcile;
 mod running;
 mod seat;
+#[cfg(feature = "otel")]
+mod spans;
 mod turns;
 mod work;
 
@@ -202,6 +204,10 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     };
     daemon.turn(heard).await;
     shared.drain();
+    #[cfg(feature = "otel")]
+    if let Some(spans) = &shared.spans {
+        spans.end().await;
+    }
     Ok(())
 }
 

@@ -15,7 +15,11 @@ use serde_json::json;
 
 use super::deleters::Deleters;
 use super::metrics::Metrics;
+#[cfg(feature = "otel")]
+use super::metrics::Outcome;
 use super::node;
+#[cfg(feature = "otel")]
+use super::spans::{Answered, PARTS_MAX, Part, Spans};
 use crate::cluster::{self, Cluster};
 use crate::cni::error::CniError;
 use crate::cni::gojson;
@@ -30,6 +34,8 @@ use crate::log::warn;
 use crate::phase::{Executed, Phase};
 use crate::place::{self, OfFiles, Opening, Place};
 use crate::sources::SourceError;
+#[cfg(feature = "otel")]
+use crate::trace::Caller;
 use crate::trace::TraceId;
 
 /// How long what is still to be told may take when the daemon ends; what is left is on disk.
@@ -48,6 +54,9 @@ const STATE_DIR: &str = "stateDir";
 pub(super) struct Shared {
     /// What is counted of them.
     pub(super) metrics: Arc<Metrics>,
+    /// Where requests are told to a collector, if anywhere.
+    #[cfg(feature = "otel")]
+    pub(super) spans: Option<Spans>,
     deleters: Deleters,
     lane: Mutex<()>,
     /// In the place of what requests' configurations say.
@@ -102,8 +111,11 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// `state_dir`: where requests will have their journal, as far as is known. `conf_dir`: where the node's configuration is looked for.
     pub(super) fn new(kubeconfig: Option<PathBuf>, conf_dir: Option<PathBuf>, state_dir: &Path) -> io::Result<Shared> {
+        let metrics = Arc::new(Metrics::new());
         Ok(Shared {
-            metrics: Arc::new(Metrics::new()),
+            #[cfg(feature = "otel")]
+            spans: Spans::start(&metrics)?,
+            metrics,
             deleters: Deleters::start()?,
             lane: Mutex::new(()),
             kubeconfig,
@@ -264,6 +276,9 @@ pub(super) struct Seat<'a> {
     knowledge: RefCell<Knowledge>,
     /// What each phase took so far, in their order.
     phases: [Cell<Duration>; Phase::ALL.len()],
+    /// The same, each part by itself, where somebody collects them.
+    #[cfg(feature = "otel")]
+    parts: RefCell<Vec<Part>>,
     /// Closed with this, which is after the answer: the kernel takes a while for each.
     pod: RefCell<Option<Pod>>,
 }
@@ -289,6 +304,8 @@ impl<'a> Seat<'a> {
             given_back: Cell::new(false),
             knowledge: RefCell::default(),
             phases: Default::default(),
+            #[cfg(feature = "otel")]
+            parts: RefCell::default(),
             pod: RefCell::default(),
         }
     }
@@ -297,6 +314,23 @@ impl<'a> Seat<'a> {
     pub(super) fn phases(&self) -> impl Iterator<Item = (Phase, Duration)> {
         let all = Phase::ALL.into_iter().zip(self.phases.iter().map(Cell::get));
         all.filter(|(_, taken)| !taken.is_zero())
+    }
+
+    /// The request is answered: a collector gets its spans, if anybody does.
+    #[cfg(feature = "otel")]
+    pub(super) fn export(&self, request: &Request, caller: Option<Caller>, began: Instant, outcome: Outcome) {
+        let Some(spans) = &self.shared.spans else { return };
+        spans.answered(Answered {
+            trace: self.trace,
+            caller,
+            command: request.command,
+            container: request.container_id.clone(),
+            pod: cluster::pod_name(&request.args).map(|pod| (pod.namespace, pod.name)),
+            began,
+            ended: Instant::now(),
+            outcome,
+            parts: self.parts.take(),
+        });
     }
 
     /// What the caller gets who has to serve it; none where it has not.
@@ -374,6 +408,10 @@ impl Place for Seat<'_> {
     fn phase(&self, phase: Phase, taken: Duration) {
         if let Some((_, total)) = Phase::ALL.iter().zip(&self.phases).find(|(known, _)| **known == phase) {
             total.set(total.get() + taken);
+        }
+        #[cfg(feature = "otel")]
+        if self.shared.spans.is_some() && self.parts.borrow().len() < PARTS_MAX {
+            self.parts.borrow_mut().push((phase, Instant::now(), taken));
         }
     }
 

@@ -30,7 +30,7 @@ use crate::kube::Cancel;
 use crate::log::{self, warn};
 use crate::phase::Phase;
 use crate::place::{Place, Served};
-use crate::trace::{TRACEPARENT, TraceId};
+use crate::trace::{Caller, TRACEPARENT, TraceId};
 use crate::wire::{Answer, Frame, LEASE, NEWS};
 
 /// Under this name the engine serves whatever the configuration says.
@@ -299,8 +299,18 @@ fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, board: &Board, events: &
     }
 }
 
-fn trace_of(frame: &Frame) -> TraceId {
-    TraceId::of(frame.variable(TRACEPARENT).and_then(|text| str::from_utf8(text).ok()))
+/// Whose trace it is a part of, where that one says so.
+fn caller_of(frame: &Frame) -> Option<Caller> {
+    let text = frame.variable(TRACEPARENT).and_then(|text| str::from_utf8(text).ok())?;
+    Caller::parse(text).ok()
+}
+
+fn outcome_of(said: &Answer) -> Outcome {
+    match said {
+        Answer::Result(_) => Outcome::Done,
+        Answer::Error(_) => Outcome::Failed,
+        Answer::Yours(_) => Outcome::GivenBack,
+    }
 }
 
 /// Nothing is known of it that would be worth handing over.
@@ -311,7 +321,7 @@ fn yours() -> Answer {
 /// What came of a request that its caller served is told as if it had been served here.
 fn tell(call: Call, shared: &Shared, cancel: &Cancel) {
     let Call { frame, back, room: _room, .. } = call;
-    let _traced = log::traced(Some(trace_of(&frame)));
+    let _traced = log::traced(Some(caller_of(&frame).map_or_else(TraceId::random, |caller| caller.trace)));
     let invalid = |why: &str| CniError::new(Code::Decode, format!("what is to be told is none: {why}"));
     let told = || -> Result<(), CniError> {
         let tidings = serde_json::from_slice(frame.variable(NEWS).unwrap_or_default());
@@ -334,19 +344,15 @@ fn tell(call: Call, shared: &Shared, cancel: &Cancel) {
 fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel, Instant)) {
     let waited = call.arrived.elapsed();
     let Call { frame, netns, back, arrived, purpose, room: _room } = call;
-    let trace = trace_of(&frame);
+    let caller = caller_of(&frame);
+    let trace = caller.map_or_else(TraceId::random, |caller| caller.trace);
     let _traced = log::traced(Some(trace));
     let command = frame.command();
     let served = |said: &Answer| {
-        let outcome = match said {
-            Answer::Result(_) => Outcome::Done,
-            Answer::Error(_) => Outcome::Failed,
-            Answer::Yours(_) => Outcome::GivenBack,
-        };
         let told = back.answer(said);
         // One without a command is as good as no frame.
         match command {
-            Some(command) => shared.metrics.request(command, outcome, arrived.elapsed()),
+            Some(command) => shared.metrics.request(command, outcome_of(said), arrived.elapsed()),
             None => shared.metrics.refused(metrics::Refusal::Frame),
         }
         told
@@ -393,6 +399,8 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
     let attached = request.command == Command::Add && matches!(said, Answer::Result(_));
     let told = served(&said);
     seat.phases().for_each(|(phase, taken)| shared.metrics.phase(request.command, phase, taken));
+    #[cfg(feature = "otel")]
+    seat.export(&request, caller, arrived, outcome_of(&said));
     if let Err(gone) = told {
         warn(&format!("{} {}: the caller has gone: {gone}", request.command.as_str(), request.container_id));
         if attached {

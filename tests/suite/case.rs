@@ -9,7 +9,7 @@ use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, crash, daemon, defects, deploy, devices, examples, gc, install,
     interop, known, kube, lists, meta, multus, neighbours, nft, observe, odd, oracle, plugins, pool, process, program,
-    reconcile, status, takeover, tools, validate, world,
+    reconcile, status, takeover, tools, traces, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -50,6 +50,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(chains::cases());
     cases.extend(odd::cases());
     cases.extend(observe::cases());
+    cases.extend(traces::cases());
     cases.extend(program::cases());
     cases.extend(tools::cases());
     cases.extend(validate::cases());

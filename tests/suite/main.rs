@@ -54,6 +54,7 @@ mod status;
 mod takeover;
 mod testbed;
 mod tools;
+mod traces;
 mod validate;
 mod world;
 

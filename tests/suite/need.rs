@@ -41,11 +41,13 @@ pub(crate) enum Need {
     Iptables,
     /// kube-apiserver, built by `tests/k8s/build`, and etcd.
     ApiServer,
+    /// Spans, which a build without the feature `otel` has not.
+    Otel,
     /// Another user than the one who runs the suite: only root has them (see `world::AS_ROOT`).
     Users,
 }
 
-const ALL: [Need; 15] = [
+const ALL: [Need; 16] = [
     Need::Namespaces,
     Need::Peers,
     Need::Multus,
@@ -60,6 +62,7 @@ const ALL: [Need; 15] = [
     Need::Nft,
     Need::Iptables,
     Need::ApiServer,
+    Need::Otel,
     Need::Users,
 ];
 
@@ -101,6 +104,10 @@ impl Need {
         if self == Self::Peers {
             return call::peers().map(drop);
         }
+        if self == Self::Otel {
+            let missing = || "this build has no spans: cargo test --features otel".to_owned();
+            return if cfg!(feature = "otel") { Ok(()) } else { Err(missing()) };
+        }
         if self == Self::ApiServer {
             return server::programs().map(drop);
         }
@@ -120,7 +127,7 @@ impl Need {
             if ended.status.success() { Ok(()) } else { Err(format!("{program} does not work: {}", text.trim())) }
         };
         match self {
-            Self::Namespaces | Self::Peers | Self::ApiServer | Self::Multus => Ok(()),
+            Self::Namespaces | Self::Peers | Self::ApiServer | Self::Multus | Self::Otel => Ok(()),
             Self::Macvlan => link("link add m0 link up0 type macvlan"),
             Self::Ipvlan => link("link add i0 link up0 type ipvlan"),
             Self::Dummy => link("link add d0 type dummy"),

@@ -217,6 +217,7 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("tokio", "src/kube/ src/daemon/", "everything else waits in plain threads"),
     ("k8s_openapi", "src/kube/", "only there the API is spoken"),
     ("hyper_util", "src/kube/ src/daemon/", "only there HTTP is spoken"),
+    ("opentelemetry", "src/daemon/spans", "what others want of it, they give to that"),
     ("prometheus_client", "src/daemon/metrics", "only there is counted"),
     ("hyper_rustls", "src/kube/", "only there the API is spoken"),
     ("rcgen", "src/kube/enrolment/", "only there a key is made"),

@@ -126,6 +126,8 @@ rows! {
         [("what", Values::Closed(|| Finding::ALL.iter().map(|one| one.word()).collect())),
          ("became", Values::Closed(|| Became::ALL.iter().map(|one| one.word()).collect()))],
         "Where journal, kernel, leases and sandboxes did not agree";
+    SPANS_DROPPED = "plexus_spans_dropped" Counter None, [],
+        "Spans that no collector got: too many waited, or it did not take them. Without the feature `otel` there are none";
     MEMORY = "process_resident_memory" Gauge Some(Unit::Bytes), [], "The daemon's memory, as the kernel counts it";
 }
 

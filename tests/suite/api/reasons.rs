@@ -145,7 +145,7 @@ fn of_the_server() {
         (
             "c",
             Fault::Hang,
-            ["did not answer in time; see apiCallTimeoutMs (300 ms) and apiDeadlineMs", "; it is tried again"],
+            ["did not answer in time: one call has 300 ms (apiCallTimeoutMs), a request", "; it is tried again"],
         ),
     ] {
         member.cluster.fail("GET", "/network-attachment-definitions/", usize::MAX, fault);
