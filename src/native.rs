@@ -242,7 +242,11 @@ fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<K
             (Spec::HostDevice(own.validate().map_err(from_backend)?), unknown, None)
         }
         Kind::Sriov => {
-            let (own, unknown) = decode::<sriov::Conf>(conf)?;
+            let (mut own, unknown) = decode::<sriov::Conf>(conf)?;
+            // One that is not used may be whatever it is, as with sriov-cni.
+            if requested_mac(kind, conf, around.args)?.is_some() {
+                own.mac = None;
+            }
             (Spec::Sriov(Box::new(own.validate().map_err(from_backend)?)), unknown, None)
         }
         Kind::Tap => {

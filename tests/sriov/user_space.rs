@@ -10,6 +10,7 @@ use crate::card::{Card, ip, ip_json, names, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
     ("user_space::its_port_is_set_up_and_comes_back", its_port_is_set_up_and_comes_back),
+    ("user_space::an_mtu_that_nothing_has_is_told", an_mtu_that_nothing_has_is_told),
     ("user_space::it_is_bound_for_its_pod_and_bound_back", it_is_bound_for_its_pod_and_bound_back),
     ("user_space::one_that_is_in_use_is_not_bound_back_before", one_that_is_in_use_is_not_bound_back_before),
     ("user_space::a_pod_gets_an_interface_of_it", a_pod_gets_an_interface_of_it),
@@ -46,6 +47,18 @@ fn its_port_is_set_up_and_comes_back(card: &Card) {
     card.assert_state(&before, "after DEL without the namespace");
     bind(pci, "");
     until("the interface", || names(&Path::new("/sys/bus/pci/devices").join(pci).join("net")).into_iter().next());
+}
+
+fn an_mtu_that_nothing_has_is_told(card: &Card) {
+    ip("netns add one");
+    let conf = card.conf(0, json!({"mtu": 9000, "driver": "vfio-pci"}));
+    let answer = card.call("ADD", "one", &conf);
+    assert!(answer.success && answer.log.contains("mtu 9000 is nobody's"), "{} {}", answer.json, answer.log);
+    assert_eq!(answer.json["interfaces"][0]["mtu"], json!(null));
+    let checked = card.check("one", &conf, &answer.json);
+    assert!(checked.success, "{}", checked.json);
+    card.del("one", &netns("one"), &conf);
+    ip("netns del one");
 }
 
 fn driver(pci: &str) -> String {

@@ -138,13 +138,6 @@ impl Spec {
         if rebound.is_some() && serves_user_space && driver != VFIO {
             return Err(Error::invalid(format!("{} is bound to {driver}, and is not taken from it", self.address()?)));
         }
-        let has_interface = rebound.map_or(!serves_user_space, |to| to == Binding::Interface);
-        if !has_interface && self.mtu.is_some() && !self.may_lack(Attribute::Mtu) {
-            return Err(Error::invalid(format!(
-                "{} has no interface with an mtu: a program of user space has it",
-                self.address()?
-            )));
-        }
         Ok(rebound)
     }
 }
@@ -210,6 +203,13 @@ impl Resolved {
         }
         self.port.set_up(host, &self.spec, mac, &self.function.settings, &mut told)?;
         let Some(link) = self.bound(host)? else {
+            // One network may have pods of both kinds.
+            told.extend(self.spec.mtu.map(|mtu| {
+                format!(
+                    "mtu {mtu} is nobody's: {} has no interface, a program of user space has it",
+                    self.function.address
+                )
+            }));
             let given = mac.unwrap_or(self.function.settings.mac);
             let text = if given.is_zero() { String::new() } else { given.to_string() };
             let interface = Interface { name: target.ifname.to_owned(), mac: text, in_pod: true, mtu: None };
