@@ -305,7 +305,8 @@ pub fn rules(kind: Kind, conf: &Map<String, Value>) -> backends::nft::Rules {
 
 /// A backend's refusal in the protocol's words.
 pub fn from_backend(error: backends::Error) -> CniError {
-    CniError::new(Code::Generic, chain(&error))
+    let code = if error.kind() == backends::ErrorKind::Busy { Code::TryAgainLater } else { Code::Generic };
+    CniError::new(code, chain(&error))
 }
 
 /// An IPAM refusal in the protocol's words.

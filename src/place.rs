@@ -16,6 +16,7 @@ use crate::cni::request::Request;
 use crate::config::Config;
 use crate::deleter::{Child, Deletes};
 use crate::handed::Knowledge;
+use crate::log::warn;
 use crate::phase::{Executed, Phase};
 use crate::trace::{TRACEPARENT, TraceId};
 
@@ -78,7 +79,7 @@ pub trait Place: Debug {
     /// # Errors
     /// As [`Host::open`].
     fn host(&self) -> Result<Host, backends::Error> {
-        Host::open()
+        Ok(Host::open()?.telling(warn))
     }
 
     /// Takes what a request that went well needs no longer: the host's side may serve another one, and the pod's may be closed when

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     PortState,
     /// Another host on the link has the address.
     Duplicate,
+    /// Somebody has it now, and may not have it later.
+    Busy,
     /// CHECK: the kernel's state is not the expected one.
     Mismatch,
     /// The kernel refused.

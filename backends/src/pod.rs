@@ -125,6 +125,7 @@ impl Side {
 pub struct Host {
     pub(crate) side: Side,
     netns: NetNs,
+    tell: fn(&str),
 }
 
 impl Host {
@@ -135,7 +136,17 @@ impl Host {
     pub fn open() -> Result<Self, Error> {
         let side =
             Side::open(&[Tree::V4, Tree::V6]).map_err(|e| Error::kernel("open a netlink socket on", "the host", e))?;
-        Ok(Self { side, netns: NetNs::own()? })
+        Ok(Self { side, netns: NetNs::own()?, tell: |_| () })
+    }
+
+    /// Whoever works here has this told what nobody has to act on, but should know, whether the work ends well or not.
+    #[must_use]
+    pub fn telling(self, tell: fn(&str)) -> Self {
+        Self { tell, ..self }
+    }
+
+    pub(crate) fn tell(&self, line: &str) {
+        (self.tell)(line);
     }
 
     /// A second socket in the namespace of the calling thread, which is the host's.

@@ -393,7 +393,7 @@ impl Place for Seat<'_> {
 
     fn host(&self) -> Result<Host, backends::Error> {
         let used = self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        used.map_or_else(Host::open, Ok)
+        used.map_or_else(|| Ok(Host::open()?.telling(warn)), Ok)
     }
 
     fn take_back(&self, host: Host, pod: Pod) {

@@ -12,6 +12,7 @@ use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
 use crate::devices::claim::{self, Ledger};
 use crate::journal::{self, Allotted, Attachment, Held, Intent, Step};
+use crate::log::warn;
 use crate::native;
 
 pub mod peer;
@@ -90,7 +91,7 @@ pub fn give_back(mut pod: Option<&mut Pod>, devices: &[Away], holder: Holder) ->
         return Vec::new();
     }
     let mut host = match Host::open() {
-        Ok(host) => host,
+        Ok(host) => host.telling(warn),
         Err(e) => return vec![native::from_backend(e)],
     };
     let back = devices.iter().rev().map(|away| away.come_back(&mut host, pod.as_deref_mut(), holder));

@@ -121,12 +121,11 @@ impl Attached {
             alt_names: Vec::new(),
         };
         let interface = (!state.host_name.is_empty()).then(on_host);
-        let driver = now.driver.unwrap_or_default();
         Some(Function {
             address: device.clone(),
             pf: now.pf,
             index: *index,
-            driver,
+            driver: now.driver,
             rebound: None,
             settings,
             interface,

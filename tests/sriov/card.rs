@@ -1,8 +1,8 @@
 //! A card with SR-IOV and its functions, as `ip` and sysfs show them; namespaces; and calls of the plugin.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ impl Card {
         fs::create_dir_all(&bin).unwrap();
         let plugin = std::env::var_os(PLUGIN_VARIABLE).map(PathBuf::from);
         let plugin = plugin.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_plexus-cni")));
-        for name in ["sriov", "host-local"] {
+        for name in ["sriov", "host-local", "plexus-cni"] {
             drop(fs::remove_file(bin.join(name)));
             symlink(&plugin, bin.join(name)).unwrap();
         }
@@ -133,24 +133,24 @@ impl Card {
         conf
     }
 
-    /// A plugin of this name that does what these lines of a shell say.
-    pub(crate) fn plugin(&self, name: &str, lines: &str) {
+    /// Another plugin, a script of the shell.
+    pub(crate) fn script(&self, name: &str, text: &str) {
         let path = self.bin.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }
 
-    fn command(&self, command: &str, pod: &str, netns: &str, ifname: &str) -> Command {
-        let mut call = Command::new(self.bin.join("sriov"));
+    fn command(&self, plugin: &str, command: &str, pod: &str, netns: &str) -> Command {
+        let mut call = Command::new(self.bin.join(plugin));
         call.env("CNI_COMMAND", command).env("CNI_CONTAINERID", pod).env("CNI_NETNS", netns);
-        call.env("CNI_IFNAME", ifname).env("CNI_PATH", &self.bin);
+        call.env("CNI_IFNAME", "net1").env("CNI_PATH", &self.bin);
         call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         call
     }
 
     /// A call that is under way.
     pub(crate) fn begin(&self, command: &str, pod: &str, conf: &Value) -> Child {
-        let mut child = self.command(command, pod, &netns(pod), "net1").spawn().unwrap();
+        let mut child = self.command("sriov", command, pod, &netns(pod)).spawn().unwrap();
         child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
         child
     }
@@ -162,7 +162,16 @@ impl Card {
 
     /// A call with another namespace, or none.
     pub(crate) fn call_in(&self, command: &str, pod: &str, netns: &str, conf: &Value) -> Answer {
-        let mut child = self.command(command, pod, netns, "net1").spawn().unwrap();
+        Self::answered(self.command("sriov", command, pod, netns), conf)
+    }
+
+    /// A call of another plugin.
+    pub(crate) fn call_of(&self, plugin: &str, command: &str, pod: &str, conf: &Value) -> Answer {
+        Self::answered(self.command(plugin, command, pod, &netns(pod)), conf)
+    }
+
+    fn answered(mut call: Command, conf: &Value) -> Answer {
+        let mut child = call.spawn().unwrap();
         child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
         answer(child.wait_with_output().unwrap())
     }

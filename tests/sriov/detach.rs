@@ -13,7 +13,9 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("detach::without_a_namespace", without_a_namespace),
     ("detach::whatever_it_is_called_in_the_pod", whatever_it_is_called_in_the_pod),
-    ("detach::a_name_that_is_taken_on_the_host_is_waited_for", a_name_that_is_taken_on_the_host_is_waited_for),
+    ("detach::a_name_that_is_taken_on_the_host_is_not_waited_for", a_name_that_is_taken_on_the_host_is_not_waited_for),
+    ("detach::an_alternative_name_that_is_taken_is_told", an_alternative_name_that_is_taken_is_told),
+    ("detach::a_failed_add_tells_which_name_was_taken", a_failed_add_tells_which_name_was_taken),
     ("detach::with_its_name_as_an_alternative_one", with_its_name_as_an_alternative_one),
     ("detach::an_old_one_leaves_the_next_pod_alone", an_old_one_leaves_the_next_pod_alone),
     ("detach::one_that_is_home_is_free_whatever_else_failed", one_that_is_home_is_free_whatever_else_failed),
@@ -77,16 +79,72 @@ fn whatever_it_is_called_in_the_pod(card: &Card) {
     ip("netns del one");
 }
 
-fn a_name_that_is_taken_on_the_host_is_waited_for(card: &Card) {
+/// Its name on the host goes to another link while a pod has the function, and the pod ends in each of these ways.
+fn a_name_that_is_taken_on_the_host_is_not_waited_for(card: &Card) {
     let name = &card.functions[0].name;
+    let before = card.state();
+    for (lost, taken) in [(false, "type dummy"), (true, "type dummy"), (false, "other")] {
+        ip("netns add one");
+        card.add("one", &conf(card));
+        let taker = if taken == "other" {
+            ip("link add other type dummy");
+            ip(&format!("link property add dev other altname {name}"));
+            "other"
+        } else {
+            ip(&format!("link add {name} {taken}"));
+            name
+        };
+        if lost {
+            ip("netns del one");
+        }
+        let answer = card.call_in("DEL", "one", if lost { "" } else { "/run/netns/one" }, &conf(card));
+        let said = format!("another link has its name there, {name}");
+        assert!(answer.success && answer.log.contains(&said), "{} {}", answer.json, answer.log);
+        let now = name_on_host(card);
+        assert!(&now != name && answer.log.contains(&now), "{now}: {}", answer.log);
+        assert_eq!(card.state()["ports"], before["ports"], "it is home");
+        let link = ip_json(&format!("-d link show {now}"))[0].clone();
+        assert_eq!((&link["mtu"], &link["ifalias"]), (&before["links"][0][2], &json!(null)));
+        assert_eq!(card.left(), Vec::<String>::new());
+        ip(&format!("link del {taker}"));
+        ip(&format!("link set {now} down name {name}"));
+        card.assert_state(&before, "but for its name");
+        if !lost {
+            ip("netns del one");
+        }
+    }
+}
+
+fn an_alternative_name_that_is_taken_is_told(card: &Card) {
     ip("netns add one");
+    // The names that it has in the pod are not the host's.
     card.add("one", &conf(card));
-    ip(&format!("link add {name} type dummy"));
+    ip("-n one link property del dev net1 altname vf-of-a-card");
+    ip("link add taker type dummy");
+    ip("link property add dev taker altname vf-of-a-card");
     let answer = card.call("DEL", "one", &conf(card));
-    assert!(!answer.success && answer.json["msg"].as_str().unwrap().contains("file exists"), "{}", answer.json);
-    assert_eq!(card.port(0)["vlan_list"][0]["vlan"], 100, "as long as the pod has it, it stays in its network");
+    let said = "without its alternative name vf-of-a-card";
+    assert!(answer.success && answer.log.contains(said), "{} {}", answer.json, answer.log);
+    ip("link del taker");
+    ip(&format!("link property add dev {} altname vf-of-a-card", card.functions[0].name));
+    ip("netns del one");
+}
+
+/// A plugin after it takes the name, and fails.
+fn a_failed_add_tells_which_name_was_taken(card: &Card) {
+    let name = &card.functions[0].name;
+    let before = card.state();
+    card.script("takes-a-name", &format!("[ $CNI_COMMAND != ADD ] || {{ ip link add {name} type dummy; exit 1; }}"));
+    ip("netns add one");
+    let list = json!({"cniVersion": "1.1.0", "name": "sriov-test", "plugins": [conf(card), {"type": "takes-a-name"}]});
+    let node = json!({"cniVersion": "1.1.0", "name": "node", "type": "plexus-cni", "delegates": [list]});
+    let answer = card.call_of("plexus-cni", "ADD", "one", &node);
+    let said = format!("another link has its name there, {name}");
+    assert!(!answer.success && answer.log.contains(&said), "{} {}", answer.json, answer.log);
+    assert!(!answer.json["msg"].as_str().unwrap().contains("undoing"), "{}", answer.json);
+    assert_eq!((&card.state()["ports"], card.left()), (&before["ports"], Vec::new()));
     ip(&format!("link del {name}"));
-    card.del("one", &netns("one"), &conf(card));
+    ip(&format!("link set {} down name {name}", name_on_host(card)));
     ip("netns del one");
 }
 
@@ -131,19 +189,19 @@ fn one_that_is_home_is_free_whatever_else_failed(card: &Card) {
         card.assert_state(&before, when);
     };
     // An ADD that fails, and its addresses cannot be given back.
-    card.plugin("ill", "exit 3");
+    card.script("ill", "exit 3");
     assert!(!card.call("ADD", "one", &ill).success);
     of_two("after an ADD that failed");
-    card.plugin("ill", "exit 0");
+    card.script("ill", "exit 0");
     card.del("one", &netns("one"), &ill);
     // A DEL that fails for the same reason.
     let address = r#"{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.9/24"}]}"#;
-    card.plugin("ill", &format!("echo '{address}'"));
+    card.script("ill", &format!("echo '{address}'"));
     card.add("one", &ill);
-    card.plugin("ill", "exit 3");
+    card.script("ill", "exit 3");
     assert!(!card.call("DEL", "one", &ill).success);
     of_two("after a DEL that failed");
-    card.plugin("ill", "exit 0");
+    card.script("ill", "exit 0");
     card.del("one", &netns("one"), &ill);
     for pod in ["one", "two"] {
         ip(&format!("netns del {pod}"));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -14,6 +15,8 @@ pub(crate) const CASES: &[Case] = &[
     ("user_space::it_is_bound_for_its_pod_and_bound_back", it_is_bound_for_its_pod_and_bound_back),
     ("user_space::one_that_is_in_use_is_not_bound_back_before", one_that_is_in_use_is_not_bound_back_before),
     ("user_space::a_pod_gets_an_interface_of_it", a_pod_gets_an_interface_of_it),
+    ("user_space::one_without_a_driver_is_left_without", one_without_a_driver_is_left_without),
+    ("user_space::a_driver_that_is_not_loaded_is_known_before", a_driver_that_is_not_loaded_is_known_before),
 ];
 
 /// Binds a function to another driver; an empty one is its own.
@@ -61,9 +64,10 @@ fn an_mtu_that_nothing_has_is_told(card: &Card) {
     ip("netns del one");
 }
 
+/// The driver of a function; empty where it has none.
 fn driver(pci: &str) -> String {
     let path = Path::new("/sys/bus/pci/devices").join(pci).join("driver");
-    fs::read_link(path).unwrap().file_name().unwrap().to_str().unwrap().to_owned()
+    fs::read_link(path).map(|link| link.file_name().unwrap().to_str().unwrap().to_owned()).unwrap_or_default()
 }
 
 fn it_is_bound_for_its_pod_and_bound_back(card: &Card) {
@@ -128,4 +132,38 @@ fn a_pod_gets_an_interface_of_it(card: &Card) {
     }
     bind(pci, "");
     until("the interface", || names(&Path::new("/sys/bus/pci/devices").join(pci).join("net")).into_iter().next());
+}
+
+fn one_without_a_driver_is_left_without(card: &Card) {
+    let pci = &card.functions[1].pci;
+    fs::write(Path::new("/sys/bus/pci/devices").join(pci).join("driver/unbind"), pci).unwrap();
+    let before = card.state();
+    ip("netns add one");
+    let answer = card.call("ADD", "one", &card.conf(1, json!({})));
+    assert!(!answer.success && answer.json["msg"].as_str().unwrap().contains("no driver"), "{}", answer.json);
+    for wanted in ["vfio-pci", "netdev"] {
+        let conf = card.conf(1, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "driver": wanted}));
+        let result = card.add("one", &conf);
+        assert_eq!(driver(pci), if wanted == "netdev" { "igbvf" } else { wanted });
+        let checked = card.check("one", &conf, &result);
+        assert!(checked.success, "{}", checked.json);
+        card.del("one", &netns("one"), &conf);
+        assert_eq!(driver(pci), "");
+        card.assert_state(&before, "after DEL");
+    }
+    ip("netns del one");
+    fs::write("/sys/bus/pci/drivers_probe", pci).unwrap();
+    until("the interface", || names(&Path::new("/sys/bus/pci/devices").join(pci).join("net")).into_iter().next());
+}
+
+fn a_driver_that_is_not_loaded_is_known_before(card: &Card) {
+    let before = card.state();
+    let unloaded = Command::new("modprobe").args(["-r", "vfio-pci"]).status().unwrap();
+    assert!(unloaded.success() && !Path::new("/sys/bus/pci/drivers/vfio-pci").exists());
+    ip("netns add one");
+    let answer = card.call("ADD", "one", &card.conf(0, json!({"vlan": 100, "driver": "vfio-pci"})));
+    drop(Command::new("modprobe").arg("vfio-pci").status());
+    assert!(!answer.success && answer.json["msg"].as_str().unwrap().contains("modprobe vfio-pci"), "{}", answer.json);
+    assert_eq!((driver(&card.functions[0].pci).as_str(), card.state()), ("igbvf", before));
+    ip("netns del one");
 }

@@ -39,7 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("deleter", &[]),
-    ("place", &["cni", "config", "phase", "trace", "cluster", "handed", "deleter"]),
+    ("place", &["cni", "config", "log", "phase", "trace", "cluster", "handed", "deleter"]),
     (
         "kube",
         &[

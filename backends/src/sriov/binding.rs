@@ -20,16 +20,31 @@ const PROBE_TIMEOUT_MS: u64 = 10_000;
 /// Whether nobody has a function that is bound to vfio-pci. To unbind one that somebody has waits in the kernel until that one ends, and
 /// nothing can end the wait: its group is opened first, which is refused where it is open already.
 pub(super) fn check_free(sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
+    check_free_in(Path::new(GROUPS), sysfs, address)
+}
+
+fn check_free_in(groups: &Path, sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
     let Some(group) = sysfs.iommu_group(address) else { return Ok(()) };
-    let path = Path::new(GROUPS).join(group.to_string());
-    match OpenOptions::new().read(true).write(true).open(&path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => {
-            let text = format!("{address} is in use: {} cannot be opened", path.display());
-            Err(Error::new(ErrorKind::Refused, text).because(e))
+    // The second where there is no IOMMU, and vfio was told to do without.
+    for name in [group.to_string(), format!("noiommu-{group}")] {
+        let path = groups.join(name);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => {
+                let text = format!("{address} is in use: {} cannot be opened", path.display());
+                return Err(Error::new(ErrorKind::Busy, text).because(e));
+            }
         }
     }
+    Ok(())
+}
+
+/// Takes a function from its driver, and leaves it without.
+pub(super) fn unbind(sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
+    check_free(sysfs, address)?;
+    let done = sysfs.override_driver(address, None).and_then(|()| sysfs.unbind(address));
+    done.map_err(|e| Error::new(ErrorKind::Refused, format!("unbind {address}")).because(e))
 }
 
 /// Binds a function to `driver`, or, where that is `None`, to the driver that the kernel has for it; bound already is no error.
@@ -66,8 +81,33 @@ pub(super) fn interface(host: &Host, sysfs: &Sysfs, address: &PciAddress) -> Res
         }
         if Instant::now() >= deadline {
             let text = format!("{address} got no interface within {PROBE_TIMEOUT_MS} ms");
-            return Err(Error::new(ErrorKind::LinkMissing, text));
+            return Err(Error::new(ErrorKind::Busy, text));
         }
         patience.wait(host)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::sysfs::tests::Tree;
+
+    #[test]
+    fn a_group_that_cannot_be_opened_is_in_use_with_an_iommu_and_without() {
+        let tree = Tree::new("groups").with_functions(1);
+        let address = "0000:01:10.0".parse().unwrap();
+        let groups = tree.0.join("vfio");
+        let is_free = || check_free_in(&groups, &tree.sysfs(), &address).is_ok();
+        assert!(is_free(), "no group is a file");
+        for name in ["8", "noiommu-8"] {
+            // What cannot be opened to write, even by root.
+            fs::create_dir_all(groups.join(name)).unwrap();
+            assert!(!is_free(), "{name}");
+            fs::remove_dir(groups.join(name)).unwrap();
+            fs::write(groups.join(name), "").unwrap();
+            assert!(is_free(), "{name}");
+        }
     }
 }

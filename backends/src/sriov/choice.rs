@@ -22,10 +22,10 @@ pub fn functions_of(sysfs: &Sysfs, card: &str) -> Result<Vec<VirtualFunction>, E
 
 impl Spec {
     /// Whether a function is as the pod needs it, or can be made so: it has an interface on the host, or, where a program of user
-    /// space is to have it, is bound to vfio-pci and nobody has it.
+    /// space is to have it, is bound to vfio-pci and nobody has it; or it has no driver, and the configuration names one.
     #[must_use]
     pub fn fits(&self, sysfs: &Sysfs, function: &VirtualFunction) -> bool {
-        let Some(driver) = &function.driver else { return false };
+        let Some(driver) = &function.driver else { return self.binding.is_some() };
         if serves_user_space(driver) {
             let wanted = self.binding == Some(Binding::Vfio) && driver == VFIO;
             return wanted && binding::check_free(sysfs, &function.address).is_ok();
@@ -68,5 +68,7 @@ mod tests {
         assert_eq!(fit(""), [2], "the first is in another namespace, the second has no interface");
         assert_eq!(fit(r#","driver":"netdev""#), [2]);
         assert_eq!(fit(r#","driver":"vfio-pci""#), [1, 2]);
+        fs::remove_file(vfio.join("driver")).unwrap();
+        assert_eq!((fit(""), fit(r#","driver":"netdev""#)), (vec![2], vec![1, 2]), "one without a driver");
     }
 }

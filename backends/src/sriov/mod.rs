@@ -5,6 +5,7 @@
 mod binding;
 mod choice;
 mod conf;
+mod home;
 mod order;
 mod port;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::netlink::vf::Settings;
 pub use choice::functions_of;
 pub use conf::{Conf, RuntimeConfig, Spec};
+pub use home::give_back;
 
 use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};
@@ -21,7 +23,7 @@ use crate::layer3::{self, Detection, Layer3, Manners};
 use crate::mac::Mac;
 use crate::netlink::link::{self, Link};
 use crate::netlink::tuning::Tuning;
-use crate::netlink::{Failure, Refusal, alt_name};
+use crate::netlink::{Failure, Refusal};
 use crate::pod::{Host, Pod, Side};
 use crate::sysfs::{PciAddress, Sysfs, VirtualFunction};
 use crate::{Built, Interface, Made, Target};
@@ -42,8 +44,9 @@ pub struct Function {
     pub pf: PciAddress,
     /// Which of that one's it is.
     pub index: u32,
-    /// The driver it is bound to.
-    pub driver: String,
+    /// The driver it is bound to; none where it is to be bound for its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
     /// What it is bound to for its pod, where that is something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebound: Option<Binding>,
@@ -72,7 +75,7 @@ impl Function {
 pub struct OnHost {
     /// What it is found by, its name and its hardware address.
     pub device: Device,
-    /// Its index.
+    /// Its index, of which the kernel makes a name where it can have no other; 0 where nobody knows.
     pub ifindex: u32,
     /// Its MTU, in bytes.
     pub mtu: u32,
@@ -116,29 +119,39 @@ impl Spec {
             return Err(Error::invalid(text));
         }
         let settings = port.settings(host)?;
-        let no_driver = || Error::new(ErrorKind::LinkMissing, format!("{} is bound to no driver", found.address));
-        let driver = found.driver.clone().ok_or_else(no_driver)?;
-        let serves_user_space = host_device::serves_user_space(&driver);
-        let rebound = self.rebound(&driver, serves_user_space)?;
-        let link = if serves_user_space { None } else { Some(interface_of(host, &found, &driver)?) };
+        let rebound = self.rebound(&Sysfs::default(), &found)?;
+        let with_interface = found.driver.as_deref().filter(|driver| !host_device::serves_user_space(driver));
+        let link = with_interface.map(|driver| interface_of(host, &found, driver)).transpose()?;
         let interface = link.as_ref().map(|link| OnHost::of(link, &found.address));
-        let VirtualFunction { address, pf, index, .. } = found;
+        let VirtualFunction { address, pf, index, driver, .. } = found;
         let function = Function { address, pf, index, driver, rebound, settings, interface };
         Ok(Resolved { spec: self, function, port, link })
     }
 
     /// What the function has to be bound to for its pod, where it is bound to something else.
-    fn rebound(&self, driver: &str, serves_user_space: bool) -> Result<Option<Binding>, Error> {
+    fn rebound(&self, sysfs: &Sysfs, found: &VirtualFunction) -> Result<Option<Binding>, Error> {
+        let driver = found.driver.as_deref();
+        let serves_user_space = driver.is_some_and(host_device::serves_user_space);
         let rebound = match self.binding {
-            Some(Binding::Interface) if serves_user_space => Some(Binding::Interface),
-            Some(Binding::Vfio) if driver != VFIO => Some(Binding::Vfio),
+            Some(Binding::Interface) if serves_user_space || driver.is_none() => Some(Binding::Interface),
+            Some(Binding::Vfio) if driver != Some(VFIO) => Some(Binding::Vfio),
             _ => None,
         };
-        // Who has a function of another driver of user space nobody can know.
-        if rebound.is_some() && serves_user_space && driver != VFIO {
-            return Err(Error::invalid(format!("{} is bound to {driver}, and is not taken from it", self.address()?)));
+        let refused = |kind: ErrorKind, text: &str| Err(Error::new(kind, format!("{} {text}", found.address)));
+        match (rebound, driver) {
+            (None, None) => refused(
+                ErrorKind::LinkMissing,
+                "is bound to no driver; \"driver\", netdev or vfio-pci, has it bound to one",
+            ),
+            // Who has a function of another driver of user space nobody can know.
+            (Some(_), Some(driver)) if serves_user_space && driver != VFIO => {
+                refused(ErrorKind::Invalid, &format!("is bound to {driver}, and is not taken from it"))
+            }
+            (Some(Binding::Vfio), _) if !sysfs.has_driver(VFIO) => {
+                refused(ErrorKind::Refused, "cannot be bound to vfio-pci, which is not loaded: modprobe vfio-pci")
+            }
+            (rebound, _) => Ok(rebound),
         }
-        Ok(rebound)
     }
 }
 
@@ -149,7 +162,7 @@ fn interface_of(host: &mut Host, found: &VirtualFunction, driver: &str) -> Resul
             "{} is bound to {driver} and has no interface here: it is in another network namespace, or the driver made none",
             found.address
         );
-        Error::new(ErrorKind::LinkMissing, text)
+        Error::new(ErrorKind::Busy, text)
     };
     let name = found.interfaces.first().ok_or_else(missing)?;
     host.side.link(name)?.ok_or_else(missing)
@@ -253,7 +266,8 @@ impl Resolved {
             down.map_err(|e| Error::kernel("set down", link.name.clone(), e))?;
         }
         if let Some(mac) = mac {
-            take_mac(host, link, &self.function.driver, mac)?;
+            let driver = Sysfs::default().driver(&self.function.address);
+            take_mac(host, link, driver.as_deref().unwrap_or_default(), mac)?;
         }
         if let Some(mtu) = self.spec.mtu.filter(|mtu| *mtu != link.mtu) {
             let set = set_mtu(&mut host.side, link, mtu);
@@ -321,107 +335,6 @@ fn set_mtu(side: &mut Side, link: &Link, mtu: u32) -> Result<(), Error> {
     side.apply(request).map_err(|e| Error::kernel("set mtu of", link.name.clone(), e))
 }
 
-/// Brings a function back to what was recorded: its interface on the host, down, under its names there, and then its port. One
-/// that is back already is no error, nor one that there is no more.
-///
-/// `pod` is `None` where its namespace is gone: the kernel then gives the interface back, under whatever name is free.
-/// `await_return`: it may still be doing so.
-///
-/// The port comes last: as long as the pod has the interface, it stays in the network that it was given.
-///
-/// # Errors
-/// [`ErrorKind::NameTaken`] if the host has another link of its name: everything stays as it is. [`ErrorKind::LinkMissing`] if it is
-/// in a namespace that is neither the host's nor the pod's. Those of the kernel.
-pub fn give_back(
-    host: &mut Host,
-    mut pod: Option<&mut Pod>,
-    ifname: &str,
-    function: &Function,
-    await_return: bool,
-) -> Result<(), Error> {
-    let now = Sysfs::default().virtual_function(&function.address);
-    // A card that was given another number of functions may have none there, or another one.
-    let same = |now: &VirtualFunction| now.pf == function.pf && now.index == function.index;
-    let Some(now) = now.ok().filter(same) else { return Ok(()) };
-    let now = bind_back(host, function, now)?;
-    if let Some(on_host) = &function.interface {
-        if let Some(pod) = pod.as_deref_mut() {
-            free_name(&mut pod.side, on_host)?;
-        }
-        free_name(&mut host.side, on_host)?;
-        host_device::give_back(host, pod, ifname, Some(&on_host.device), await_return)?;
-        let has_interface = now.driver.as_ref() == Some(&function.driver);
-        if has_interface && on_host.find(host)?.is_none() {
-            let text = format!("the interface of {} is in a network namespace that nobody knows", function.address);
-            return Err(Error::new(ErrorKind::LinkMissing, text));
-        }
-    }
-    Port::find(host, &now)?.restore(host, &function.settings)?;
-    match &function.interface {
-        Some(on_host) => put_right(host, on_host, function),
-        None => Ok(()),
-    }
-}
-
-/// Binds a function to the driver it had. With vfio-pci nobody may have it any more; an interface goes with its driver, wherever it is.
-fn bind_back(host: &mut Host, function: &Function, now: VirtualFunction) -> Result<VirtualFunction, Error> {
-    let (sysfs, address) = (Sysfs::default(), &function.address);
-    if function.rebound.is_none() {
-        return Ok(now);
-    }
-    if now.driver.as_ref() == Some(&function.driver) {
-        // It was on its way to another.
-        let only = function.interface.is_none().then_some(function.driver.as_str());
-        let said = sysfs.override_driver(address, only);
-        return said.map(|()| now).map_err(|e| Error::at(ErrorKind::Io, "bind", address.to_string()).because(e));
-    }
-    match &function.interface {
-        None => binding::bind(&sysfs, address, Some(&function.driver))?,
-        Some(_) => {
-            binding::check_free(&sysfs, address)?;
-            // The interface takes what its port has when it is made.
-            Port::find(host, &now)?.restore(host, &function.settings)?;
-            binding::bind(&sysfs, address, None)?;
-            binding::interface(host, &sysfs, address)?;
-        }
-    }
-    sysfs.virtual_function(address)
-}
-
-/// An interface that has its own name on the host as an alternative one cannot get it as its name.
-fn free_name(side: &mut Side, on_host: &OnHost) -> Result<(), Error> {
-    let name = &on_host.device.name;
-    let link = side.link(name)?.filter(|link| on_host.device.is(link) && link.alt_names.contains(name));
-    let Some(link) = link else { return Ok(()) };
-    let removed = side.apply(alt_name::remove(link.index, name));
-    removed.map_err(|e| Error::kernel("remove alternative name", name.clone(), e))
-}
-
-/// The rest of an interface that is on the host, and down: MTU, hardware address, alternative names.
-fn put_right(host: &mut Host, on_host: &OnHost, function: &Function) -> Result<(), Error> {
-    let Some(link) = on_host.find(host)? else { return Ok(()) };
-    if link.mtu != on_host.mtu {
-        set_mtu(&mut host.side, &link, on_host.mtu)?;
-    }
-    if let Some(mac) = on_host.device.mac.filter(|mac| link.mac != Some(*mac)) {
-        let taken = take_mac(host, &link, &function.driver, mac);
-        // It had another one than its port before: then the port's is as good as it gets.
-        let has_ports = |host: &mut Host| -> Result<bool, Error> {
-            Ok(host.side.link_at(link.index)?.is_some_and(|link| link.mac == Some(function.settings.mac)))
-        };
-        if let Err(error) = taken
-            && !has_ports(host)?
-        {
-            return Err(error);
-        }
-    }
-    for name in on_host.alt_names.iter().filter(|name| !link.alt_names.contains(name)) {
-        let added = host.side.apply(alt_name::add(link.index, name));
-        added.map_err(|e| Error::kernel("add alternative name", name.clone(), e))?;
-    }
-    Ok(())
-}
-
 /// CHECK of one function: its port, its driver, and its interface in the pod.
 pub(crate) fn check(
     host: &mut Host,
@@ -457,4 +370,36 @@ pub(crate) fn check(
         return Err(Error::mismatch(format!("interface {ifname} is of {}, not of {address}", link.bus_device)));
     }
     check::layer3(pod, &link, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sysfs::tests::Tree;
+
+    #[test]
+    fn what_is_bound_to_another_driver_is_known_before_anything_is_unbound() {
+        let tree = Tree::new("rebound").with_functions(1);
+        let sysfs = tree.sysfs();
+        let found = sysfs.virtual_function(&"0000:01:10.0".parse().unwrap()).unwrap();
+        let asked = |driver: Option<&str>, binding: &str| {
+            let text = format!(r#"{{"deviceID":"0000:01:10.0"{binding}}}"#);
+            let spec = serde_json::from_str::<Conf>(&text).unwrap().validate().unwrap();
+            let found = VirtualFunction { driver: driver.map(str::to_owned), ..found.clone() };
+            spec.rebound(&sysfs, &found).map_err(|e| e.chain())
+        };
+        let (vfio, netdev) = (r#","driver":"vfio-pci""#, r#","driver":"netdev""#);
+        let not_loaded = "0000:01:10.0 cannot be bound to vfio-pci, which is not loaded: modprobe vfio-pci".to_owned();
+        assert_eq!(asked(Some("igbvf"), vfio), Err(not_loaded.clone()));
+        assert_eq!(asked(None, vfio), Err(not_loaded));
+        assert_eq!(asked(Some(VFIO), vfio), Ok(None), "whoever bound it");
+        std::fs::create_dir_all(tree.0.join("bus/pci/drivers/vfio-pci")).unwrap();
+        assert_eq!(asked(Some("igbvf"), vfio), Ok(Some(Binding::Vfio)));
+        assert_eq!((asked(None, vfio), asked(None, netdev)), (Ok(Some(Binding::Vfio)), Ok(Some(Binding::Interface))));
+        assert_eq!((asked(Some(VFIO), netdev), asked(Some("igbvf"), netdev)), (Ok(Some(Binding::Interface)), Ok(None)));
+        let none = "0000:01:10.0 is bound to no driver; \"driver\", netdev or vfio-pci, has it bound to one".to_owned();
+        assert_eq!(asked(None, ""), Err(none));
+        let other = "0000:01:10.0 is bound to igb_uio, and is not taken from it".to_owned();
+        assert_eq!((asked(Some("igb_uio"), ""), asked(Some("igb_uio"), netdev)), (Ok(None), Err(other)));
+    }
 }

@@ -7,8 +7,15 @@ use super::{PciAddress, Sysfs, link_name};
 
 /// Where a device is said to that has no driver yet.
 const PROBE: &str = "bus/pci/drivers_probe";
+/// A directory for each driver that is loaded.
+const DRIVERS: &str = "bus/pci/drivers";
 
 impl Sysfs {
+    /// Whether a driver of PCI functions is loaded.
+    pub(crate) fn has_driver(&self, driver: &str) -> bool {
+        self.root.join(DRIVERS).join(driver).is_dir()
+    }
+
     /// The IOMMU group of a function; none where there is no IOMMU.
     pub(crate) fn iommu_group(&self, address: &PciAddress) -> Option<u32> {
         link_name(&self.device(address).join("iommu_group")).and_then(|name| name.parse().ok())
