@@ -104,7 +104,9 @@ impl Away<'_> {
         // Where ADD did not finish, the device may never have moved: then nothing is on its way back.
         let back = match &self.step.function {
             Some(function) if holder.has(self.attachment, function)? => {
-                sriov::give_back(host, pod, ifname, function, self.attached)
+                let back = sriov::give_back(host, pod, ifname, function, self.attached);
+                back.map_err(native::from_backend)?;
+                return holder.forget_handed(ifname, function);
             }
             Some(_) => Ok(()),
             None if Kind::of(&self.step.plugin) == Some(Kind::Sriov) => return holder.take_over(host, pod, ifname),
@@ -135,6 +137,13 @@ impl Holder<'_> {
             back.map_err(native::from_backend)?;
         }
         attached.forget(true).map_err(refused)
+    }
+
+    /// What was written for sriov-cni, when the node was on its way back to that.
+    fn forget_handed(&self, ifname: &str, function: &sriov::Function) -> Result<(), CniError> {
+        let handed = peer::find(Path::new(peer::PLACE), self.sandbox, ifname).unwrap_or_default();
+        let Some(handed) = handed.filter(|handed| *handed.device() == function.address) else { return Ok(()) };
+        handed.forget(true).map_err(|e| CniError::new(Code::Io, format!("what sriov-cni would keep: {e}")))
     }
 
     /// Whether a function is still this record's, or nobody's: a claim may be lost.

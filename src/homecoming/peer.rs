@@ -1,13 +1,14 @@
-//! What sriov-cni kept of the functions that it attached: enough to bring one back. Read, and removed when it is; never written.
+//! What sriov-cni kept of the functions that it attached: enough to bring one back. Read, and removed when it is; written only for pods
+//! that sriov-cni is to delete, when the node goes back to it.
 //!
 //! `<place>/<container>-<interface>` is what it knew of an attachment; `<place>/pci/<address>` holds the path of the namespace of who
-//! has a function.
+//! has a function. Both outlive the boot, and what they say does not.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backends::Mac;
 use backends::host_device::Device;
@@ -15,6 +16,10 @@ use backends::sriov::{Function, OnHost, Settings};
 use backends::sysfs::{PciAddress, Sysfs};
 use nix::fcntl::OFlag;
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::cni::gojson;
+use crate::durable;
 
 /// Where sriov-cni keeps what it knows.
 pub const PLACE: &str = "/var/lib/cni/sriov";
@@ -22,6 +27,11 @@ pub const PLACE: &str = "/var/lib/cni/sriov";
 const BYTES_MAX: u64 = 1 << 20;
 /// How many attachments are looked at: a node has no more functions.
 const ENTRIES_MAX: usize = 65_536;
+/// The kernel's own numbers, among them when it was started.
+const STAT: &str = "/proc/stat";
+/// Readable by root alone, as sriov-cni writes them.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 /// `ETH_P_8021Q`, which old versions leave out.
 const PROTO_8021Q: u16 = 0x8100;
 
@@ -86,7 +96,10 @@ pub fn find(place: &Path, sandbox: &str, ifname: &str) -> io::Result<Option<Atta
 /// The namespace of the pod that has a function from sriov-cni; none where that has none.
 pub fn holder(place: &Path, device: &str) -> Option<PathBuf> {
     let address: PciAddress = device.parse().ok()?;
-    let (text, _) = read(&place.join("pci").join(address.as_str())).ok()??;
+    let (text, written) = read(&place.join("pci").join(address.as_str())).ok()??;
+    if is_older(written) {
+        return None;
+    }
     Some(PathBuf::from(text.trim())).filter(|path| path.is_absolute())
 }
 
@@ -142,8 +155,12 @@ impl Attached {
         holder(&self.place, self.kept.device.as_str())
     }
 
-    /// Whether sriov-cni gave the function to another pod since: a DEL that comes late must not touch it.
+    /// Whether it says nothing of the function any more: it is of another boot, or sriov-cni gave the function to another pod since. A
+    /// DEL that comes late must not touch it.
     pub fn is_outdated(&self) -> bool {
+        if is_older(self.written) {
+            return true;
+        }
         let Ok(entries) = fs::read_dir(&self.place) else { return false };
         let files = entries.take(ENTRIES_MAX).filter_map(|entry| Some(entry.ok()?.path()));
         files.filter(|path| *path != self.file).any(|path| match read(&path) {
@@ -166,6 +183,83 @@ impl Attached {
             _ => Ok(()),
         })
     }
+}
+
+/// What sriov-cni would have kept of an attachment.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep<'a> {
+    /// The container id.
+    pub sandbox: &'a str,
+    /// The interface in the pod.
+    pub ifname: &'a str,
+    /// The path of its namespace.
+    pub netns: &'a str,
+    /// The configuration of its plugin.
+    pub conf: &'a Map<String, Value>,
+    /// The function as it was before.
+    pub function: &'a Function,
+    /// The interface of its physical function, by whose name sriov-cni finds it.
+    pub card: &'a str,
+    /// The hardware address that the pod got.
+    pub mac: &'a str,
+}
+
+/// Writes it down. Whatever has the names is replaced.
+///
+/// # Errors
+/// What cannot be written.
+pub fn keep(place: &Path, keep: &Keep) -> io::Result<()> {
+    let Keep { function, .. } = keep;
+    let held = place.join("pci");
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&held)?;
+    let kept = keep.to_value().to_string();
+    durable::replace(&place.join(format!("{}-{}", keep.sandbox, keep.ifname)), kept.as_bytes(), FILE_MODE)?;
+    durable::replace(&held.join(function.address.as_str()), keep.netns.as_bytes(), FILE_MODE)
+}
+
+impl Keep<'_> {
+    /// The configuration, with what was found before the first change.
+    fn to_value(self) -> Value {
+        let Function { settings, interface, .. } = self.function;
+        // Go finds keys in any case, and the last one of a name wins.
+        let own = ["deviceID", "mac", "mtu", "master", "vfid", "origVfState", "prevResult"];
+        let is_own = |key: &String| own.iter().any(|own| own.eq_ignore_ascii_case(key));
+        let others = self.conf.iter().filter(|(key, _)| !is_own(key));
+        let mut kept: Map<String, Value> = others.map(|(key, value)| (key.clone(), value.clone())).collect();
+        if gojson::field(self.conf, "vlan").is_some() {
+            for (key, usual) in [("vlanQoS", json!(0)), ("vlanProto", json!("802.1q"))] {
+                if gojson::field(self.conf, key).is_none() {
+                    kept.insert(key.to_owned(), usual);
+                }
+            }
+        }
+        let host_name = interface.as_ref().map(|on_host| on_host.device.name.as_str()).unwrap_or_default();
+        let mtu = interface.as_ref().map_or(0, |on_host| on_host.mtu);
+        let effective = interface.as_ref().and_then(|on_host| on_host.device.mac).map(|mac| mac.to_string());
+        let state = json!({
+            "HostIFName": host_name, "SpoofChk": settings.spoof_check.unwrap_or_default(), "Trust": settings.trust.unwrap_or_default(),
+            "AdminMAC": settings.mac.to_string(), "EffectiveMAC": effective.unwrap_or_default(), "Vlan": settings.vlan,
+            "VlanQoS": settings.qos, "VlanProto": settings.proto, "MinTxRate": settings.min_rate, "MaxTxRate": settings.max_rate,
+            "LinkState": settings.link_state, "MTU": mtu,
+        });
+        let more = [
+            ("deviceID", json!(self.function.address)),
+            ("VFID", json!(self.function.index)),
+            ("Master", json!(self.card)),
+            ("MAC", json!(self.mac)),
+            ("MTU", json!(mtu)),
+            ("OrigVfState", state),
+        ];
+        kept.extend(more.map(|(key, value)| (key.to_owned(), value)));
+        Value::Object(kept)
+    }
+}
+
+/// Whether a file was written before the kernel was started, by the clock as it goes now.
+fn is_older(written: SystemTime) -> bool {
+    let stat = fs::read_to_string(STAT).unwrap_or_default();
+    let started = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
+    started.is_some_and(|seconds| written < UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// A regular file and when it was written; none where there is none.
@@ -211,10 +305,15 @@ mod tests {
             Self(place)
         }
 
+        /// A file that is so many seconds younger than now.
         fn write(&self, name: &str, text: &str, seconds: u64) {
+            self.write_at(name, text, SystemTime::now() + Duration::from_secs(seconds));
+        }
+
+        fn write_at(&self, name: &str, text: &str, when: SystemTime) {
             fs::write(self.0.join(name), text).unwrap();
             let file = OpenOptions::new().write(true).open(self.0.join(name)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+            file.set_modified(when).unwrap();
         }
 
         /// sysfs with that function as the second of its card.
@@ -273,6 +372,49 @@ mod tests {
         assert!(!find(&place.0, "c1", "net1").unwrap().unwrap().is_outdated());
         place.write("c2-net1", TEXT, 6);
         assert!(find(&place.0, "c1", "net1").unwrap().unwrap().is_outdated());
+    }
+
+    #[test]
+    fn what_is_of_another_boot_says_nothing() {
+        let place = Place::new("boot");
+        place.write("c1-net1", TEXT, 0);
+        place.write("pci/0000:01:10.2", "/run/netns/a", 0);
+        assert!(!find(&place.0, "c1", "net1").unwrap().unwrap().is_outdated());
+        assert!(holder(&place.0, "0000:01:10.2").is_some());
+        let before = UNIX_EPOCH + Duration::from_secs(5);
+        place.write_at("c1-net1", TEXT, before);
+        place.write_at("pci/0000:01:10.2", "/run/netns/a", before);
+        assert!(find(&place.0, "c1", "net1").unwrap().unwrap().is_outdated());
+        assert!(holder(&place.0, "0000:01:10.2").is_none());
+    }
+
+    #[test]
+    fn what_is_kept_for_it_is_read_as_it_wrote_it() {
+        let place = Place::new("kept");
+        place.write("c1-net1", TEXT, 0);
+        let sysfs = place.sysfs();
+        let function = find(&place.0, "c1", "net1").unwrap().unwrap().function(&sysfs).unwrap();
+        let conf = json!({"cniVersion": "1.0.0", "name": "n", "type": "sriov", "vlan": 300, "mtu": 9000, "Mac": "02:00:00:00:00:09",
+            "pf": "eth0", "runtimeConfig": {"deviceID": "0000:01:10.2", "mac": "02:00:00:00:00:07"}});
+        let conf = conf.as_object().unwrap();
+        let netns = "/run/netns/a";
+        let (card, mac) = ("eth0", "02:00:00:00:00:07");
+        let one = Keep { sandbox: "c2", ifname: "net1", netns, conf, function: &function, card, mac };
+        keep(&place.0, &one).unwrap();
+        let attached = find(&place.0, "c2", "net1").unwrap().unwrap();
+        assert_eq!(attached.function(&sysfs).as_ref(), Some(&function));
+        assert_eq!((attached.netns(), attached.is_outdated()), (Some(PathBuf::from(netns)), false));
+        // But for what only some versions write, what it keeps of its own.
+        let read = |name: &str| -> Map<String, Value> {
+            serde_json::from_str(&fs::read_to_string(place.0.join(name)).unwrap()).unwrap()
+        };
+        let (own, theirs) = (read("c2-net1"), read("c1-net1"));
+        assert_eq!(own["OrigVfState"], theirs["OrigVfState"]);
+        for key in ["MAC", "MTU", "Master", "VFID", "deviceID", "vlan", "name", "type", "cniVersion"] {
+            assert_eq!(own[key], theirs[key], "{key}");
+        }
+        assert_eq!((&own["vlanQoS"], &own["vlanProto"]), (&json!(0), &json!("802.1q")));
+        assert!(!own.contains_key("mtu") && !own.contains_key("Mac"), "one of a name is enough");
     }
 
     #[test]

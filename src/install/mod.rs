@@ -451,7 +451,7 @@ impl Plan {
         let journal = Journal::new(&self.state_dir);
         let written = match act {
             Act::Hand => back::hand(&journal, cache),
-            _ => back::retire(&journal, cache, handed),
+            _ => back::retire(&self.state_dir, cache, handed),
         };
         let written = written.map_err(|e| e.msg)?;
         notes.extend(written.warnings.iter().cloned());

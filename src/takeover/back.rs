@@ -11,6 +11,7 @@ use std::path::Path;
 
 use backends::chained::{Chained, Spec, portmap};
 use backends::nft::Owner;
+use backends::sysfs::Sysfs;
 use backends::{Before, Host};
 use serde_json::{Map, Value, json};
 
@@ -21,7 +22,9 @@ use crate::cni::gojson;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::convert;
+use crate::devices::claim::Ledger;
 use crate::durable;
+use crate::homecoming::peer::{self, Keep};
 use crate::journal::{Attachment, Journal, Key, Record, Step};
 use crate::native::{self, Around, Verdict};
 use crate::rules;
@@ -77,7 +80,8 @@ pub fn hand(journal: &Journal, cache: &Cache) -> Result<Handed, CniError> {
 ///
 /// # Errors
 /// As [`hand`].
-pub fn retire(journal: &Journal, cache: &Cache, before: &Handed) -> Result<Handed, CniError> {
+pub fn retire(state_dir: &Path, cache: &Cache, before: &Handed) -> Result<Handed, CniError> {
+    let (journal, ledger) = (&Journal::new(state_dir), Ledger::new(state_dir));
     let mut handed = Handed::default();
     for key in keys(journal)? {
         let Some(held) = journal.hold(&key, false).map_err(io_error)? else { continue };
@@ -90,11 +94,18 @@ pub fn retire(journal: &Journal, cache: &Cache, before: &Handed) -> Result<Hande
         } else {
             for record in &records {
                 changed |= change_ports(record, &mut warnings);
+                warnings.extend(record.intent.attachments.iter().filter_map(|attachment| strange(&key, attachment)));
             }
             write(cache, &key, &records)
         };
         if handed.note(&key, written.map(|()| warnings)) {
             handed.changed += usize::from(changed);
+            let claimed =
+                records.iter().flat_map(|record| &record.intent.attachments).filter_map(|a| a.device.as_ref());
+            for device in claimed {
+                let released = ledger.release(device, held.name());
+                released.map_err(|e| CniError::new(Code::Io, native::chain(&e)))?;
+            }
             held.forget().map_err(io_error)?;
         }
     }
@@ -142,11 +153,41 @@ fn write(cache: &Cache, key: &Key, records: &[Record]) -> Result<(), CniError> {
         let Some(outcome) = outcome else { continue }; // never came to its end: the list alone has it, as with Multus
         let version = Version::parse(&attachment.cni_version).unwrap_or(Version::CURRENT);
         let result = CniResult::parse(&outcome.result, Version::CURRENT)?.0.to_value(version)?;
+        keep_functions(&key.sandbox, record, attachment, &outcome.result)?;
         let name = format!("{}-{}-{}", attachment.cni_name, key.sandbox, attachment.ifname);
         put(&cache.results().join(name), &note(record, attachment, &result)).map_err(failed)?;
     }
     let list: Vec<Value> = all.iter().map(|(_, _, attachment)| delegate(attachment)).collect();
     put(&cache.scratch(&key.sandbox), &json!(list)).map_err(failed)
+}
+
+/// What sriov-cni, which Multus executes, keeps of its own.
+fn keep_functions(sandbox: &str, record: &Record, attachment: &Attachment, result: &Value) -> Result<(), CniError> {
+    let ifname = &attachment.ifname;
+    let functions = attachment.steps.iter().filter_map(|step| Some((&step.conf, step.function.as_deref()?)));
+    for (conf, function) in functions {
+        let result = CniResult::parse(result, Version::CURRENT)?.0;
+        let interface = result.interfaces.iter().find(|interface| interface.name == *ifname);
+        let card = Sysfs::default().uplink(&function.pf).unwrap_or_default();
+        let mac = interface.map(|interface| interface.mac.as_str()).unwrap_or_default();
+        let keep = Keep { sandbox, ifname, netns: &record.intent.netns, conf, function, card: &card, mac };
+        let failed = |e: io::Error| CniError::new(Code::Io, format!("writing below {}: {e}", peer::PLACE));
+        peer::keep(Path::new(peer::PLACE), &keep).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What plexus did of which sriov-cni knows nothing.
+fn strange(key: &Key, attachment: &Attachment) -> Option<String> {
+    let mut functions = attachment.steps.iter().filter_map(|step| step.function.as_deref());
+    let rebound = functions.find(|function| function.rebound.is_some())?;
+    Some(format!(
+        "pod {}, network {:?}: sriov-cni does not bind {} back to {}",
+        key.sandbox,
+        attachment.network,
+        rebound.address,
+        rebound.driver.as_deref().unwrap_or("no driver")
+    ))
 }
 
 fn put(path: &Path, value: &Value) -> io::Result<()> {

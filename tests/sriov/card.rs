@@ -15,6 +15,8 @@ const FUNCTIONS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What is executed, where it is not the one that cargo built: a copy without its symbols is read faster through a share.
 const PLUGIN_VARIABLE: &str = "PLEXUS_SRIOV_PLUGIN";
+/// The same for the program of people and of the node.
+const PROGRAM_VARIABLE: &str = "PLEXUS_SRIOV_PROGRAM";
 /// Where plexus keeps what it knows of directly executed kinds.
 const STATE: &str = "/var/lib/cni/plexus";
 const LEASES: &str = "/var/lib/cni/networks/sriov-test";
@@ -131,6 +133,12 @@ impl Card {
             "deviceID": self.functions[index].pci, "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}});
         conf.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         conf
+    }
+
+    /// The program of people and of the node.
+    pub(crate) fn plexus(&self) -> Command {
+        let program = std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from);
+        Command::new(program.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_plexus"))))
     }
 
     /// Another plugin, a script of the shell.
