@@ -15,8 +15,13 @@ use crate::{Built, Interface, Made, Target};
 pub struct Conf {}
 
 /// Nobody else is on the wire: nothing is examined, nothing announced.
-const MANNERS: Manners =
-    Manners { detection: Detection::Off, announce_v4: false, announce_v6: false, connected_routes: true };
+const MANNERS: Manners = Manners {
+    detection: Detection::Off,
+    announce_v4: false,
+    announce_v6: false,
+    connected_routes: true,
+    late_carrier: false,
+};
 
 pub(crate) fn build(pod: &mut Pod, target: &Target<'_>, l3: Layer3) -> Result<Built, Error> {
     let entries = l3.entries()?;

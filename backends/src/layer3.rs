@@ -4,6 +4,7 @@
 
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use nix::errno::Errno;
@@ -11,11 +12,15 @@ use nix::errno::Errno;
 use crate::error::Error;
 use crate::mac::Mac;
 use crate::netlink::addr::{self, Manner};
-use crate::netlink::link::{self, Link};
+use crate::netlink::link::{self, GROUP_LINK, Link};
 use crate::netlink::route::Entry;
+use crate::netlink::socket::Heard;
 use crate::netlink::{Refusal, Request};
 use crate::pod::Side;
 use crate::sysctl::Tree;
+
+/// How long a carrier is waited for before addresses are announced, in milliseconds: as long as sriov-cni waits.
+const CARRIER_TIMEOUT_MS: u64 = 200;
 
 /// The destination of a default route.
 #[expect(clippy::panic, reason = "zero is a prefix length of both families; a test asks for both")]
@@ -138,6 +143,8 @@ pub(crate) struct Manners {
     pub(crate) announce_v6: bool,
     /// The kernel adds the route to each address's network.
     pub(crate) connected_routes: bool,
+    /// The link has no carrier yet when it comes up: what the kernel announces then is lost.
+    pub(crate) late_carrier: bool,
 }
 
 /// Brings the link up with these addresses and routes. `entries` are [`Layer3::entries`], with whatever the kind adds.
@@ -149,7 +156,38 @@ pub(crate) fn configure(
     entries: &[(IpNetwork, Entry)],
 ) -> Result<(), Error> {
     parameters(pod, link, manners, addresses)?;
-    let steps = steps(pod, link, manners, addresses, entries);
+    let mut steps = steps(pod, link, manners, addresses, entries);
+    let up = steps.iter().position(|step| matches!(step, Step::Up));
+    let Some(up) = up.filter(|_| manners.late_carrier && !addresses.is_empty()) else {
+        return send(pod, link, manners, &steps);
+    };
+    let failed = |e| Error::kernel("wait for the carrier of", link.name.clone(), e);
+    let after = steps.split_off(up + 1);
+    // Joined before the link comes up: nothing is missed.
+    pod.socket.join(GROUP_LINK).map_err(failed)?;
+    send(pod, link, manners, &steps)?;
+    let has_carrier = await_carrier(pod, link)?;
+    pod.socket.leave(GROUP_LINK).and_then(|()| pod.socket.forget()).map_err(failed)?;
+    let again = link.mac.filter(|_| has_carrier).map(Step::Again);
+    send(pod, link, manners, &again.into_iter().chain(after).collect::<Vec<_>>())
+}
+
+/// Waits for a link's carrier, and says whether it came.
+fn await_carrier(pod: &mut Side, link: &Link) -> Result<bool, Error> {
+    let deadline = Instant::now() + Duration::from_millis(CARRIER_TIMEOUT_MS);
+    loop {
+        if pod.link_at(link.index)?.is_some_and(|now| now.oper_state == Link::OPER_UP) {
+            return Ok(true);
+        }
+        let heard = pod.socket.event(deadline, |_, _| {});
+        if heard.map_err(|e| Error::kernel("wait for the carrier of", link.name.clone(), e))? == Heard::Nothing {
+            return Ok(false);
+        }
+    }
+}
+
+/// Sends these in one datagram.
+fn send(pod: &mut Side, link: &Link, manners: Manners, steps: &[Step]) -> Result<(), Error> {
     let requests = steps.iter().map(|step| step.request(link.index, manners)).collect();
     let refusals = pod.socket.batch(requests).map_err(|e| Error::kernel("configure", link.name.clone(), e))?;
     let mut refused = refusals.into_iter().filter_map(|(position, why)| steps.get(position)?.refused(&link.name, why));
@@ -174,6 +212,8 @@ enum Step<'a> {
     /// The end of it.
     Announced(IpNetwork),
     Up,
+    /// The link is given the hardware address that it has: no driver is asked (net/core/dev.c), and the kernel announces all addresses.
+    Again(Mac),
     Route(&'a IpNetwork, &'a Entry),
 }
 
@@ -219,6 +259,7 @@ impl Step<'_> {
             Self::AddToAnnounce(ip) => addr::add(index, ip, unexamined),
             Self::Announced(ip) => addr::delete(index, ip),
             Self::Up => link::set_up(index, true),
+            Self::Again(mac) => link::set_mac(index, mac),
             Self::Route(dst, entry) => Entry { index, ..*entry }.add(*dst),
         }
     }
@@ -231,7 +272,7 @@ impl Step<'_> {
     /// no reason to fail; nor is a link-local address or a route that is there already.
     fn refused(&self, name: &str, refusal: Refusal) -> Option<Error> {
         let (act, what) = match *self {
-            Self::AnnounceV4 | Self::LinkLocal(_) => return None,
+            Self::AnnounceV4 | Self::LinkLocal(_) | Self::Again(_) => return None,
             Self::Route(..) if refusal.errno == Errno::EEXIST => return None,
             Self::Add(ip) | Self::AddToAnnounce(ip) => ("failed to add IP addr", format!("{ip} to \"{name}\"")),
             Self::Announced(ip) => ("failed to replace IP addr", format!("{ip} of \"{name}\"")),

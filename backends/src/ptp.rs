@@ -155,6 +155,7 @@ fn configure(host: &mut Host, pod: &mut Pod, ends: &Ends, plan: &Plan, l3: &Laye
         announce_v6: l3.addresses.iter().any(|a| a.address.is_ipv6()),
         // The pod's network is reached through the gateway, so the kernel's own route to it must not be.
         connected_routes: false,
+        late_carrier: false,
     };
     let name = ends.host_name.as_str();
     // What the host forwards to the pod waits for a neighbour solicitation, which it sends from its link-local address only when

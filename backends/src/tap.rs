@@ -139,6 +139,7 @@ impl Resolved {
                 announce_v4: !l3.is_empty(),
                 announce_v6: !l3.is_empty(),
                 connected_routes: true,
+                late_carrier: false,
             };
             layer3::configure(&mut pod.side, &link, manners, &l3.addresses, &entries)
         });

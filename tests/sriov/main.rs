@@ -10,6 +10,8 @@
     reason = "a test may panic; clippy does not see that these are tests, for they have a harness of their own"
 )]
 
+#[path = "../suite/announcement.rs"]
+mod announcement;
 mod attach;
 mod card;
 mod choice;

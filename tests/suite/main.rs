@@ -14,6 +14,7 @@
 )]
 
 mod admission;
+mod announcement;
 mod api;
 mod call;
 mod capability;

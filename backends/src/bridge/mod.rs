@@ -199,6 +199,7 @@ impl Resolved {
             // Beyond the reference plugin: an address that was another pod's is stale in its neighbours' tables.
             announce_v6: l3.addresses.iter().any(|a| a.address.is_ipv6()),
             connected_routes: true,
+            late_carrier: false,
         };
         layer3::configure(&mut pod.side, link, manners, &l3.addresses, &l3.entries()?)
     }

@@ -128,6 +128,7 @@ impl Resolved {
             announce_v4: !l3.is_empty(),
             announce_v6: !l3.is_empty(),
             connected_routes: true,
+            late_carrier: false,
         };
         if let Err(error) = layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries) {
             return Err(error.after_undo(self.undo(host, pod, target.ifname)));

@@ -13,6 +13,10 @@ const VLAN_MAX: i64 = 4094;
 const QOS_MAX: i64 = 7;
 /// A provider's tag (`ETH_P_8021AD`).
 const PROTO_8021AD: u16 = 0x88a8;
+/// The link is as the card's (`IFLA_VF_LINK_STATE_AUTO`).
+pub(super) const LINK_AUTO: u32 = 0;
+/// No link, whatever the card has (`IFLA_VF_LINK_STATE_DISABLE`).
+pub(super) const LINK_DISABLED: u32 = 2;
 /// The smallest and the largest MTU that any card takes, in bytes (RFC 791; `ETH_MAX_MTU`).
 const MTU: std::ops::RangeInclusive<i64> = 68..=65_535;
 
@@ -156,9 +160,9 @@ impl Conf {
         let vlan = vlan(self.vlan, self.vlan_qos, given(self.vlan_proto))?;
         let link_state = match given(self.link_state).as_deref() {
             None => None,
-            Some("auto") => Some(0),
+            Some("auto") => Some(LINK_AUTO),
             Some("enable") => Some(1),
-            Some("disable") => Some(2),
+            Some("disable") => Some(LINK_DISABLED),
             Some(other) => {
                 return Err(Error::invalid(format!("link_state \"{other}\" is not auto, enable or disable")));
             }

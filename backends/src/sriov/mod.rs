@@ -232,8 +232,13 @@ impl Resolved {
         // It never joins a device group: a group is deleted as a whole.
         let device = Device::on_bus(&link, &self.function.address);
         let moved = host_device::into_pod(host, pod, &link, &device, target.ifname)?;
-        let manners =
-            Manners { detection: Detection::Optimistic, announce_v4: true, announce_v6: true, connected_routes: true };
+        let manners = Manners {
+            detection: Detection::Optimistic,
+            announce_v4: true,
+            announce_v6: true,
+            connected_routes: true,
+            late_carrier: self.awaits_carrier(),
+        };
         layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries)?;
         let missing = || Error::at(ErrorKind::LinkMissing, "find the moved interface", target.ifname);
         let moved = pod.side.link_at(moved.index)?.ok_or_else(missing)?;
@@ -243,6 +248,14 @@ impl Resolved {
         }
         let interface = Interface { mtu: Some(moved.mtu), ..Interface::in_pod(&moved) };
         Ok(built(interface, Some(Made::of(&moved, true)), l3, told))
+    }
+
+    /// Whether a carrier is on its way when the interface comes up.
+    fn awaits_carrier(&self) -> bool {
+        match self.spec.link_state.unwrap_or(self.function.settings.link_state) {
+            conf::LINK_AUTO => self.port.has_carrier,
+            state => state != conf::LINK_DISABLED,
+        }
     }
 
     /// The interface on the host, once the function is bound to what the pod needs; none where that makes none.

@@ -9,7 +9,7 @@ use super::conf::{Attribute, Spec};
 use super::order::{self, Act, PAUSE_MS, Seen};
 use crate::error::{Error, ErrorKind};
 use crate::mac::Mac;
-use crate::netlink::link::GROUP_LINK;
+use crate::netlink::link::{GROUP_LINK, Link};
 use crate::netlink::vf::{self, Change, Settings};
 use crate::netlink::{Failure, Socket};
 use crate::pod::Host;
@@ -24,6 +24,8 @@ pub(super) struct Port {
     vf: u32,
     /// Whether that interface is up: a function of one that is down has no carrier.
     pub(super) is_up: bool,
+    /// Whether it has a carrier.
+    pub(super) has_carrier: bool,
 }
 
 /// What is told, and what of it may be refused.
@@ -37,7 +39,8 @@ impl Port {
         };
         let name = function.pf_interface.as_ref().ok_or_else(missing)?;
         let link = host.side.link(name)?.ok_or_else(missing)?;
-        Ok(Self { name: link.name, index: link.index, vf: function.index, is_up: link.up })
+        let has_carrier = link.oper_state == Link::OPER_UP;
+        Ok(Self { name: link.name, index: link.index, vf: function.index, is_up: link.up, has_carrier })
     }
 
     fn place(&self) -> String {
