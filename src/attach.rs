@@ -142,7 +142,7 @@ pub fn attach(
     let begin = begin.map_err(|e| CniError { code: refusal_of(&e), ..from_journal(&e) })?;
     let mut done = Vec::new();
     let mut note = |progress: &Progress| held.note(progress).map_err(|e| from_journal(&e));
-    let claimed = claims.take(plan);
+    let claimed = claims.take(plan).and_then(|()| homecoming::check_unchanged(&resolved, &mut kernel.host));
     let failure = match claimed.and_then(|()| run(plan, &mut kernel, resolved, &mut done, &mut note)) {
         Ok((results, outcomes)) => {
             let status = status_of(plan, &results);

@@ -515,6 +515,17 @@ impl Resolved {
         matches!(self, Self::HostDevice(_) | Self::Sriov(_))
     }
 
+    /// Whether what a record will say of a device of the host is still so. For whoever has made sure that nobody else works on it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] if it is not; those of [`Spec::resolve`].
+    pub fn check_unchanged(&self, host: &mut Host) -> Result<(), Error> {
+        match self {
+            Self::Sriov(resolved) => resolved.check_unchanged(host),
+            _ => Ok(()),
+        }
+    }
+
     /// Brings a device of the host back as it was before [`build`]. What was made in the pod is not touched.
     ///
     /// # Errors

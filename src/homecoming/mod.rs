@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use backends::sysfs::Sysfs;
-use backends::{Host, Kind, NetNs, Pod, host_device, sriov};
+use backends::{Host, Kind, NetNs, Pod, Resolved, host_device, sriov};
 
 use crate::cni::error::{CniError, Code};
 use crate::cni::result::CniResult;
@@ -83,6 +83,15 @@ fn carry_over<'a>(earlier: impl Iterator<Item = &'a Intent>, attachments: &mut [
             **function = function.as_ref().clone().since(first);
         }
     }
+}
+
+/// Once devices are claimed: between the look at one and its claim another pod may have had it, and what was noted is that pod's.
+///
+/// # Errors
+/// One is not as it was noted: code 11. The kernel cannot be asked.
+pub fn check_unchanged(resolved: &[Vec<Option<Resolved>>], host: &mut Host) -> Result<(), CniError> {
+    let mut all = resolved.iter().flatten().flatten();
+    all.try_for_each(|one| one.check_unchanged(host)).map_err(native::from_backend)
 }
 
 /// Gives them all back, the last one first; what failed is returned.

@@ -1,9 +1,13 @@
 //! What an ADD sets up, what CHECK compares, and what an ADD that fails leaves: nothing.
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::card::{Card, ip, link_of, netns};
+use crate::card::{Card, ip, link_of, names, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
     ("attach::every_attribute_is_set_and_comes_back", every_attribute_is_set_and_comes_back),
@@ -12,6 +16,10 @@ pub(crate) const CASES: &[Case] = &[
     ("attach::a_requested_mac_wins", a_requested_mac_wins),
     ("attach::what_the_card_refuses_undoes_all", what_the_card_refuses_undoes_all),
     ("attach::what_is_optional_may_be_refused", what_is_optional_may_be_refused),
+    (
+        "attach::what_another_changed_meanwhile_is_not_taken_for_its_own",
+        what_another_changed_meanwhile_is_not_taken_for_its_own,
+    ),
     ("attach::a_taken_name_is_nobodys_to_touch", a_taken_name_is_nobodys_to_touch),
 ];
 
@@ -149,6 +157,33 @@ fn what_is_optional_may_be_refused(card: &Card) {
     let checked = card.check("one", &conf, &answer.json);
     assert!(checked.success, "{}", checked.json);
     card.del("one", &netns("one"), &conf);
+    ip("netns del one");
+}
+
+/// An ADD has looked at the function, and waits for its record; meanwhile the function changes.
+fn what_another_changed_meanwhile_is_not_taken_for_its_own(card: &Card) {
+    ip("netns add one");
+    let conf = card.conf(0, json!({"vlan": 100}));
+    card.add("one", &conf);
+    let record = card.left().into_iter().find(|path| path.contains(".jsonl")).unwrap();
+    card.del("one", &netns("one"), &conf);
+    let before = card.state();
+    let held = Flock::lock(File::create(&record).unwrap(), FlockArg::LockExclusive).unwrap();
+    let child = card.begin("ADD", "one", &conf);
+    let files = PathBuf::from(format!("/proc/{}/fd", child.id()));
+    let is_open =
+        || names(&files).iter().any(|fd| fs::read_link(files.join(fd)).is_ok_and(|file| file == Path::new(&record)));
+    until("the record", || is_open().then_some(()));
+    ip(&format!("link set {} vf 0 vlan 300", card.name));
+    drop(held);
+    let output = child.wait_with_output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(said["code"] == 11 && said["msg"].as_str().unwrap().contains("was changed by somebody else"), "{said}");
+    assert_eq!(card.port(0)["vlan_list"][0]["vlan"], 300, "nothing was done to it");
+    assert_eq!(card.left().iter().filter(|path| path.contains("/devices/")).count(), 0);
+    ip(&format!("link set {} vf 0 vlan 0", card.name));
+    card.del("one", &netns("one"), &conf);
+    card.assert_state(&before, "after all");
     ip("netns del one");
 }
 

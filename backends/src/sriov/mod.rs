@@ -175,6 +175,14 @@ impl Resolved {
         &self.function
     }
 
+    pub(crate) fn check_unchanged(&self, host: &mut Host) -> Result<(), Error> {
+        if self.spec.clone().resolve(host)?.function == self.function {
+            return Ok(());
+        }
+        let text = format!("{} was changed by somebody else while it was claimed", self.function.address);
+        Err(Error::new(ErrorKind::Busy, text))
+    }
+
     pub(crate) fn build(
         &self,
         host: &mut Host,
