@@ -44,6 +44,8 @@ const COMMON_KEYS: [&str; 16] = [
     "pciBusID",
 ];
 
+/// What a virtual function may be asked for in CNI_ARGS.
+const MAC_AND_GUID: &[&str] = &["MAC", "guid"];
 /// A configuration without `ipam.type`, where one is required.
 const NO_PLUGIN: &str = "no plugin name provided";
 /// As above, in dummy's words.
@@ -247,6 +249,9 @@ fn read_kind(kind: Kind, conf: &Map<String, Value>, around: &Around) -> Result<K
             if requested_mac(kind, conf, around.args)?.is_some() {
                 own.mac = None;
             }
+            let args =
+                parse_args(around.args, MAC_AND_GUID).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
+            own.args.cni.guid = own.args.cni.guid.or_else(|| args.get("guid").map(str::to_owned));
             (Spec::Sriov(Box::new(own.validate().map_err(from_backend)?)), unknown, None)
         }
         Kind::Tap => {
@@ -357,7 +362,8 @@ fn requested_mac(kind: Kind, conf: &Map<String, Value>, args: &str) -> Result<Op
     if rule == MacRule::Never {
         return Ok(None);
     }
-    let args = parse_args(args, &["MAC"]).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
+    let known = if kind == Kind::Sriov { MAC_AND_GUID } else { &["MAC"] };
+    let args = parse_args(args, known).map_err(|e| CniError::new(Code::Generic, e.to_string()))?;
     let macs = asked::macs(conf, rule == MacRule::ArgsThenConfArgsThenRuntime).map_err(|e| load_error(&e))?;
     let by_args = args.get("MAC").unwrap_or_default().to_owned();
     let asked = [macs.runtime, macs.args, by_args].into_iter().find(|mac| !mac.is_empty());

@@ -12,6 +12,7 @@ pub mod dummy;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod guid;
 pub mod host_device;
 pub mod ipvlan;
 mod layer3;
@@ -37,6 +38,7 @@ pub mod vlan;
 pub use check::Expected;
 pub use default_route::{DefaultRoute, Family, Via, default_route_move, default_routes};
 pub use error::{Error, ErrorKind};
+pub use guid::{Guid, GuidParseError};
 pub use layer3::{Address, Layer3, Route};
 pub use mac::{Mac, MacParseError};
 pub use master::Before;

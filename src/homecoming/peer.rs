@@ -119,6 +119,8 @@ impl Attached {
             spoof_check: state.spoof_chk,
             trust: state.trust,
             link_state: state.link_state,
+            node_guid: None,
+            port_guid: None,
         };
         let on_host = || OnHost {
             device: Device {

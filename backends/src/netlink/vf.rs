@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Failure;
 use super::link::{HEADER_LEN, change};
 use super::socket::Request;
+use crate::guid::Guid;
 use crate::mac::Mac;
 
 /// Room for the answer about a physical function with 256 virtual ones, in bytes: 200 for each, 340 from a kernel that counts
@@ -24,6 +25,8 @@ const IFLA_VF_SPOOFCHK: u16 = 4;
 const IFLA_VF_LINK_STATE: u16 = 5;
 const IFLA_VF_RATE: u16 = 6;
 const IFLA_VF_TRUST: u16 = 9;
+const IFLA_VF_IB_NODE_GUID: u16 = 10;
+const IFLA_VF_IB_PORT_GUID: u16 = 11;
 const IFLA_VF_VLAN_LIST: u16 = 12;
 const IFLA_VF_VLAN_INFO: u16 = 1;
 const NLA_F_NESTED: u16 = 1 << 15;
@@ -60,6 +63,12 @@ pub struct Settings {
     pub trust: Option<bool>,
     /// `IFLA_VF_LINK_STATE_*`: 0 as the port, 1 always up, 2 always down.
     pub link_state: u32,
+    /// Its GUIDs as a node and as a port of InfiniBand; none where the driver does not tell, or it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_guid: Option<Guid>,
+    /// As above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_guid: Option<Guid>,
 }
 
 /// One thing to tell a physical function about a virtual one.
@@ -71,6 +80,8 @@ pub(crate) enum Change {
     SpoofCheck(bool),
     Trust(bool),
     LinkState(u32),
+    NodeGuid(Guid),
+    PortGuid(Guid),
 }
 
 impl Change {
@@ -92,6 +103,8 @@ impl Change {
             Self::SpoofCheck(on) => attribute(IFLA_VF_SPOOFCHK, &numbers(&[vf, u32::from(on)])),
             Self::Trust(on) => attribute(IFLA_VF_TRUST, &numbers(&[vf, u32::from(on)])),
             Self::LinkState(state) => attribute(IFLA_VF_LINK_STATE, &numbers(&[vf, state])),
+            Self::NodeGuid(guid) => attribute(IFLA_VF_IB_NODE_GUID, &numbered(vf, guid)),
+            Self::PortGuid(guid) => attribute(IFLA_VF_IB_PORT_GUID, &numbered(vf, guid)),
         }
     }
 
@@ -102,6 +115,11 @@ impl Change {
         message.attributes.push(LinkAttribute::Other(DefaultNla::new(IFLA_VFINFO_LIST | NLA_F_NESTED, list)));
         Request::new(RouteNetlinkMessage::SetLink(message), 0)
     }
+}
+
+/// `struct ifla_vf_guid`: the compiler fills the first number up to eight bytes.
+fn numbered(vf: u32, guid: Guid) -> Vec<u8> {
+    [&numbers(&[vf, 0])[..], &guid.number().to_ne_bytes()].concat()
 }
 
 fn numbers(all: &[u32]) -> Vec<u8> {
@@ -172,6 +190,8 @@ fn of_entry(entry: &[u8], vf: u32) -> Result<Option<Settings>, Failure> {
         spoof_check: None,
         trust: None,
         link_state: 0,
+        node_guid: None,
+        port_guid: None,
     };
     let mut is_it = false;
     for attribute in NlasIterator::new(entry) {
@@ -192,6 +212,8 @@ fn of_entry(entry: &[u8], vf: u32) -> Result<Option<Settings>, Failure> {
             IFLA_VF_SPOOFCHK => settings.spoof_check = told(1)?,
             IFLA_VF_TRUST => settings.trust = told(1)?,
             IFLA_VF_LINK_STATE => settings.link_state = at(1)?,
+            IFLA_VF_IB_NODE_GUID => settings.node_guid = guid(value),
+            IFLA_VF_IB_PORT_GUID => settings.port_guid = guid(value),
             _ => {}
         }
         if !is_it {
@@ -206,6 +228,12 @@ fn proto(list: &[u8]) -> Option<u16> {
     let (_, info, _) = first(list)?;
     let [a, b] = *info.get(12..14)? else { return None };
     Some(u16::from_be_bytes([a, b])).filter(|proto| *proto != 0)
+}
+
+/// A GUID that is somebody's: drivers write zero where there is none.
+fn guid(value: &[u8]) -> Option<Guid> {
+    let number = u64::from_ne_bytes(value.get(8..16)?.try_into().ok()?);
+    Some(number).filter(|number| *number != 0).map(Guid::new)
 }
 
 /// The number at a place, counted in numbers.
@@ -234,7 +262,9 @@ mod tests {
     #[test]
     fn each_change_is_one_attribute_of_one_function() {
         // IFLA_VFINFO_LIST { IFLA_VF_INFO { the attribute: its function, then its values } }.
-        let cases: [(Change, &[&[u8]]); 8] = [
+        let guid = Guid::new(0xc211_2233_4455_6677);
+        let guid_bytes = guid.number().to_ne_bytes();
+        let cases: [(Change, &[&[u8]]); 10] = [
             (
                 Change::Mac(Mac::new([2, 0, 0, 0, 0, 7])),
                 &[&[48, 0, 22, 128, 44, 0, 1, 128, 40, 0, 1, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 7], &[0; 26]],
@@ -258,6 +288,14 @@ mod tests {
             (Change::SpoofCheck(true), &[&[20, 0, 22, 128, 16, 0, 1, 128, 12, 0, 4, 0, 3, 0, 0, 0, 1, 0, 0, 0]]),
             (Change::Trust(true), &[&[20, 0, 22, 128, 16, 0, 1, 128, 12, 0, 9, 0, 3, 0, 0, 0, 1, 0, 0, 0]]),
             (Change::LinkState(2), &[&[20, 0, 22, 128, 16, 0, 1, 128, 12, 0, 5, 0, 3, 0, 0, 0, 2, 0, 0, 0]]),
+            (
+                Change::NodeGuid(guid),
+                &[&[28, 0, 22, 128, 24, 0, 1, 128, 20, 0, 10, 0, 3, 0, 0, 0, 0, 0, 0, 0], &guid_bytes],
+            ),
+            (
+                Change::PortGuid(guid),
+                &[&[28, 0, 22, 128, 24, 0, 1, 128, 20, 0, 11, 0, 3, 0, 0, 0, 0, 0, 0, 0], &guid_bytes],
+            ),
         ];
         for (change, expected) in cases {
             assert_eq!(bytes(change), expected.concat(), "{change:?}");
@@ -273,6 +311,8 @@ mod tests {
             number(IFLA_VF_SPOOFCHK, 1),
             number(IFLA_VF_TRUST, UNTOLD),
             number(IFLA_VF_LINK_STATE, 2),
+            attribute(IFLA_VF_IB_NODE_GUID, &numbered(vf, Guid::new(7))),
+            attribute(IFLA_VF_IB_PORT_GUID, &[0; 16]),
             Change::Vlan { id: 100, qos: 5, proto: 0x88a8 }.attribute(vf),
             attribute(8, &vec![0; padding]),
         ];
@@ -300,6 +340,8 @@ mod tests {
             spoof_check: Some(true),
             trust: None,
             link_state: 2,
+            node_guid: Some(Guid::new(7)),
+            port_guid: None,
         };
         for padding in [0, 128] {
             let all = answer(256, padding);

@@ -15,7 +15,7 @@ pub(super) const VFIO: &str = "vfio-pci";
 /// Where a group of functions is a file that one program at a time can open (Documentation/driver-api/vfio.rst).
 const GROUPS: &str = "/dev/vfio";
 /// How long a driver may take to make an interface.
-const PROBE_TIMEOUT_MS: u64 = 10_000;
+pub(super) const PROBE_TIMEOUT_MS: u64 = 10_000;
 
 /// Whether nobody has a function that is bound to vfio-pci. To unbind one that somebody has waits in the kernel until that one ends, and
 /// nothing can end the wait: its group is opened first, which is refused where it is open already.
@@ -72,15 +72,15 @@ pub(super) fn bind(sysfs: &Sysfs, address: &PciAddress, driver: Option<&str>) ->
 }
 
 /// Waits for the interface of a function that was bound to a driver that makes one.
-pub(super) fn interface(host: &Host, sysfs: &Sysfs, address: &PciAddress) -> Result<String, Error> {
+pub(super) fn interface(host: &Host, sysfs: &Sysfs, address: &PciAddress, limit_ms: u64) -> Result<String, Error> {
     let mut patience = Patience::default();
-    let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
+    let deadline = Instant::now() + Duration::from_millis(limit_ms);
     loop {
         if let Some(name) = sysfs.interfaces(address).into_iter().next() {
             return Ok(name);
         }
         if Instant::now() >= deadline {
-            let text = format!("{address} got no interface within {PROBE_TIMEOUT_MS} ms");
+            let text = format!("{address} got no interface within {limit_ms} ms");
             return Err(Error::new(ErrorKind::Busy, text));
         }
         patience.wait(host)?;

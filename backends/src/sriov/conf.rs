@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::guid::Guid;
 use crate::mac::Mac;
 use crate::netlink::vf::PROTO_8021Q;
 use crate::sysfs::PciAddress;
@@ -65,6 +66,8 @@ pub struct Conf {
     /// What the runtime adds.
     #[serde(rename = "runtimeConfig")]
     pub runtime_config: RuntimeConfig,
+    /// What the pod or the network asks for.
+    pub args: Args,
 }
 
 /// The part of `runtimeConfig` that is a function's. Its `mac` is a request, which is read with all others.
@@ -76,6 +79,25 @@ pub struct RuntimeConfig {
     pub device_id: Option<String>,
     /// The requested hardware address.
     pub mac: Option<String>,
+    /// The requested identifier of an InfiniBand function.
+    #[serde(rename = "infinibandGUID")]
+    pub infiniband_guid: Option<String>,
+}
+
+/// Other requests, beside the configuration's own keys (`args`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename = "NetConf", default)]
+pub struct Args {
+    /// The part that is for plugins.
+    pub cni: CniArgs,
+}
+
+/// As above.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename = "NetConf", default)]
+pub struct CniArgs {
+    /// As `infinibandGUID`, which wins over it.
+    pub guid: Option<String>,
 }
 
 /// A VLAN with what else is in its tag.
@@ -139,6 +161,7 @@ pub struct Spec {
     pub(super) mtu: Option<u32>,
     pub(super) optional: Vec<Attribute>,
     pub(super) binding: Option<Binding>,
+    pub(super) guid: Option<Guid>,
     pub(super) told: Vec<String>,
 }
 
@@ -152,6 +175,7 @@ impl Conf {
         let mut told = Vec::new();
         let device = given(self.runtime_config.device_id).or(given(self.device_id));
         let pf = given(self.pf);
+        let guid = given(self.runtime_config.infiniband_guid).or(given(self.args.cni.guid));
         if device.is_none() && pf.is_none() {
             let text =
                 "deviceID, the PCI address of a virtual function, is missing, and so is pf, of which one is chosen";
@@ -186,6 +210,7 @@ impl Conf {
             mtu: mtu(self.mtu)?,
             optional: self.optional.iter().map(|key| attribute(key)).collect::<Result<_, _>>()?,
             binding: given(self.driver).map(|text| binding(&text)).transpose()?,
+            guid: guid.map(|text| text.parse().map_err(|e| Error::invalid("infinibandGUID").because(e))).transpose()?,
             told,
         })
     }
@@ -328,7 +353,7 @@ mod tests {
     fn everything_is_read() {
         let all = r#","pf":"eth0","vlan":100,"vlanQoS":3,"vlanProto":"802.1AD","mac":"02:00:00:00:00:07","spoofchk":"off","trust":"on",
             "min_tx_rate":0,"max_tx_rate":200,"link_state":"disable","mtu":9000,"optional":["trust","mtu"],"driver":"netdev",
-            "logLevel":"debug","logFile":"/x","runtimeConfig":{"mac":"02:00:00:00:00:08"}"#;
+            "logLevel":"debug","logFile":"/x","runtimeConfig":{"mac":"02:00:00:00:00:08"},"args":{"cni":{"guid":"c2:11:22:33:44:55:66:77"}}"#;
         let expected = Spec {
             device: Some("0000:01:10.0".to_owned()),
             pf: Some("eth0".to_owned()),
@@ -342,6 +367,7 @@ mod tests {
             mtu: Some(9000),
             optional: vec![Attribute::Trust, Attribute::Mtu],
             binding: Some(Binding::Interface),
+            guid: Some(Guid::new(0xc211_2233_4455_6677)),
             told: Vec::new(),
         };
         assert_eq!(spec(all), Ok(expected));
@@ -369,6 +395,10 @@ mod tests {
             (
                 r#","optional":["vlan"]"#,
                 "optional: \"vlan\" is none of spoofchk, trust, min_tx_rate, max_tx_rate, link_state, mtu",
+            ),
+            (
+                r#","runtimeConfig":{"infinibandGUID":"0"}"#,
+                "infinibandGUID: \"0\" is no GUID, as \"c2:11:22:33:44:55:66:77\"",
             ),
             (r#","driver":"igb_uio""#, "driver \"igb_uio\" is neither netdev nor vfio-pci"),
         ];

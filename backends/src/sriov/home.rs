@@ -4,16 +4,24 @@ use std::iter;
 
 use nix::errno::Errno;
 
+use super::conf::LINK_AUTO;
 use super::port::Port;
-use super::{Function, OnHost, binding, set_mtu, take_mac};
+use super::{Function, OnHost, Settings, binding, set_mtu, take_mac};
 use crate::error::{Error, ErrorKind};
 use crate::host_device::{self, Device};
-use crate::netlink::{alt_name, link};
+use crate::mac::Mac;
+use crate::netlink::alt_name;
+use crate::netlink::link::{self, Link};
+use crate::netlink::vf::PROTO_8021Q;
 use crate::pod::{Host, Pod, Side};
 use crate::sysfs::{PciAddress, Sysfs, VirtualFunction};
 
 /// How many names are tried where a function cannot have its own: no card has as many functions.
 const NAMES_MAX: u32 = 4096;
+/// The longest name of a link, in bytes (`IFNAMSIZ` with its end, include/uapi/linux/if.h).
+const NAME_BYTES_MAX: usize = 15;
+/// How long the kernel may take to give an interface back whose namespace has gone.
+const RETURN_TIMEOUT_MS: u64 = 2_000;
 
 /// Brings a function back to what was recorded: its interface on the host, down, under its names there, and then its port. One
 /// that is back already is no error, nor one that there is no more.
@@ -53,11 +61,77 @@ pub fn give_back(
             return Err(Error::new(ErrorKind::LinkMissing, text));
         }
     }
-    Port::find(host, &now)?.restore(host, &function.settings)?;
+    let was_renumbered = Port::find(host, &now)?.restore(host, &function.settings)?;
+    if let Some(on_host) = function.interface.as_ref().filter(|_| was_renumbered) {
+        renumber(host, function, on_host)?;
+    }
     match &function.interface {
         Some(on_host) => put_right(host, on_host, function),
         None => Ok(()),
     }
+}
+
+/// A function takes another GUID when its driver finds it anew, and its interface is another one then.
+fn renumber(host: &mut Host, function: &Function, on_host: &OnHost) -> Result<(), Error> {
+    let (sysfs, address) = (Sysfs::default(), &function.address);
+    binding::bind(&sysfs, address, None)?;
+    binding::interface(host, &sysfs, address, binding::PROBE_TIMEOUT_MS)?;
+    let device = at_home(host, on_host)?;
+    host_device::give_back(host, None, "", Some(&device), false)
+}
+
+/// A function that was set up for a pod, of which nobody knows any more how it was before: with the name that its interface was moved with,
+/// and settings as a card has them that nobody has set up. None where it is no function, or nothing shows that it was set up.
+/// `set_up`: that is known.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn unrecorded(
+    host: &mut Host,
+    pod: Option<&mut Pod>,
+    address: &PciAddress,
+    set_up: bool,
+) -> Result<Option<Function>, Error> {
+    let sysfs = Sysfs::default();
+    let Ok(VirtualFunction { pf, index, driver, .. }) = sysfs.virtual_function(address) else { return Ok(None) };
+    let is_it = |link: &Link| link.bus_device == address.as_str();
+    let mut moved = match pod {
+        Some(pod) => pod.side.links()?.into_iter().find(is_it),
+        None => None,
+    };
+    if moved.is_none() && driver.as_deref().is_some_and(|driver| !host_device::serves_user_space(driver)) {
+        // The kernel may be giving it back. One that never moved has no alias of ours.
+        drop(binding::interface(host, &sysfs, address, RETURN_TIMEOUT_MS));
+        let renamed = |link: &Link| is_it(link) && !link.alias.is_empty() && link.alias != link.name;
+        moved = host.side.links()?.into_iter().find(renamed);
+    }
+    let interface = moved.map(|link| found(host, link, address)).transpose()?;
+    let settings = Settings {
+        mac: Mac::new([0; 6]),
+        vlan: 0,
+        qos: 0,
+        proto: PROTO_8021Q,
+        min_rate: 0,
+        max_rate: 0,
+        spoof_check: Some(true),
+        trust: Some(false),
+        link_state: LINK_AUTO,
+        node_guid: None,
+        port_guid: None,
+    };
+    let function = Function { address: address.clone(), pf, index, driver, rebound: None, settings, interface };
+    Ok(Some(function).filter(|function| set_up || function.interface.is_some()))
+}
+
+/// A moved interface: its alias is its name on the host. What else it was nobody knows.
+fn found(host: &mut Host, link: Link, address: &PciAddress) -> Result<OnHost, Error> {
+    let name = match link.alias.len() {
+        1..=NAME_BYTES_MAX => link.alias,
+        _ => free_name(&mut host.side, link.index)?,
+    };
+    let (alias, kind) = (String::new(), link.kind);
+    let device = Device { name, alias, mac: None, permanent: None, kind, bus: Some(address.clone()) };
+    Ok(OnHost { device, ifindex: link.index, mtu: link.mtu, alt_names: link.alt_names })
 }
 
 /// Binds a function to the driver it had. With vfio-pci nobody may have it any more; an interface goes with its driver, wherever it is.
@@ -80,7 +154,7 @@ fn bind_back(host: &mut Host, function: &Function, now: VirtualFunction) -> Resu
             // The interface takes what its port has when it is made.
             Port::find(host, &now)?.restore(host, &function.settings)?;
             binding::bind(&sysfs, address, None)?;
-            binding::interface(host, &sysfs, address)?;
+            binding::interface(host, &sysfs, address, binding::PROBE_TIMEOUT_MS)?;
         }
     }
     sysfs.virtual_function(address)

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::netlink::vf::Settings;
 pub use choice::functions_of;
-pub use conf::{Conf, RuntimeConfig, Spec};
-pub use home::give_back;
+pub use conf::{Args, CniArgs, Conf, RuntimeConfig, Spec};
+pub use home::{give_back, unrecorded};
 
 use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};
@@ -270,14 +270,20 @@ impl Resolved {
     fn bound(&self, host: &mut Host) -> Result<Option<Link>, Error> {
         let (sysfs, address) = (Sysfs::default(), &self.function.address);
         match self.function.rebound {
+            // It takes another GUID when its driver finds it anew.
+            None if self.spec.guid.is_some() && self.link.is_some() => self.found_anew(host),
             None => Ok(self.link.clone()),
             Some(Binding::Vfio) => binding::bind(&sysfs, address, Some(VFIO)).map(|()| None),
-            Some(Binding::Interface) => {
-                binding::bind(&sysfs, address, None)?;
-                let name = binding::interface(host, &sysfs, address)?;
-                host.side.link(&name)
-            }
+            Some(Binding::Interface) => self.found_anew(host),
         }
+    }
+
+    /// The interface that its own driver makes now.
+    fn found_anew(&self, host: &mut Host) -> Result<Option<Link>, Error> {
+        let (sysfs, address) = (Sysfs::default(), &self.function.address);
+        binding::bind(&sysfs, address, None)?;
+        let name = binding::interface(host, &sysfs, address, binding::PROBE_TIMEOUT_MS)?;
+        host.side.link(&name)
     }
 
     /// What is done to the interface while it is on the host, and down: the pod never sees it half done.

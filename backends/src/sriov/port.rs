@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use super::conf::{Attribute, Spec};
 use super::order::{self, Act, PAUSE_MS, Seen};
 use crate::error::{Error, ErrorKind};
+use crate::guid::Guid;
 use crate::mac::Mac;
 use crate::netlink::link::{GROUP_LINK, Link};
 use crate::netlink::vf::{self, Change, Settings};
@@ -92,6 +93,7 @@ impl Port {
             Change::SpoofCheck(_) => "set spoofchk of",
             Change::Trust(_) => "set trust of",
             Change::LinkState(_) => "set link_state of",
+            Change::NodeGuid(_) | Change::PortGuid(_) => "set infinibandGUID of",
         };
         Error::kernel(act, self.place(), failure)
     }
@@ -120,11 +122,14 @@ impl Port {
         }
     }
 
-    /// Brings everything back that is not as it was recorded. All of it is tried; the first failure is returned.
-    pub(super) fn restore(&self, host: &mut Host, recorded: &Settings) -> Result<(), Error> {
+    /// Brings everything back that is not as it was recorded. All of it is tried; the first failure is returned. Says whether its GUIDs
+    /// are other ones now.
+    pub(super) fn restore(&self, host: &mut Host, recorded: &Settings) -> Result<bool, Error> {
         let now = self.settings(host)?;
         let mut first = Ok(());
+        let mut is_renumbered = false;
         for change in changes(&now, recorded) {
+            is_renumbered |= matches!(change, Change::NodeGuid(_) | Change::PortGuid(_));
             let done = match change {
                 Change::Mac(mac) if !mac.is_zero() => self.give_mac(host, mac),
                 other => self.tell(host, other).map_err(|e| self.refused(other, e)),
@@ -132,7 +137,7 @@ impl Port {
             let done = done.or_else(|e| if is_beyond(change, e.errno()) { Ok(()) } else { Err(e) });
             first = first.and(done);
         }
-        first
+        first.map(|()| is_renumbered)
     }
 }
 
@@ -220,7 +225,17 @@ fn wanted(spec: &Spec, mac: Option<Mac>, now: &Settings) -> Vec<Wanted> {
     if let Some(state) = spec.link_state.filter(|state| *state != now.link_state) {
         tell(Change::LinkState(state), &[Attribute::LinkState]);
     }
+    for (now, change) in spec.guid.into_iter().flat_map(|guid| guids(guid, now)) {
+        if now != spec.guid {
+            tell(change, &[]);
+        }
+    }
     wanted
+}
+
+/// A function has one GUID as a node and as a port: what it has, and what it is told.
+fn guids(guid: Guid, now: &Settings) -> [(Option<Guid>, Change); 2] {
+    [(now.node_guid, Change::NodeGuid(guid)), (now.port_guid, Change::PortGuid(guid))]
 }
 
 /// What brings settings back to the recorded ones. What the driver does not tell cannot be compared, and is left alone.
@@ -237,6 +252,9 @@ fn changes(now: &Settings, recorded: &Settings) -> Vec<Change> {
     changes.extend(differs(now.spoof_check, recorded.spoof_check).map(Change::SpoofCheck));
     changes.extend(differs(now.trust, recorded.trust).map(Change::Trust));
     changes.extend((now.link_state != recorded.link_state).then_some(Change::LinkState(recorded.link_state)));
+    let other = |now: Option<Guid>, recorded: Option<Guid>| recorded.filter(|guid| now != Some(*guid));
+    changes.extend(other(now.node_guid, recorded.node_guid).map(Change::NodeGuid));
+    changes.extend(other(now.port_guid, recorded.port_guid).map(Change::PortGuid));
     changes
 }
 
@@ -254,6 +272,7 @@ pub(super) fn difference(spec: &Spec, now: &Settings) -> Option<String> {
         Change::SpoofCheck(on) => format!("spoofchk {}, expected {}", word(!on), word(on)),
         Change::Trust(on) => format!("trust {}, expected {}", word(!on), word(on)),
         Change::LinkState(state) => format!("link_state {}, expected {state}", now.link_state),
+        Change::NodeGuid(guid) | Change::PortGuid(guid) => format!("another GUID than {guid}"),
     })
 }
 
@@ -276,6 +295,8 @@ mod tests {
         spoof_check: Some(true),
         trust: Some(false),
         link_state: 0,
+        node_guid: None,
+        port_guid: None,
     };
 
     fn spec(rest: &str) -> Spec {
@@ -338,6 +359,8 @@ mod tests {
             spoof_check: Some(false),
             trust: Some(true),
             link_state: 2,
+            node_guid: None,
+            port_guid: None,
         };
         let expected = [
             Change::Vlan { id: 0, qos: 0, proto: 0x8100 },
@@ -350,6 +373,20 @@ mod tests {
         assert_eq!(changes(&other, &NOW), expected);
         let untold = Settings { spoof_check: None, trust: None, ..NOW };
         assert_eq!((changes(&untold, &NOW), changes(&NOW, &untold)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_guid_is_told_twice_and_comes_back_where_it_was_told_by_the_driver() {
+        let text = r#","runtimeConfig":{"infinibandGUID":"c2:11:22:33:44:55:66:77"}"#;
+        let (guid, old): (Guid, Guid) = ("c2:11:22:33:44:55:66:77".parse().unwrap(), Guid::new(7));
+        let both = [(Change::NodeGuid(guid), vec![]), (Change::PortGuid(guid), vec![])];
+        assert_eq!(wanted(&spec(text), None, &NOW), both);
+        let had = Settings { node_guid: Some(old), port_guid: Some(old), ..NOW };
+        let has = Settings { node_guid: Some(guid), port_guid: Some(guid), ..NOW };
+        assert_eq!((wanted(&spec(text), None, &has), difference(&spec(text), &has)), (vec![], None));
+        assert_eq!(changes(&has, &had), [Change::NodeGuid(old), Change::PortGuid(old)]);
+        assert_eq!(changes(&has, &NOW), [], "nobody knows what it was");
+        assert_eq!(difference(&spec(text), &had).unwrap(), "another GUID than c2:11:22:33:44:55:66:77");
     }
 
     #[test]
