@@ -33,7 +33,7 @@ use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::refer::{self, Asked};
 use crate::sources::{Manifests, Pod};
 use crate::unwritten::Unwritten;
-use crate::{account, attach, chain, check, collect, convert, deleter, gather, readiness};
+use crate::{account, attach, chain, check, collect, convert, deleter, gather, homecoming, readiness};
 pub use plug::{Plug, serve_plug, undo_plug};
 
 /// What a person reads who runs the program by hand.
@@ -427,11 +427,19 @@ fn del_record(job: &Job) -> Result<Found, CniError> {
         Err(e) if e.is_odd() => {
             warn(&format!("{}; it is put away", native::chain(&e)));
             journal.put_away(&job.key()).map_err(|e| from_journal(&e))?;
-            return Ok(Found::Unreadable);
+            return reclaim(job, true).map(|()| Found::Unreadable);
         }
         held => held.map_err(|e| from_journal(&e))?,
     };
-    held.map_or(Ok(Found::Nothing), |held| del_held(job, &held))
+    match held {
+        Some(held) => del_held(job, &held),
+        None => reclaim(job, false).map(|()| Found::Nothing),
+    }
+}
+
+/// Devices that the record has claimed, and says nothing of.
+fn reclaim(job: &Job, set_up: bool) -> Result<(), CniError> {
+    homecoming::reclaim(&job.state_dir, &journal::file_name(&job.key()), set_up, || inside(job))
 }
 
 /// The same of one that is held.
@@ -446,6 +454,7 @@ fn del_held(job: &Job, held: &Held) -> Result<Found, CniError> {
     }
     if records.is_empty() {
         warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
+        reclaim(job, held.has_lines().map_err(|e| from_journal(&e))?)?;
     }
     timed(job.place, Phase::Journal, || held.forget()).map_err(|e| from_journal(&e))?;
     Ok(if records.is_empty() { Found::Unreadable } else { Found::Record })

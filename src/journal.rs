@@ -435,6 +435,15 @@ impl Held {
         Ok(parse(&bytes))
     }
 
+    /// Whether the file has a whole line, whatever that says: without one nothing was ever done.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn has_lines(&self) -> Result<bool, Error> {
+        let bytes = read_bounded(&self.file).map_err(at("reading the record", &self.path))?;
+        Ok(bytes.contains(&b'\n'))
+    }
+
     /// The same open file once more: as long as it is open anywhere, this request is held.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ use crate::journal::{Allotted, RECORDS, SUFFIX, fnv1a_128};
 
 /// Longest file name that says its device in the clear; a longer one is hashed (ext4 and xfs take 255).
 const NAME_BYTES_MAX: usize = 200;
+/// More claims than a node has devices.
+const CLAIMS_MAX: usize = 1 << 16;
 
 /// Why a claim could not be made, read or removed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,20 @@ impl Ledger {
     /// The ledger below `state_dir`; nothing is created until something is claimed.
     pub fn new(state_dir: &Path) -> Ledger {
         Ledger { dir: state_dir.join("devices") }
+    }
+
+    /// What the record of that name has claimed: file names, which say a PCI address in the clear.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn of(&self, record: &str) -> Result<Vec<String>, Error> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(at("listing the claims:", &self.dir))?,
+        };
+        let names = entries.take(CLAIMS_MAX).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let is_its = |name: &String| holder(&self.dir.join(name)).is_ok_and(|found| found.as_deref() == Some(record));
+        Ok(names.filter(is_its).collect())
     }
 
     /// Claims a device for the record of that name.
@@ -191,6 +207,10 @@ mod tests {
         ledger.release(&vf, "two.jsonl").unwrap();
         assert_eq!(ledger.take(&vf, "two.jsonl").unwrap(), Taken::ByOther("one.jsonl".into()));
         assert_eq!(ledger.take(&device("b/vf", "v1"), "two.jsonl").unwrap(), Taken::Now);
+        assert_eq!(
+            (ledger.of("two.jsonl").unwrap(), ledger.of("x.jsonl").unwrap()),
+            (vec!["b%2Fvf=v1".to_owned()], vec![])
+        );
         ledger.release(&vf, "one.jsonl").unwrap();
         assert_eq!(ledger.take(&vf, "two.jsonl").unwrap(), Taken::Now);
         fs::remove_dir_all(&dir).unwrap();

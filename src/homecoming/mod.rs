@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use backends::sysfs::Sysfs;
+use backends::sysfs::{PciAddress, Sysfs};
 use backends::{Host, Kind, NetNs, Pod, Resolved, host_device, sriov};
 
 use crate::cni::error::{CniError, Code};
@@ -105,6 +105,42 @@ pub fn give_back(mut pod: Option<&mut Pod>, devices: &[Away], holder: Holder) ->
     };
     let back = devices.iter().rev().map(|away| away.come_back(&mut host, pod.as_deref_mut(), holder));
     back.filter_map(Result::err).collect()
+}
+
+/// Functions that are claimed by a record which says nothing of them: it cannot be read, or is lost. What they were is lost with it;
+/// they come home as they can be for anybody, and who has set them up otherwise before is told. `set_up`: the record had said something.
+/// `inside` is asked only where there are any.
+///
+/// # Errors
+/// One could not be brought back; its claim stays.
+pub fn reclaim(
+    state_dir: &Path,
+    record: &str,
+    set_up: bool,
+    inside: impl FnOnce() -> Result<Option<NetNs>, CniError>,
+) -> Result<(), CniError> {
+    let refused = |e: claim::Error| CniError::new(Code::Io, native::chain(&e));
+    let ledger = Ledger::new(state_dir);
+    let claimed = ledger.of(record).map_err(refused)?;
+    let functions: Vec<PciAddress> = claimed.iter().filter_map(|name| name.parse().ok()).collect();
+    if functions.is_empty() {
+        return Ok(());
+    }
+    let mut pod = inside()?.map(Pod::enter).transpose().map_err(native::from_backend)?;
+    let mut host = Host::open().map_err(native::from_backend)?.telling(warn);
+    for address in functions {
+        let found = sriov::unrecorded(&mut host, pod.as_mut(), &address, set_up).map_err(native::from_backend)?;
+        if let Some(function) = found {
+            warn(&format!(
+                "what {address} was before its pod had it is lost with record {record}: it comes back with no VLAN, hardware address or rate of \
+                 its card's, untrusted, and with the driver, the MTU and the hardware address that it has; set up anew what it had beyond"
+            ));
+            sriov::give_back(&mut host, pod.as_mut(), "", &function, false).map_err(native::from_backend)?;
+        }
+        let device = Allotted { resource: String::new(), id: address.to_string() };
+        ledger.release(&device, record).map_err(refused)?;
+    }
+    Ok(())
 }
 
 impl Away<'_> {

@@ -1,5 +1,7 @@
 //! What a DEL brings back where the namespace has gone, is not named, or has another pod's function.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::Case;
@@ -20,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     ("detach::an_old_one_leaves_the_next_pod_alone", an_old_one_leaves_the_next_pod_alone),
     ("detach::one_that_is_home_is_free_whatever_else_failed", one_that_is_home_is_free_whatever_else_failed),
     ("detach::functions_that_are_no_more", functions_that_are_no_more),
+    ("detach::what_a_record_said_that_is_lost", what_a_record_said_that_is_lost),
 ];
 
 fn conf(card: &Card) -> Value {
@@ -216,5 +219,70 @@ fn functions_that_are_no_more(card: &Card) {
     card.add("one", &conf(card));
     card.renew(|| ());
     card.del("one", &netns("one"), &conf(card));
+    ip("netns del one");
+}
+
+/// Nobody knows what the function was; it is nobody's at least, and in nobody's network.
+fn what_a_record_said_that_is_lost(card: &Card) {
+    let before = card.state();
+    let name = &card.functions[0].name;
+    for (damaged, lost, user_space) in
+        [(true, false, false), (true, true, false), (false, false, false), (true, false, true), (false, true, false)]
+    {
+        ip("netns add one");
+        let mut conf = conf(card);
+        if user_space {
+            conf["driver"] = json!("vfio-pci");
+        }
+        card.add("one", &conf);
+        let record = card.left().into_iter().find(|path| path.contains(".jsonl")).unwrap();
+        if damaged {
+            fs::write(&record, "{\"key\": 5}\n").unwrap();
+        } else {
+            fs::remove_file(&record).unwrap();
+        }
+        if lost {
+            ip("netns del one");
+        }
+        let answer = card.call_in("DEL", "one", if lost { "" } else { "/run/netns/one" }, &conf);
+        assert!(answer.success && answer.log.contains("is lost with record"), "{} {}", answer.json, answer.log);
+        let port = card.port(0);
+        assert_eq!(
+            (&port["vlan_list"][0]["vlan"], &port["address"]),
+            (&Value::Null, &json!("00:00:00:00:00:00")),
+            "{port}"
+        );
+        assert_eq!((&port["trust"], &port["spoofchk"]), (&json!(false), &json!(true)), "{port}");
+        assert_eq!(card.left(), Vec::<String>::new());
+        // What had to be lost.
+        ip(&format!("link set {} vf 0 mac 02:00:00:00:01:00", card.name));
+        if user_space {
+            crate::user_space::bind(&card.functions[0].pci, "");
+            assert_eq!(&name_on_host(card), name);
+            ip(&format!("link property add dev {name} altname vf-of-a-card"));
+        }
+        assert_eq!(&name_on_host(card), name, "{}", answer.log);
+        ip(&format!("link set {name} mtu 1500 up"));
+        ip(&format!("link set {name} down"));
+        card.assert_state(&before, "but for what was lost");
+        if !lost {
+            ip("netns del one");
+        }
+    }
+    // What never came to a record was never touched, and neither is it now.
+    ip(&format!("link set {} vf 0 vlan 7", card.name));
+    let conf = conf(card);
+    ip("netns add one");
+    card.add("one", &conf);
+    let left = card.left();
+    let find = |part: &str| left.iter().find(|path| path.contains(part)).unwrap().clone();
+    let (record, claim) = (find(".jsonl"), find("/devices/"));
+    let leads_to = fs::read_link(&claim).unwrap();
+    card.del("one", &netns("one"), &conf);
+    fs::write(record, "").unwrap();
+    std::os::unix::fs::symlink(leads_to, &claim).unwrap();
+    card.del("one", &netns("one"), &conf);
+    assert_eq!((&card.port(0)["vlan_list"][0]["vlan"], card.left()), (&json!(7), Vec::new()));
+    ip(&format!("link set {} vf 0 vlan 0", card.name));
     ip("netns del one");
 }

@@ -20,7 +20,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Binds a function to another driver; an empty one is its own.
-fn bind(pci: &str, driver: &str) {
+pub(crate) fn bind(pci: &str, driver: &str) {
     let device = Path::new("/sys/bus/pci/devices").join(pci);
     fs::write(device.join("driver/unbind"), pci).unwrap();
     fs::write(device.join("driver_override"), format!("{driver}\n")).unwrap();

@@ -166,6 +166,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "chain",
             "convert",
             "deleter",
+            "homecoming",
             "attach",
             "detach",
             "job",
