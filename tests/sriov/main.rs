@@ -16,6 +16,7 @@ mod attach;
 mod card;
 mod choice;
 mod crash;
+mod daemon;
 mod detach;
 mod peer;
 mod traffic;
@@ -38,9 +39,17 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // There is one card.
     arguments.test_threads = Some(1);
-    let cases =
-        [attach::CASES, detach::CASES, choice::CASES, crash::CASES, traffic::CASES, peer::CASES, user_space::CASES]
-            .concat();
+    let cases = [
+        attach::CASES,
+        detach::CASES,
+        choice::CASES,
+        daemon::CASES,
+        crash::CASES,
+        traffic::CASES,
+        peer::CASES,
+        user_space::CASES,
+    ]
+    .concat();
     let card = if arguments.list { Err("only listed".to_owned()) } else { find() };
     let trials = cases.into_iter().map(|(name, run)| match &card {
         Ok(card) => {

@@ -9,6 +9,8 @@
 //! floor del-wait NETNS             what del executes: waits for the kernel's answer
 //! floor lease DIR IP OWNER         lock, exclusive create, last_reserved_ip.0
 //! floor release DIR IP             lock, remove
+//! floor vf-add NETNS PF VF DEVICE IFNAME MAC VLAN IP/PREFIX     a virtual function: its port, its reset, its move, announced
+//! floor vf-del NETNS PF VF DEVICE IFNAME MAC                    and back, with its old name and address
 //! SPEC = macvlan|bridge|ptp,IFNAME,MASTER,V4,GW4[,V6,GW6]      an address is IP/PREFIX; GW "-": no default route
 //! ```
 
@@ -44,6 +46,9 @@ const ANSWER_SECONDS_MAX: i64 = 10;
 /// No answer to these messages is longer; a veth's announcement is about 1.5 kB.
 const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 
+#[path = "../function.rs"]
+mod function;
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
@@ -56,7 +61,9 @@ fn main() -> ExitCode {
         ["del-wait", netns] => del_wait(netns),
         ["lease", dir, ip, owner] => lease(Path::new(dir), ip, owner),
         ["release", dir, ip] => release(Path::new(dir), ip),
-        _ => Err("empty | add NETNS SPEC... | del NETNS COUNT | lease DIR IP OWNER | release DIR IP".into()),
+        ["vf-add", netns, rest @ ..] => function::add(netns, rest),
+        ["vf-del", netns, rest @ ..] => function::del(netns, rest),
+        _ => Err("empty | add NETNS SPEC... | del NETNS COUNT | lease DIR IP OWNER | release DIR IP | vf-add ... | vf-del ...".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
