@@ -31,18 +31,17 @@ pub(super) fn add(netns: &str, words: &[&str]) -> Outcome<()> {
     for (tree, key) in [("ipv4", "arp_notify"), ("ipv6", "ndisc_notify")] {
         fs::write(format!("/proc/sys/net/{tree}/conf/{ifname}/{key}"), "1")?;
     }
-    let (index, mut pod) = (if_nametoindex(ifname)?, Route::open()?);
-    pod.raw.add_membership(GROUP_LINK)?;
+    let (index, mut pod, mut listener) = (if_nametoindex(ifname)?, Route::open()?, Route::open()?);
+    listener.raw.add_membership(GROUP_LINK)?;
     let (ip, prefix) = ip.split_once('/').ok_or("an address needs a prefix length")?;
     let ip: IpAddr = ip.parse()?;
     pod.request(address(index, ip, prefix.parse()?, false), NLM_F_CREATE | NLM_F_EXCL)?;
     set_up(&mut pod, index, true)?;
     while fs::read_to_string(format!("/sys/class/net/{ifname}/carrier")).is_ok_and(|carrier| carrier.trim() != "1") {
-        pod.receive()?;
+        listener.receive()?;
     }
-    pod.raw.drop_membership(GROUP_LINK)?;
     // Once more the address that it has: announces all others.
-    change(&mut Route::open()?, index, vec![LinkAttribute::Address(mac.to_vec())])
+    change(&mut pod, index, vec![LinkAttribute::Address(mac.to_vec())])
 }
 
 pub(super) fn del(netns: &str, words: &[&str]) -> Outcome<()> {
