@@ -28,6 +28,7 @@ use crate::job::Job;
 use crate::journal::{HOLD_WAIT_MAX, Held, Intent, Journal, Key, Listing, Record};
 use crate::native::{self, Around};
 use crate::takeover;
+use crate::unwritten::Unwritten;
 
 type Valids = BTreeSet<Valid>;
 
@@ -201,6 +202,7 @@ pub fn detach_file(
     for record in records.iter().rev() {
         detach::detach(detach::of_record(record, None, state_dir)?)?;
     }
+    Unwritten::withdraw(state_dir, &records);
     held.forget().map_err(|e| from_journal(&e))?;
     if key.is_hot() {
         journal.unplug(&key.sandbox, &key.ifname).map_err(|e| from_journal(&e))?;

@@ -446,12 +446,7 @@ fn reclaim(job: &Job, set_up: bool) -> Result<(), CniError> {
 fn del_held(job: &Job, held: &Held) -> Result<Found, CniError> {
     let records = held.records().map_err(|e| from_journal(&e))?;
     detach_records(job, &records)?;
-    for record in &records {
-        let status = record.commitment.as_ref().and_then(|done| done.status.as_ref());
-        if let (Some(pod), Some(status)) = (&record.intent.pod, status) {
-            Unwritten::withdraw(&job.state_dir, pod, status);
-        }
-    }
+    Unwritten::withdraw(&job.state_dir, &records);
     if records.is_empty() {
         warn("the record of this attachment says nothing: it was cut short, or is not plexus'");
         reclaim(job, held.has_lines().map_err(|e| from_journal(&e))?)?;

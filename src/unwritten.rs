@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use ipam::spare;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::PodName;
+use crate::journal::{PodName, Record};
 use crate::sources;
 
 /// A UID is 36 characters.
@@ -62,8 +62,17 @@ impl Unwritten {
         Ok(Unwritten::at(path))
     }
 
-    /// A sandbox has ended whose status this is: nobody is to be told of it any more. That of a later sandbox of the same pod stays.
-    pub fn withdraw(state_dir: &Path, pod: &PodName, status: &str) {
+    /// What these records attached has gone, and nobody is to be told of it any more. The status of a later sandbox of the same pod stays.
+    pub fn withdraw(state_dir: &Path, records: &[Record]) {
+        for record in records {
+            let status = record.commitment.as_ref().and_then(|done| done.status.as_ref());
+            if let (Some(pod), Some(status)) = (&record.intent.pod, status) {
+                Unwritten::withdraw_one(state_dir, pod, status);
+            }
+        }
+    }
+
+    fn withdraw_one(state_dir: &Path, pod: &PodName, status: &str) {
         if pod.uid.is_empty() || pod.uid.contains('/') {
             return;
         }

@@ -132,7 +132,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "durable",
         ],
     ),
-    ("collect", &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job", "takeover"]),
+    (
+        "collect",
+        &["cni", "config", "journal", "native", "gather", "chain", "detach", "attach", "job", "takeover", "unwritten"],
+    ),
     ("alive", &["cni", "sources", "journal", "sight", "native", "detach", "takeover"]),
     ("cards", &["journal", "native", "devices", "homecoming", "alive"]),
     ("install", &["cni", "config", "sources", "cluster", "confdir", "journal", "gather", "durable", "takeover"]),

@@ -18,6 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::outcome::a_role_without_patch_costs_two_requests_more", needs, cost_without_patch),
         Case::new("api::outcome::d16_a_status_that_cannot_be_written_fails_no_pod", needs, unwritten),
         Case::new("api::outcome::a_pod_that_ends_takes_its_unwritten_status_back", needs, withdrawn),
+        Case::new("api::outcome::a_pod_that_is_collected_takes_its_unwritten_status_back", needs, collected),
         Case::new("api::outcome::an_older_status_is_never_written_over_a_newer_one", needs, overtaken),
         Case::new("api::outcome::a_failure_is_one_event_however_often", needs, one_event),
         Case::new("api::outcome::events_that_cannot_be_told_fail_no_pod", needs, no_events),
@@ -148,6 +149,23 @@ fn withdrawn() {
     fs::write(&path, text).unwrap();
     member.del("a", &uid);
     assert!(!fs::exists(format!("{RECORDS}/unwritten/{uid}")).unwrap());
+}
+
+/// The runtime's GC, in the place of a DEL: what a later request wrote of that sandbox would be of interfaces that are gone.
+fn collected() {
+    let member = Member::new();
+    member.cluster.fail("", "/status", usize::MAX, Fault::Status(403));
+    let (_, answer) = member.add("a", "blue");
+    answer.ok();
+    assert_eq!(fs::read_dir(format!("{RECORDS}/unwritten")).unwrap().count(), 1);
+    let mut gc = member.node.conf.clone();
+    gc["cniVersion"] = json!("1.1.0");
+    gc["cni.dev/valid-attachments"] = json!([]);
+    member.call("GC", "a", "").conf(&gc).run().ok();
+    assert_eq!(fs::read_dir(format!("{RECORDS}/unwritten")).unwrap().count(), 0);
+    member.cluster.heal();
+    member.add("b", "blue").1.ok();
+    assert_eq!(member.cluster.network_status("a"), Value::Null);
 }
 
 /// While another request writes what is noted of a pod, that pod gets another sandbox, and a newer status.
