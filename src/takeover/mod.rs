@@ -16,6 +16,7 @@ use crate::cni::attachments::Attachment as Valid;
 use crate::cni::error::CniError;
 use crate::cni::gojson;
 use crate::cni::list::List;
+use crate::cni::request::Request;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::confdir::{self, Fate};
@@ -194,11 +195,37 @@ fn collect_one(job: &Job, config: &Config, asker: &Asker) -> Result<(), CniError
     let remains = find(job, config, asker)?;
     let inside = remains.namespace(asker.sandbox, &job.state_dir)?;
     remains.detach(job, config, asker.sandbox, inside)?;
-    remains.release(job, config, asker.sandbox, &BTreeSet::new())?;
+    let done = if remains.says_everything() { BTreeSet::new() } else { leased(job, config, asker)? };
+    remains.release(job, config, asker.sandbox, &done)?;
     remains.forget()
 }
 
+/// What the sandbox's leases lead to, as a DEL of it would find: once its cache has been removed nobody knows of its rules.
+fn leased(job: &Job, config: &Config, asker: &Asker) -> Result<BTreeSet<String>, CniError> {
+    let Asker { sandbox, ifname, args, .. } = *asker;
+    let request = Request {
+        container_id: sandbox.to_owned(),
+        ifname: ifname.to_owned(),
+        args: args.to_owned(),
+        netns: None,
+        ..job.request.clone()
+    };
+    let of_sandbox = Job {
+        request: &request,
+        plugin: job.plugin,
+        policy: job.policy.clone(),
+        state_dir: job.state_dir.clone(),
+        place: job.place,
+    };
+    lost::detach(&of_sandbox, config, &lost::Asked { defaults: &Vec::new, inside: &|| Ok(None) })
+}
+
 impl Remains {
+    /// Whether the configuration of every network is known.
+    fn says_everything(&self) -> bool {
+        self.named.is_empty() && !self.has_damaged_list()
+    }
+
     /// The namespace that was attached, where it can be told from one that has its path by now: it has an address that is leased
     /// to the pod.
     fn namespace(&self, sandbox: &str, state_dir: &Path) -> Result<Option<NetNs>, CniError> {

@@ -40,6 +40,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("takeover::d25_a_failed_del_is_told", peers, told_failure),
         Case::new("takeover::d33_what_a_failed_add_left_is_removed", multus, failed_add),
         Case::new("takeover::d05_without_both_caches_the_leases_are_enough", both, without_both),
+        Case::new("takeover::gc_of_damaged_caches_takes_the_rules_too", both, collected_by_leases),
         Case::new("takeover::without_both_caches_nothing_of_others_is_touched", multus, only_its_own),
         Case::new("takeover::gc_lets_be_whom_multus_keeps", multus, alive),
     ]
@@ -444,6 +445,36 @@ fn without_both() {
         node.call(Side::Plexus, "DEL", &stays).run().ok();
         assert_eq!(left(), Vec::<String>::new(), "{pod}");
     }
+}
+
+/// GC of a pod that has ended, of whose caches nothing can be read: its rules lead to an address that the next pod gets.
+fn collected_by_leases() {
+    let mut all = networks(true);
+    let mut green = all[0].clone();
+    green["name"] = json!("green");
+    green["plugins"][0]["bridge"] = json!("green0");
+    green["plugins"][0]["ipam"] = json!({"type": "host-local", "ranges": [[{"subnet": "10.3.0.0/24"}]]});
+    all.push(green);
+    let node = Bed::new(all.clone());
+    let left = || node.left().into_iter().filter(|left| left != "link green0").collect::<Vec<_>>();
+    node.multus_adds("stays");
+    let before = left();
+    for damaged in [false, true] {
+        node.multus_adds("a");
+        for file in files_below(Path::new(KEPT)).into_iter().map(|(name, _)| Path::new(KEPT).join(name)) {
+            if damaged && file.display().to_string().contains("ida") {
+                fs::write(file, "{").unwrap();
+            }
+        }
+        node.bed.lose_pod("a");
+        let mut own = conf(Side::Plexus, &[all[0].clone()]);
+        own["cni.dev/valid-attachments"] = json!([{"containerID": "idstays", "ifname": "eth0"}]);
+        let bare = node.bed.call(Side::Plexus, "multus").command("GC").conf(&own);
+        bare.without("CNI_CONTAINERID").without("CNI_IFNAME").run().ok();
+        assert_eq!(left(), before, "damaged: {damaged}");
+    }
+    node.call(Side::Plexus, "DEL", "stays").run().ok();
+    assert_eq!(left(), Vec::<String>::new());
 }
 
 /// Leases of one container: those of an interface that the runtime itself attached beside, or that plexus has a record of, stay; so does a
