@@ -16,7 +16,7 @@ use backends::{Before, Host};
 use serde_json::{Map, Value, json};
 
 use super::base64;
-use super::cache::Cache;
+use super::cache::{Cache, read_plain};
 use crate::cni::error::{CniError, Code};
 use crate::cni::gojson;
 use crate::cni::result::CniResult;
@@ -32,6 +32,9 @@ use crate::rules;
 /// Readable by root alone, as Multus writes them.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+
+/// In Multus' directory until plexus has forgotten its pods: which of them were written there. No container has such an id.
+const HANDED: &str = ".plexus-handed";
 
 /// What was written down for Multus.
 #[derive(Debug, Default)]
@@ -60,17 +63,29 @@ impl Handed {
     }
 }
 
-/// Writes down every pod of the journal for Multus. The journal stays: plexus still serves.
+/// Whether Multus has deleted a pod since it was handed over: its list was there.
+fn is_deleted(cache: &Cache, key: &Key, handed: &BTreeSet<Key>) -> bool {
+    handed.contains(key) && !cache.scratch(&key.sandbox).exists()
+}
+
+/// Writes down every pod of the journal for Multus. The journal stays: plexus still serves. What Multus has deleted since an earlier time that
+/// came to no end is not written again.
 ///
 /// # Errors
 /// The journal cannot be listed, or a record cannot be read, or is cut short: its pod would be nobody's.
 pub fn hand(journal: &Journal, cache: &Cache) -> Result<Handed, CniError> {
     let mut handed = Handed::default();
+    let marker = cache.scratch(HANDED);
+    let earlier = read_plain(&marker).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     for key in keys(journal)? {
         let Some(held) = journal.hold(&key, false).map_err(io_error)? else { continue };
         let records = held.records().map_err(io_error)?;
-        let written = write(cache, &key, &records).map(|()| Vec::new());
-        handed.note(&key, written);
+        let written = if is_deleted(cache, &key, &earlier) { Ok(()) } else { write(cache, &key, &records) };
+        handed.note(&key, written.map(|()| Vec::new()));
+    }
+    if handed.failures.is_empty() && !handed.keys.is_empty() {
+        let noted = put(&marker, &json!(handed.keys));
+        noted.map_err(|e| CniError::new(Code::Io, format!("writing {}: {e}", marker.display())))?;
     }
     Ok(handed)
 }
@@ -86,16 +101,17 @@ pub fn retire(state_dir: &Path, cache: &Cache, before: &Handed) -> Result<Handed
     for key in keys(journal)? {
         let Some(held) = journal.hold(&key, false).map_err(io_error)? else { continue };
         let records = held.records().map_err(io_error)?;
-        let is_deleted = before.keys.contains(&key) && !cache.scratch(&key.sandbox).exists();
+        let is_deleted = is_deleted(cache, &key, &before.keys);
         let mut warnings = Vec::new();
         let mut changed = false;
+        for record in &records {
+            changed |= change_ports(record, is_deleted, &mut warnings);
+        }
         let written = if is_deleted {
             Ok(())
         } else {
-            for record in &records {
-                changed |= change_ports(record, &mut warnings);
-                warnings.extend(record.intent.attachments.iter().filter_map(|attachment| strange(&key, attachment)));
-            }
+            let attachments = records.iter().flat_map(|record| &record.intent.attachments);
+            warnings.extend(attachments.filter_map(|attachment| strange(&key, attachment)));
             write(cache, &key, &records)
         };
         if handed.note(&key, written.map(|()| warnings)) {
@@ -108,6 +124,9 @@ pub fn retire(state_dir: &Path, cache: &Cache, before: &Handed) -> Result<Handed
             }
             held.forget().map_err(io_error)?;
         }
+    }
+    if handed.failures.is_empty() {
+        durable::remove(&cache.scratch(HANDED)).map_err(|e| CniError::new(Code::Io, e.to_string()))?;
     }
     Ok(handed)
 }
@@ -236,11 +255,13 @@ fn configuration(attachment: &Attachment) -> Vec<u8> {
     list.to_string().into_bytes()
 }
 
-/// Port mappings in plexus' own tables become rules as the reference plugin makes them. Says whether there were any.
-fn change_ports(record: &Record, warnings: &mut Vec<String>) -> bool {
+/// Port mappings in plexus' own tables become rules as the reference plugin makes them; those of a pod that Multus has deleted, which did not
+/// know of them, go. Says whether there were any.
+fn change_ports(record: &Record, is_deleted: bool, warnings: &mut Vec<String>) -> bool {
     let mut changed = false;
     for (index, attachment) in record.intent.attachments.iter().enumerate() {
-        let outcome = record.commitment.as_ref().and_then(|done| done.outcomes.get(index));
+        let done = record.commitment.as_ref().filter(|_| !is_deleted);
+        let outcome = done.and_then(|done| done.outcomes.get(index));
         let of_ports = |step: &&Step| step.native && Chained::of(&step.plugin) == Some(Chained::Portmap);
         for step in attachment.steps.iter().filter(of_ports) {
             match change(record, attachment, step, outcome.map(|outcome| &outcome.result)) {

@@ -248,7 +248,7 @@ fn list(dir: &Path, fits: &dyn Fn(&str) -> bool) -> Result<Vec<PathBuf>, CniErro
 }
 
 /// A file's bytes: no link is followed, nothing is waited for, and no more is read than a file of the cache has.
-fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file: File = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     let meta = file.metadata()?;

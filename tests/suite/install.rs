@@ -35,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::uninstall_killed_and_repeated_leaves_nothing", &[], uninstall_killed),
         Case::new("install::pods_of_multus_are_deleted_after_it", both, there),
         Case::new("install::pods_of_plexus_are_deleted_by_multus", rules, back),
+        Case::new("install::what_multus_deleted_in_between_does_not_come_back", rules, deleted_in_between),
         Case::new("install::a_record_that_is_cut_short_keeps_the_node", both, cut_short),
         Case::new("install::what_failed_says_no_next_step", &[], failed_step),
         Case::new("install::there_and_back_again", both, there_and_back),
@@ -453,6 +454,31 @@ fn back() {
     ok(&["install", "--from-multus"]);
     let done = ok(&["install", "--to-multus"]);
     assert!(states(&done).contains(&"already"), "{done}");
+    node.call("ADD", "b");
+    node.call("DEL", "b");
+    assert_eq!(node.left(), Vec::<String>::new());
+}
+
+/// Killed when Multus serves and plexus has not forgotten yet: pods go before it is repeated.
+fn deleted_in_between() {
+    let node = Pods::new();
+    ok(&["install", "--from-multus"]);
+    for pod in ["a", "b"] {
+        node.bed.pod(pod);
+    }
+    node.call("ADD", "a");
+    let ours = Path::new(CONF_DIR).join(names().into_iter().find(|name| name.starts_with(OURS)).unwrap());
+    let leaving = PathBuf::from(format!("{}.before-multus", ours.display()));
+    // Where the renaming fails is where it is killed.
+    fs::create_dir_all(leaving.join("x")).unwrap();
+    assert_eq!(run(&["install", "--to-multus"]).0, 1);
+    fs::remove_dir_all(&leaving).unwrap();
+    fs::rename(&ours, &leaving).unwrap();
+    node.call("DEL", "a");
+    ok(&["install", "--to-multus"]);
+    assert_eq!(node.left(), Vec::<String>::new());
+    let rules = node.bed.tool("nft", &["list", "ruleset"], "").unwrap();
+    assert!(!rules.contains("8080"), "a host port leads to an address that another pod gets: {rules}");
     node.call("ADD", "b");
     node.call("DEL", "b");
     assert_eq!(node.left(), Vec::<String>::new());
