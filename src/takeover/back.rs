@@ -28,6 +28,7 @@ use crate::homecoming::peer::{self, Keep};
 use crate::journal::{Attachment, Journal, Key, Record, Step};
 use crate::native::{self, Around, Verdict};
 use crate::rules;
+use crate::unwritten::Unwritten;
 
 /// Readable by root alone, as Multus writes them.
 const FILE_MODE: u32 = 0o600;
@@ -122,6 +123,8 @@ pub fn retire(state_dir: &Path, cache: &Cache, before: &Handed) -> Result<Handed
                 let released = ledger.release(device, held.name());
                 released.map_err(|e| CniError::new(Code::Io, native::chain(&e)))?;
             }
+            // Multus writes the pod's next one, and this one must not come after that.
+            Unwritten::withdraw(state_dir, &records);
             held.forget().map_err(io_error)?;
         }
     }

@@ -130,6 +130,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "detach",
             "job",
             "durable",
+            "unwritten",
         ],
     ),
     (
