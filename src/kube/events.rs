@@ -26,6 +26,8 @@ const TRACE: &str = "plexus/trace";
 const MESSAGE_BYTES_MAX: usize = 1024;
 /// An event's name begins with its pod's, which has up to 253 of the same 253 bytes.
 const POD_NAME_BYTES_MAX: usize = 200;
+/// So many hexadecimal digits and dashes are no number that means anything: Go plugins name a link by eight of them.
+const RANDOM_BYTES_MIN: usize = 8;
 /// Events never hold up a pod for longer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -125,9 +127,22 @@ async fn post(calls: &Calls, pod: &About<'_>, event: &Event) -> Result<(), Failu
 
 /// Of what it says: the same said again is the same event.
 fn name(pod: &About, event: &Event) -> String {
-    let text = format!("{}\0{}\0{}", pod.uid, event.reason, event.message);
+    let text = format!("{}\0{}\0{}", pod.uid, event.reason, lasting(&event.message));
     let begin: String = pod.name.chars().take(POD_NAME_BYTES_MAX).collect();
     format!("{begin}.{:032x}", fnv1a_128(text.as_bytes()))
+}
+
+/// A message without what is another in each sandbox: the runtime tries a pod again in a new one, and a plugin tells its container, its
+/// namespace's path, or a link that it named at random.
+fn lasting(message: &str) -> String {
+    let is_number = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let words = message.split_inclusive(|c| !is_number(c));
+    let keep = |word: &str| {
+        let number = word.trim_end_matches(|c| !is_number(c));
+        let is_random = number.len() >= RANDOM_BYTES_MIN && number.contains(|c: char| c.is_ascii_digit());
+        if is_random { format!("#{}", &word[number.len()..]) } else { word.to_owned() }
+    };
+    words.map(keep).collect()
 }
 
 fn object(pod: &About, event: &Event, now: &str) -> Value {
@@ -190,5 +205,25 @@ mod tests {
         assert_eq!(name(&pod, &event), name(&pod, &Event::status_unwritten("x")));
         assert_ne!(name(&pod, &event), name(&pod, &Event::status_unwritten("y")));
         assert_ne!(name(&pod, &event), name(&About { uid: "v", ..pod }, &event));
+    }
+
+    #[test]
+    fn what_is_another_in_each_sandbox_makes_no_other_event() {
+        let text =
+            |id: &str, uuid: &str, link: &str| format!("netns /run/netns/cni-{uuid} of {id}: no {link}, no 10.9.0.9");
+        let first = text(&"3f".repeat(32), "5d2c0e6a-77b1-4c5a-9d5c-2d5d0f2f3a11", "veth1a2b3c4d");
+        let second = text(&"a7".repeat(32), "0b1e66aa-93c0-4f1d-8a55-e5c1a2b3c4d5", "veth00ffee11");
+        assert_eq!(lasting(&first), lasting(&second));
+        assert_eq!(lasting(&first), "netns /run/netns/c#/# of #: no veth#, no 10.9.0.9".replace("c#/#", "cni#"));
+        for kept in [
+            "10.9.0.9 of 10.9.0.0/24",
+            "fd00:1234:5678::2",
+            "0000:01:10.2",
+            "02:00:5e:10:00:01",
+            "a-bad-facade",
+            "after 12000 ms",
+        ] {
+            assert_eq!(lasting(kept), kept);
+        }
     }
 }

@@ -71,6 +71,7 @@ fn of_the_node() -> Vec<Reason> {
         row(&json!({"type": "macvlan", "master": "up0", "mtu": 9000}), "x", ["invalid MTU 9000", "; write a smaller mtu into the definition, or none"]),
         row(&json!({"type": "host-device", "device": "none0"}), "x", ["failed to find host device", link]),
         row(&json!({"type": "none"}), "x", ["failed to find plugin \"none\"", "; install it on the node, or correct the type in the definition"]),
+        row(&json!({"type": "talks"}), "x", ["no luck in", "; this is the plugin's own answer; the node's log has what it said besides"]),
         row(&json!({"type": "fails"}), "x", ["no luck today", "; this is the plugin's own answer; the node's log has what it said besides"]),
         row(&one, "x", ["no IP addresses available in range set: 10.9.0.9-10.9.0.9", "; delete pods that hold its addresses, or make its range larger; `plexus doctor` on the node names leases of nobody"]),
         row(&one, r#"[{"name": "x", "ips": ["10.9.0.9"]}]"#, ["requested IP address 10.9.0.9 is not available", "; ask for another address, or wait until its pod has gone"]),
@@ -82,11 +83,15 @@ fn of_the_node() -> Vec<Reason> {
 fn rig() -> Member {
     let mut member = Member::new();
     member.node.conf["namespaceIsolation"] = json!(true);
-    member.node.conf["allowedDelegates"] = json!(["none", "fails"]);
+    member.node.conf["allowedDelegates"] = json!(["none", "fails", "talks"]);
     member.node.script("unlisted", "exit 1");
     member.node.script(
         "fails",
         r#"cat >/dev/null; echo '{"cniVersion":"1.0.0","code":117,"msg":"no luck today"}'; [ "$CNI_COMMAND" = DEL ]"#,
+    );
+    member.node.script(
+        "talks",
+        r#"cat >/dev/null; echo "{\"code\":118,\"msg\":\"no luck in $CNI_CONTAINERID\"}"; [ "$CNI_COMMAND" = DEL ]"#,
     );
     // Who holds the one address of the pool.
     let held = json!({"cniVersion": "1.0.0", "name": "held", "type": "bridge", "bridge": "held0",
@@ -101,8 +106,10 @@ fn fails_twice(member: &Member, pod: &str, networks: &str, says: [&str; 2]) {
     let uid = member.pod(pod, &[(NETWORKS, networks)]);
     let again = format!("{pod}-again");
     member.node.bed.pod(&again);
-    for sandbox in [pod, &again] {
-        let call = member.call("ADD", pod, &uid).container(&format!("id-{sandbox}")).pod(sandbox);
+    for (number, sandbox) in [pod, &again].into_iter().enumerate() {
+        // As runtimes call it.
+        let id = format!("{}{number:032x}", uid.replace('-', ""));
+        let call = member.call("ADD", pod, &uid).container(&id).pod(sandbox);
         let answer = call.kubernetes(member.cluster.namespace(), pod, &uid).run();
         assert_ne!(answer.rc, Some(0), "{networks}: {}", answer.stdout);
     }
