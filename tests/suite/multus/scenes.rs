@@ -80,6 +80,19 @@ fn requests() -> Vec<Scene> {
         Scene::new("an_interface_in_json")
             .definition("blue", &macvlan("10.2.0.0/24"))
             .networks(r#"[{"name": "blue", "interface": "data0"}]"#),
+        Scene::new("an_interface_by_its_older_key_and_a_key_of_nobody")
+            .definition("blue", &macvlan("10.2.0.0/24"))
+            .networks(r#"[{"name": "blue", "interfaceRequest": "data0", "colour": "blue"}]"#),
+        Scene::new("arguments_over_those_of_the_definition")
+            .definition(
+                "argued",
+                &json!({"cniVersion": "1.0.0", "type": "bridge", "bridge": "argued0", "ipam": ipam("10.6.0.0/24"),
+                    "args": {"cni": {"ips": ["10.6.0.66"], "colour": "red"}}}),
+            )
+            .networks(r#"[{"name": "argued", "cni-args": {"ips": ["10.6.0.77"]}}]"#),
+        Scene::new("a_mac_that_only_the_arguments_tell")
+            .definition("blue", &macvlan("10.2.0.0/24"))
+            .networks(r#"[{"name": "blue", "mac": "c2:b0:57:49:47:f1"}]"#),
     ]
 }
 
@@ -153,6 +166,11 @@ fn nodes() -> Vec<Scene> {
             .definition_in(OTHER, "always", &bridge("always", "10.8.0.0/24"))
             .definition("blue", &macvlan("10.2.0.0/24"))
             .networks("blue"),
+        Scene::new("default_networks_are_not_for_the_system")
+            .node(json!({"defaultNetworks": ["always"], "multusNamespace": "{other}", "systemNamespaces": ["{own}"]}))
+            .definition_in(OTHER, "always", &bridge("always", "10.8.0.0/24"))
+            .definition("blue", &macvlan("10.2.0.0/24"))
+            .networks("blue"),
         Scene::new("the_runtimes_ports").runtime(ports),
         Scene::new("a_list_as_the_cluster_network").thin_only().node(json!({"clusterNetwork": LIST})).before(|_| {
             let list = json!({"cniVersion": "1.0.0", "name": "list", "plugins": [bridge("list", "10.8.0.0/24")]});
@@ -165,6 +183,13 @@ fn refusals() -> Vec<Scene> {
     vec![
         Scene::new("a_definition_that_is_missing").networks("nowhere"),
         Scene::new("words_that_are_no_list").networks("[{]"),
+        Scene::new("a_space_alone").networks(" "),
+        Scene::new("a_comma_too_many").definition("blue", &macvlan("10.2.0.0/24")).networks("blue,"),
+        Scene::new("a_network_without_a_name").networks(r#"[{"interface": "net7"}]"#),
+        Scene::new("two_other_default_networks")
+            .definition("lan", &bridge("lan", "10.3.0.0/24"))
+            .annotation("v1.multus-cni.io/default-network", "{own}/lan,{own}/lan"),
+        Scene::new("no_other_default_network").annotation("v1.multus-cni.io/default-network", ""),
         Scene::new("a_type_that_is_missing")
             .definition("odd", &json!({"cniVersion": "1.0.0", "name": "odd", "type": "does-not-exist"}))
             .networks("odd"),
