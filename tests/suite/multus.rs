@@ -18,6 +18,7 @@ use crate::compare::compare;
 use crate::kube::server;
 use crate::need::Need;
 use crate::oracle::table;
+use crate::snapshot::Facts;
 use scene::Scene;
 
 /// Whose meta-plugin serves.
@@ -51,7 +52,38 @@ pub(crate) fn cases() -> Vec<Case> {
     };
     let thin = scenes::all().into_iter().map(|scene| case(scene, Meta::Thin));
     let thick = scenes::all().into_iter().filter(|scene| !scene.thin_only).map(|scene| case(scene, Meta::Thick));
-    thin.chain(thick).collect()
+    let heir = |scene: Scene| {
+        let needs = [Need::Peers, Need::Macvlan, Need::ApiServer, Need::Multus];
+        Case::new(format!("takeover::of_the_daemon::{}", scene.name), &needs, move || nothing_of_it_is_left(&scene))
+    };
+    let heirs = scenes::all().into_iter().filter(|scene| HANDED_OVER.contains(&scene.name)).map(heir);
+    thin.chain(thick).chain(heirs).collect()
+}
+
+/// What a pod can have of Multus' daemon when plexus takes the node over.
+const HANDED_OVER: [&str; 10] = [
+    "two",
+    "a_chain",
+    "names_and_numbers",
+    "addresses",
+    "a_mac",
+    "arguments",
+    "the_default_route_moves",
+    "another_namespace",
+    "default_networks",
+    "the_server_is_gone_before_del",
+];
+
+/// Multus' daemon attaches and plexus deletes: the node is as after a pod that plexus attached.
+fn nothing_of_it_is_left(scene: &Scene) {
+    let left = |adds: Meta| {
+        let came = play::handed_over(scene, adds, Meta::Plexus);
+        let after = came.facts.into_iter().filter(|(path, _)| !path.starts_with("1-") && !path.contains("|status."));
+        after.collect::<Facts>()
+    };
+    let (theirs, ours) = (left(Meta::Thick), left(Meta::Plexus));
+    assert_eq!(ours.get("2-del|answer").map(String::as_str), Some("succeeds"));
+    assert_eq!(theirs, ours);
 }
 
 /// How often the thin one may give up before it counts: it waits a quarter of a second for a pod (D19), on a machine that

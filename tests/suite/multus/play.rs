@@ -69,7 +69,12 @@ pub(crate) struct Stage {
 
 /// Plays `scene` once.
 pub(crate) fn play(scene: &Scene, meta: Meta) -> Came {
-    let stage = Stage::set(scene, meta);
+    handed_over(scene, meta, meta)
+}
+
+/// The same, where `heir` has taken the node over when the pod is deleted.
+pub(crate) fn handed_over(scene: &Scene, meta: Meta, heir: Meta) -> Came {
+    let mut stage = Stage::set(scene, meta);
     stage.cluster.seen();
     let mut names = Names::new(&json!([scene.annotations, scene.node]).to_string(), false);
     let before = Snapshot::settled(&stage.bed, &mut names);
@@ -77,6 +82,7 @@ pub(crate) fn play(scene: &Scene, meta: Meta) -> Came {
     let answer = stage.call("ADD").run();
     stage.keep(&mut names, &before, ADD, &answer);
     (scene.between)(&stage);
+    stage.meta = heir;
     for label in DELS {
         let answer = stage.call("DEL").run();
         stage.keep(&mut names, &before, label, &answer);
