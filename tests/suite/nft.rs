@@ -201,15 +201,19 @@ fn refused() {
     let chain = "add table inet cni_plugins_masquerade\n\
         add chain inet cni_plugins_masquerade postrouting { type nat hook postrouting priority 90 ; }";
     bed.tool("nft", &["-f", "-"], chain).unwrap();
-    // Rules of addresses alone are made beside the link, the others after it.
+    fails_and_leaves_nothing(&bed, "table inet cni_plugins_masquerade, chain postrouting");
+}
+
+/// Rules of addresses alone are made beside the link, the others after it.
+fn fails_and_leaves_nothing(bed: &Testbed, said: &str) {
     for spoof_check in [true, false] {
         let mut conf = conf("bridge");
         conf["macspoofchk"] = json!(spoof_check);
         let answer = bed.call(Side::Plexus, "bridge").command("ADD").pod("a").conf(&conf).run();
         assert!(!answer.succeeded());
         let text = answer.json()["msg"].to_string();
-        assert!(text.contains("table inet cni_plugins_masquerade, chain postrouting"), "{text}");
-        assert_eq!(left_beside_bridge(&bed), Vec::<String>::new(), "everything is undone");
+        assert!(text.contains(said), "{text}");
+        assert_eq!(left_beside_bridge(bed), Vec::<String>::new(), "everything is undone");
     }
 }
 
@@ -223,15 +227,7 @@ fn no_link() {
     bed.pod("a");
     bed.tool("ip", &["link", "add", "br0", "type", "bridge"], "").unwrap();
     bed.tool("ip", &["addr", "add", "10.7.0.1/16", "dev", "br0"], "").unwrap();
-    for spoof_check in [true, false] {
-        let mut conf = conf("bridge");
-        conf["macspoofchk"] = json!(spoof_check);
-        let answer = bed.call(Side::Plexus, "bridge").command("ADD").pod("a").conf(&conf).run();
-        assert!(!answer.succeeded());
-        let text = answer.json()["msg"].to_string();
-        assert!(text.contains("already has an IP address different from"), "{text}");
-        assert_eq!(left_beside_bridge(&bed), Vec::<String>::new(), "everything is undone");
-    }
+    fails_and_leaves_nothing(&bed, "already has an IP address different from");
 }
 
 fn missed() {

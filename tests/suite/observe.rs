@@ -50,18 +50,24 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// A daemon; it ends with the case.
-struct Daemon(Child);
+pub(crate) struct Daemon(Child);
 
 impl Daemon {
     fn start(words: &[&str]) -> Self {
+        Self::start_with(words, &[])
+    }
+
+    /// With these variables besides.
+    pub(crate) fn start_with(words: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
         command.args(["daemon", "--socket-dir", DIR]).args(words).stdin(Stdio::null()).stderr(Stdio::null());
+        command.envs(variables.iter().copied());
         let daemon = Self(command.spawn().unwrap());
         until(|| UnixStream::connect(format!("{DIR}/plexus.sock")).is_ok(), "the daemon listens");
         daemon
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert!(self.0.wait().unwrap().success());
     }

@@ -4,20 +4,16 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use prost::Message;
 use serde_json::json;
 
 use crate::case::Case;
 use crate::meta::{Node, node};
 use crate::need::Need;
-use crate::observe;
+use crate::observe::{self, Daemon};
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -167,33 +163,9 @@ fn answer_all(mut stream: TcpStream, status: &str, kept: &Mutex<Vec<Export>>) {
 }
 
 /// A daemon that exports there; it ends with the case.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(address: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
-        command.args(["daemon", "--socket-dir", DIR]).stdin(Stdio::null()).stderr(Stdio::null());
-        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")).env("NODE_NAME", "node-1");
-        let daemon = Self(command.spawn().unwrap());
-        let begin = Instant::now();
-        while UnixStream::connect(format!("{DIR}/plexus.sock")).is_err() {
-            assert!(begin.elapsed() < LIMIT, "the daemon listens");
-            std::thread::yield_now();
-        }
-        daemon
-    }
-
-    fn end(&mut self) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
+fn exporting(address: &str) -> Daemon {
+    let endpoint = format!("http://{address}");
+    Daemon::start_with(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("NODE_NAME", "node-1")])
 }
 
 fn asking() -> Node {
@@ -207,7 +179,7 @@ fn asking() -> Node {
 fn spans() {
     let node = asking();
     let collector = Collector::listen("200 OK");
-    let mut daemon = Daemon::start(&collector.address);
+    let mut daemon = exporting(&collector.address);
     node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "blue,green")]);
     let call = |command: &str, flags: &str| {
         let traceparent = format!("00-{TRACE}-{PARENT}-{flags}");
@@ -245,7 +217,7 @@ fn spans() {
 fn dropped() {
     let node = asking();
     let collector = Collector::listen("400 Bad Request");
-    let _daemon = Daemon::start(&collector.address);
+    let _daemon = exporting(&collector.address);
     observe::has("plexus_spans_dropped_total 0");
     node.add("a", "");
     collector.requests("ADD", 1);

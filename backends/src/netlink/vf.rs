@@ -178,21 +178,28 @@ fn of_list(mut rest: &[u8], count: u32, vf: u32) -> Result<Option<Settings>, Fai
     Ok(None)
 }
 
+impl Settings {
+    /// Those of a function that nobody has set up, as far as all drivers have them.
+    pub(crate) fn unset() -> Self {
+        Self {
+            mac: Mac::new([0; 6]),
+            vlan: 0,
+            qos: 0,
+            proto: PROTO_8021Q,
+            min_rate: 0,
+            max_rate: 0,
+            spoof_check: None,
+            trust: None,
+            link_state: 0,
+            node_guid: None,
+            port_guid: None,
+        }
+    }
+}
+
 /// Every attribute begins with the number of its function.
 fn of_entry(entry: &[u8], vf: u32) -> Result<Option<Settings>, Failure> {
-    let mut settings = Settings {
-        mac: Mac::new([0; 6]),
-        vlan: 0,
-        qos: 0,
-        proto: PROTO_8021Q,
-        min_rate: 0,
-        max_rate: 0,
-        spoof_check: None,
-        trust: None,
-        link_state: 0,
-        node_guid: None,
-        port_guid: None,
-    };
+    let mut settings = Settings::unset();
     let mut is_it = false;
     for attribute in NlasIterator::new(entry) {
         let attribute = attribute.map_err(|e| Failure::Malformed(e.to_string()))?;

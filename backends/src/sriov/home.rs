@@ -9,10 +9,8 @@ use super::port::Port;
 use super::{Function, OnHost, Settings, binding, set_mtu, take_mac};
 use crate::error::{Error, ErrorKind};
 use crate::host_device::{self, Device};
-use crate::mac::Mac;
 use crate::netlink::alt_name;
 use crate::netlink::link::{self, Link};
-use crate::netlink::vf::PROTO_8021Q;
 use crate::pod::{Host, Pod, Side};
 use crate::sysfs::{PciAddress, Sysfs, VirtualFunction};
 
@@ -106,19 +104,7 @@ pub fn unrecorded(
         moved = host.side.links()?.into_iter().find(renamed);
     }
     let interface = moved.map(|link| found(host, link, address)).transpose()?;
-    let settings = Settings {
-        mac: Mac::new([0; 6]),
-        vlan: 0,
-        qos: 0,
-        proto: PROTO_8021Q,
-        min_rate: 0,
-        max_rate: 0,
-        spoof_check: Some(true),
-        trust: Some(false),
-        link_state: LINK_AUTO,
-        node_guid: None,
-        port_guid: None,
-    };
+    let settings = Settings { spoof_check: Some(true), trust: Some(false), link_state: LINK_AUTO, ..Settings::unset() };
     let function = Function { address: address.clone(), pf, index, driver, rebound: None, settings, interface };
     Ok(Some(function).filter(|function| set_up || function.interface.is_some()))
 }
