@@ -30,6 +30,7 @@ mod deploy;
 mod devices;
 mod examples;
 mod gc;
+mod image;
 mod install;
 mod interop;
 mod ip;

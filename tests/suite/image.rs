@@ -1,0 +1,116 @@
+//! `deployments/image`: what is packed is what was named, every digest is that of its bytes, and the same programs give the same image. It
+//! knows no runtime.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::case::Case;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/image");
+const DAEMON_SET: &str = include_str!("../../deployments/daemon.yaml");
+
+/// The cases.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("deploy::image::the_same_programs_are_the_same_image", &[], same),
+        Case::new("deploy::image::each_digest_is_that_of_its_bytes", &[], digests),
+        Case::new("deploy::image::what_is_no_program_is_refused", &[], refused),
+    ]
+}
+
+/// A folder of the case's own with two programs.
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("plexus-image-{name}-{}", std::process::id()));
+    drop(fs::remove_dir_all(&folder));
+    fs::create_dir_all(&folder).unwrap();
+    for program in ["daemon", "cni"] {
+        write(&folder.join(program), program);
+    }
+    folder
+}
+
+fn write(program: &Path, text: &str) {
+    fs::write(program, format!("#!/bin/sh\necho {text}\n")).unwrap();
+    fs::set_permissions(program, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+fn build(folder: &Path, file: &str) -> Output {
+    let programs = [folder.join("daemon"), folder.join("cni")];
+    Command::new(SCRIPT).arg(folder.join(file)).args(programs).env("TMPDIR", folder).output().unwrap()
+}
+
+/// What a tool prints, which must work.
+fn shell(folder: &Path, line: &str) -> String {
+    let output = Command::new("sh").args(["-euc", line]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn same() {
+    let folder = folder("same");
+    let told = |file: &str| {
+        let output = build(&folder, file);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (fs::read(folder.join(file)).unwrap(), output.stdout)
+    };
+    let first = told("one.tar");
+    // Written again, at another time.
+    write(&folder.join("daemon"), "daemon");
+    assert!(first == told("two.tar"), "the bytes, and what is told of them");
+    write(&folder.join("daemon"), "another");
+    assert!(first != told("three.tar"));
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 5, "two programs and three images: {left:?}");
+    fs::remove_dir_all(folder).unwrap();
+}
+
+fn digests() {
+    let folder = folder("digests");
+    assert!(build(&folder, "image.tar").status.success());
+    shell(&folder, "mkdir layout && tar -xf image.tar -C layout");
+    let names = shell(
+        &folder,
+        "cd layout/blobs/sha256 && for blob in *; do echo \"$blob  $blob\"; done | sha256sum -c --quiet",
+    );
+    assert_eq!(names, "", "each is named by its content");
+    let read =
+        |path: &str| -> Value { serde_json::from_slice(&fs::read(folder.join("layout").join(path)).unwrap()).unwrap() };
+    let path = |described: &Value| {
+        let path = format!("blobs/{}", described["digest"].as_str().unwrap().replace(':', "/"));
+        let size = fs::metadata(folder.join("layout").join(&path)).unwrap().len();
+        assert_eq!(described["size"], size, "{path}");
+        path
+    };
+    let index = read("index.json");
+    let manifest = read(&path(&index["manifests"][0]));
+    let config = read(&path(&manifest["config"]));
+    let layer = path(&manifest["layers"][0]);
+    let content = shell(&folder, &format!("gzip -dc layout/{layer} | sha256sum | cut -d' ' -f1"));
+    assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{content}"));
+    let listed = shell(&folder, &format!("tar -tvzf layout/{layer} --numeric-owner | grep -v '/$'"));
+    let files: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(files.iter().all(|file| file[0] == "-rwxr-xr-x" && file[1] == "0/0"), "{listed}");
+    let names: Vec<&str> = files.iter().map(|file| *file.last().unwrap()).collect();
+    assert_eq!(names, ["usr/bin/plexus", "usr/bin/plexus-cni"]);
+    let set = plexus::yaml::documents(DAEMON_SET).unwrap().into_iter().find(|object| object["kind"] == "DaemonSet");
+    let command = &set.unwrap()["spec"]["template"]["spec"]["containers"][0]["command"][0];
+    assert_eq!(*command, config["config"]["Entrypoint"][0], "what the DaemonSet executes");
+    shell(&folder, &format!("mkdir root && tar -xzf layout/{layer} -C root"));
+    assert_eq!(shell(&folder, "root/usr/bin/plexus; root/usr/bin/plexus-cni"), "daemon\ncni");
+    fs::remove_dir_all(folder).unwrap();
+}
+
+fn refused() {
+    let folder = folder("refused");
+    fs::remove_file(folder.join("cni")).unwrap();
+    let output = build(&folder, "image.tar");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("cni is no program"), "{said}");
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["daemon"]);
+    fs::remove_dir_all(folder).unwrap();
+}
