@@ -4,11 +4,16 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 
+use nix::mount::{MsFlags, mount};
+
 use super::*;
 
 pub(super) fn cases() -> Vec<Case> {
     let needs = &[Need::Macvlan, Need::ApiServer];
-    vec![Case::new("api::plain::a_token_goes_to_nobody_in_the_clear", needs, token)]
+    vec![
+        Case::new("api::plain::a_token_goes_to_nobody_in_the_clear", needs, token),
+        Case::new("api::plain::it_needs_no_authorities_of_this_machine", needs, authorities),
+    ]
 }
 
 /// An address of this node that others can reach.
@@ -83,5 +88,19 @@ fn token() {
         assert_eq!(is_told, ip == NEIGHBOUR && user != json!({}), "{number}: {} {}", answer.stdout, answer.stderr);
         member.del(&pod, &uid);
     }
+    member.assert_clean();
+}
+
+/// As in an image that has nothing but the programs.
+fn authorities() {
+    let mut member = Member::new();
+    mount(Some("tmpfs"), "/etc/ssl", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let uid = member.pod("a", &[]);
+    let (address, heard) = serve("127.0.0.1", 200, &member.cluster.get_pod("a"));
+    let path = member.node.bed.file("plain.kubeconfig", &kubeconfig(address, &json!({})));
+    member.node.conf["kubeconfig"] = json!(path);
+    member.call("ADD", "a", &uid).run().ok();
+    assert!(!heard.lock().unwrap().is_empty());
+    member.del("a", &uid);
     member.assert_clean();
 }
