@@ -425,10 +425,8 @@ fn build<'a>(
     }
     let layer3 = convert::layer3(&leased);
     let beside = native.rules.need_no_link() && kernel.place.has_idle_processor();
-    if beside {
-        begun.done.push(Done::Rules { attachment, rules: native.rules });
-    }
     let (built, ruled) = if beside {
+        begun.done.push(Done::Rules { attachment, rules: native.rules });
         let (rules, owner, addresses) = (native.rules, owner(plan, attachment), layer3.addresses.clone());
         let beside = Beside { filter: &mut begun.filter, rules, owner, addresses };
         beside.add_while(|| link(plan, attachment, native, resolved, kernel, layer3))
