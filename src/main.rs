@@ -17,5 +17,10 @@ fn main() -> ExitCode {
     if let Some(code) = plexus::engine::run_as_deleter() {
         return code;
     }
+    // A pod waits for this one: it is known without making the parser of all commands first.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "oneshot") && arguments.next().is_none() {
+        return cli::oneshot();
+    }
     cli::Cli::parse().run()
 }

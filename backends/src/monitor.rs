@@ -2,6 +2,7 @@
 //! uses a link: it goes, it loses its bridge, its lower device or its hardware address, it is set down. Knows no attachment.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,12 @@ pub struct LinkMonitor {
     socket: Socket,
     /// By index: as many as the host has links.
     seen: BTreeMap<u32, Look>,
+}
+
+impl AsFd for LinkMonitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl LinkMonitor {

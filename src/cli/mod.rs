@@ -29,6 +29,11 @@ use output::{Format, Out};
 use plexus::survey::Places;
 use plexus::{alive, confdir, takeover};
 
+/// `plexus oneshot`, which no other command's arguments have to be known for.
+pub(crate) fn oneshot() -> ExitCode {
+    oneshot::run()
+}
+
 /// Where the journal and the indexes are where no configuration says otherwise.
 const STATE_DIR: &str = "/var/lib/cni/plexus";
 /// Where host-local's leases are where no configuration says otherwise.
@@ -221,7 +226,7 @@ impl Cli {
             }
             #[cfg(feature = "api")]
             Command::Daemon(args) => daemon::run(args),
-            Command::Oneshot => return oneshot::run(),
+            Command::Oneshot => return oneshot(),
             Command::Completions { shell } => completions::run(shell, &mut out),
         };
         match done {

@@ -1,4 +1,4 @@
-//! The daemon's reconciling, in a thread of its own: at the start, in intervals, and when links of the host change. What it finds
+//! The daemon's reconciling, in a thread of its own: at the start, in intervals, and when links or rules of the host change. What it finds
 //! goes to the log. It does not know what is reconciled.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use super::seat::Shared;
 use crate::alive::CACHE_DIRS;
 use crate::detach::DATA_DIR;
 use crate::log::{verbose, warn};
-use crate::reconcile::{Became, Cause, Definitions, Reconciler, Report, Watch, watch_links};
+use crate::reconcile::{Became, Cause, Definitions, Reconciler, Report, Watch, watch_host};
 use crate::survey::Places;
 use crate::takeover;
 
@@ -22,9 +22,9 @@ use crate::takeover;
 const INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// The same where a round had not room for all that is dead.
 const INTERVAL_OF_MANY: Duration = Duration::from_secs(1);
-/// Changes of links within this time are one.
+/// Changes within this time are one.
 const QUIET: Duration = Duration::from_millis(500);
-/// A round over links that took long is not repeated before so many times that long: a twentieth of a processor at most.
+/// A round over changes that took long is not repeated before so many times that long: a twentieth of a processor at most.
 const QUIET_SHARE: u32 = 20;
 /// How long a round waits for requests to end.
 const REST_WAIT: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ fn run(shared: &Shared, conf_dir: &Path) {
             tell(&report, &shared.metrics);
             has_more |= report.has_more;
         }
-        if has_more || !matches!(cause, Cause::Links(_)) {
+        if has_more || !matches!(cause, Cause::Changed { .. }) {
             whole = Instant::now() + if has_more { INTERVAL_OF_MANY } else { INTERVAL };
         }
         cause = next(&mut watch, whole, QUIET.max(begun.elapsed() * QUIET_SHARE));
@@ -83,7 +83,9 @@ fn round(reconciler: &mut Reconciler, places: &Places, cause: &Cause, definition
 }
 
 fn watch() -> Option<Watch> {
-    watch_links().inspect_err(|e| warn(&format!("changes of links are seen only in intervals: {}", e.msg))).ok()
+    watch_host()
+        .inspect_err(|e| warn(&format!("changes of links and rules are seen only in intervals: {}", e.msg)))
+        .ok()
 }
 
 /// Waits for what comes first.
@@ -93,7 +95,7 @@ fn next(watch: &mut Option<Watch>, whole: Instant, quiet: Duration) -> Cause {
         Ok(Some(cause)) => return cause,
         Ok(None) => {}
         Err(e) => {
-            warn(&format!("changes of links are not seen until the next whole round: {}", e.msg));
+            warn(&format!("changes of links and rules are not seen until the next whole round: {}", e.msg));
             *watch = None;
         }
     }

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backends::Pod;
+use backends::{NetNs, Pod};
 use ipam::host_local::{self, Held};
 
-use super::{Changed, What, text_of};
+use super::{Became, Changed, What, mend, text_of};
 use crate::alive::{self, Observer};
 use crate::attach::from_journal;
 use crate::check::{self, Extent, Listed};
 use crate::cni::error::CniError;
+use crate::cni::request::Request;
 use crate::cni::result::CniResult;
 use crate::cni::version::Version;
 use crate::config::{NativePolicy, Policy};
@@ -58,11 +59,17 @@ pub(super) fn uses(record: &Record, changed: &Changed) -> bool {
         })
 }
 
-/// As [`differences`], while nobody can be at work on the record; none where somebody is.
+/// As [`differences`], while nobody can be at work on the record; none where somebody is. Rules that are missing are made anew; `reloaded`:
+/// firewalld is told again what it has forgotten.
 ///
 /// # Errors
 /// As [`differences`]; the record cannot be read.
-pub(super) fn confirmed(key: &Key, observer: &Observer, places: &Places) -> Result<Differences, CniError> {
+pub(super) fn confirmed(
+    key: &Key,
+    observer: &Observer,
+    places: &Places,
+    reloaded: bool,
+) -> Result<Vec<(What, Became, String)>, CniError> {
     let held = match Journal::new(&places.state_dir).hold_within(key, false, Duration::ZERO) {
         Err(e) if e.is_held() => return Ok(Vec::new()),
         held => held.map_err(|e| from_journal(&e))?,
@@ -70,7 +77,16 @@ pub(super) fn confirmed(key: &Key, observer: &Observer, places: &Places) -> Resu
     let Some(held) = held else { return Ok(Vec::new()) };
     let records = held.records().map_err(|e| from_journal(&e))?;
     let Some(last) = records.last() else { return Ok(Vec::new()) };
-    differences(last, observer, places, &mut Shared::default())
+    let told = |(what, line)| (what, Became::Reported, line);
+    let found = differences(last, observer, places, &mut Shared::default())?;
+    let differs = found.iter().any(|(what, _)| *what == What::LinkChanged);
+    if !(differs && mend::has_rules(last) || reloaded && mend::has_firewall(last)) {
+        return Ok(found.into_iter().map(told).collect());
+    }
+    let mended = mend::rules(last, observer, places, reloaded)?;
+    let left = if mended.is_empty() { found } else { differences(last, observer, places, &mut Shared::default())? };
+    let mended = mended.into_iter().map(|line| (What::RulesMissing, Became::Repaired, line));
+    Ok(mended.chain(left.into_iter().map(told)).collect())
 }
 
 /// What differs; nothing of a pod that cannot be looked into from here, or whose ADD has not ended.
@@ -86,15 +102,8 @@ pub(super) fn differences(
     let intent = &record.intent;
     let Some(done) = &record.commitment else { return Ok(Vec::new()) };
     let Some(netns) = observer.reach(intent) else { return Ok(Vec::new()) };
-    let mut request = check::request_of(record);
-    request.netns = Some(netns.path().to_owned());
-    let job = Job {
-        request: &request,
-        plugin: "",
-        policy: Policy::unrestricted(NativePolicy::Auto),
-        state_dir: places.state_dir.clone(),
-        place: &OfFiles,
-    };
+    let request = request_in(record, &netns);
+    let job = job_of(&request, places);
     let mut pod = Pod::enter(netns).map_err(native::from_backend)?;
     let links = backends::links(&mut pod).map_err(native::from_backend)?;
     let checked = check::attachments(&job, record, Extent::Kernel, &mut shared.listed)?;
@@ -113,6 +122,21 @@ pub(super) fn differences(
         found.extend(missing.map(|told| (What::LeaseMissing, format!("{subject} has {told}"))));
     }
     Ok(found)
+}
+
+/// What a runtime would ask of a record whose namespace is there.
+pub(super) fn request_in(record: &Record, netns: &NetNs) -> Request {
+    Request { netns: Some(netns.path().to_owned()), ..check::request_of(record) }
+}
+
+pub(super) fn job_of<'a>(request: &'a Request, places: &Places) -> Job<'a> {
+    Job {
+        request,
+        plugin: "",
+        policy: Policy::unrestricted(NativePolicy::Auto),
+        state_dir: places.state_dir.clone(),
+        place: &OfFiles,
+    }
 }
 
 pub(super) fn subject(intent: &Intent, attachment: &Attachment) -> String {

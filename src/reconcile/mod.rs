@@ -3,12 +3,14 @@
 //! Collected is the whole of a record, by itself, under its own lock, and only where two things speak for its end and nothing
 //! against it: its namespace is gone (by its number, and all of the node's can be seen), and no runtime has a note of it, so that no
 //! DEL is to come. Of an older boot the boot's id is proof enough. What executed plugins is theirs to undo, by a person's
-//! `plexus gc`. What has no record is only told: nothing says in which namespace its owner was. No link is built anew.
+//! `plexus gc`. What has no record is only told: nothing says in which namespace its owner was. No link is built anew; rules of
+//! a living pod that somebody took from the packet filter are.
 //! It does not know who asks for a round, nor what becomes of a report.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use backends::nft::Taken;
 use serde_json::Value;
 
 use crate::alive::{Known, Life, Observer};
@@ -22,10 +24,11 @@ use crate::survey::{self, Places, Survey};
 
 mod definitions;
 mod look;
+mod mend;
 mod watch;
 
 pub use definitions::Definitions;
-pub use watch::{Watch, watch_links};
+pub use watch::{Watch, watch_host};
 
 /// Records that one round collects; what is more is the next round's.
 pub const COLLECTED_MAX: usize = 64;
@@ -50,8 +53,13 @@ pub enum Cause {
     Start,
     /// It is time again.
     Timer,
-    /// Links of the host changed: only the pods that use them are looked into.
-    Links(Changed),
+    /// Something of the host changed: only the pods that use it are looked into.
+    Changed {
+        /// Links.
+        links: Changed,
+        /// What was taken from the packet filter.
+        taken: Taken,
+    },
     /// Links changed faster than they were told: everything is looked at.
     Lost,
 }
@@ -71,6 +79,8 @@ pub enum What {
     LinkMissing,
     /// A link that is not as it is recorded.
     LinkChanged,
+    /// Rules of a pod that lives were taken from the packet filter.
+    RulesMissing,
     /// A lease of nobody who lives.
     Lease,
     /// A recorded address without its lease.
@@ -87,13 +97,14 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 12] = [
+    pub const ALL: [What; 13] = [
         What::Ended,
         What::Unclear,
         What::Unreadable,
         What::Torn,
         What::LinkMissing,
         What::LinkChanged,
+        What::RulesMissing,
         What::Lease,
         What::LeaseMissing,
         What::Definition,
@@ -111,6 +122,7 @@ impl What {
             What::Torn => "torn",
             What::LinkMissing => "link_missing",
             What::LinkChanged => "link_changed",
+            What::RulesMissing => "rules_missing",
             What::Lease => "lease",
             What::LeaseMissing => "lease_missing",
             What::Definition => "definition",
@@ -201,7 +213,7 @@ impl Reconciler {
     pub fn round(&mut self, places: &Places, what: &Cause, definitions: &Definitions) -> Report {
         let mut report = Report::default();
         let (done, is_whole) = match what {
-            Cause::Links(changed) => (self.links(places, changed, &mut report), false),
+            Cause::Changed { links, taken } => (self.changed(places, links, *taken, &mut report), false),
             Cause::Start | Cause::Timer | Cause::Lost => (self.everything(places, definitions, &mut report), true),
         };
         report.failures.extend(done.err().map(|e| e.msg));
@@ -241,20 +253,24 @@ impl Reconciler {
         self.collect(&survey.ended, places, &observer, report)?;
         let records = last_records(&journal)?;
         compare(records.iter().filter(|record| observer.reach(&record.intent).is_some()), definitions, report);
-        self.look_at(&records, places, &observer, report);
+        self.look_at(&records, places, &observer, false, report);
         Ok(())
     }
 
-    /// The pods that use links of the host which changed.
-    fn links(&mut self, places: &Places, changed: &Changed, report: &mut Report) -> Result<(), CniError> {
+    /// The pods that use links of the host which changed; where rules are missing, those that have any.
+    fn changed(&mut self, places: &Places, links: &Changed, taken: Taken, report: &mut Report) -> Result<(), CniError> {
         let journal = Journal::new(&places.state_dir);
-        let records: Vec<Record> =
-            last_records(&journal)?.into_iter().filter(|record| look::uses(record, changed)).collect();
+        let concerns = |record: &Record| {
+            look::uses(record, links)
+                || taken.rules && mend::has_rules(record)
+                || taken.firewalld && mend::has_firewall(record)
+        };
+        let records: Vec<Record> = last_records(&journal)?.into_iter().filter(concerns).collect();
         if records.is_empty() {
             return Ok(());
         }
         let observer = Observer::look(places.on_node)?;
-        self.look_at(&records, places, &observer, report);
+        self.look_at(&records, places, &observer, taken.firewalld, report);
         Ok(())
     }
 
@@ -303,7 +319,15 @@ impl Reconciler {
         Ok(())
     }
 
-    fn look_at(&mut self, records: &[Record], places: &Places, observer: &Observer, report: &mut Report) {
+    /// `reloaded`: firewalld has forgotten what plugins told it.
+    fn look_at(
+        &mut self,
+        records: &[Record],
+        places: &Places,
+        observer: &Observer,
+        reloaded: bool,
+        report: &mut Report,
+    ) {
         let mut all: Vec<&Record> = records.iter().collect();
         all.sort_by(|one, other| one.intent.key.cmp(&other.intent.key));
         go_on_behind(self.looked.as_ref(), &mut all, |record| &record.intent.key);
@@ -311,10 +335,12 @@ impl Reconciler {
         for record in all.into_iter().take(LOOKED_MAX) {
             self.looked = Some(record.intent.key.clone());
             match look::differences(record, observer, places, &mut shared) {
-                Ok(found) if found.is_empty() => {}
+                Ok(found) if found.is_empty() && !(reloaded && mend::has_firewall(record)) => {}
                 // Something differs, or could not be looked at: it may be leaving. Once more while nobody can be at work on it.
-                Ok(_) | Err(_) => match look::confirmed(&record.intent.key, observer, places) {
-                    Ok(found) => found.into_iter().for_each(|(what, line)| report.note(what, line)),
+                Ok(_) | Err(_) => match look::confirmed(&record.intent.key, observer, places, reloaded) {
+                    Ok(found) => {
+                        found.into_iter().for_each(|(what, became, line)| report.note_done(what, became, line))
+                    }
                     Err(e) => report.failures.push(format!("{}: {}", whose(&record.intent), e.msg)),
                 },
             }

@@ -37,6 +37,7 @@ mod ip;
 mod known;
 mod kube;
 mod lists;
+mod mend;
 mod meta;
 mod multus;
 mod need;

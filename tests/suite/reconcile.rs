@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use plexus::reconcile::{Cause, Reconciler, Report, What, watch_links};
+use plexus::reconcile::{Cause, Reconciler, Report, What, watch_host};
 use plexus::sources::Manifests;
 use plexus::survey::Places;
 use serde_json::json;
@@ -62,11 +62,11 @@ fn places() -> Places {
     }
 }
 
-fn round(cause: &Cause) -> Report {
+pub(crate) fn round(cause: &Cause) -> Report {
     Reconciler::default().round(&places(), cause, &|_, _| None)
 }
 
-fn found(report: &Report) -> Vec<(What, &str)> {
+pub(crate) fn found(report: &Report) -> Vec<(What, &str)> {
     report.found.iter().map(|found| (found.what, found.line.as_str())).collect()
 }
 
@@ -287,7 +287,7 @@ fn heard() {
         node.add(id, "blue,six");
     }
     fs::create_dir_all(CACHE).unwrap();
-    let mut watch = watch_links().unwrap();
+    let mut watch = watch_host().unwrap();
     node.bed.ip("-n a link del net1"); // a macvlan: nothing on the host tells of it
     node.bed.ip("-n b link del net1");
     assert_eq!(watch.wait(Instant::now() + QUIET, QUIET).unwrap(), None);
@@ -295,7 +295,7 @@ fn heard() {
     node.bed.ip("link add other0 type bridge");
     node.bed.ip("link del other0");
     let cause = watch.wait(Instant::now() + LIMIT, QUIET).unwrap().unwrap();
-    let Cause::Links(changed) = &cause else { panic!("{cause:?}") };
+    let Cause::Changed { links: changed, .. } = &cause else { panic!("{cause:?}") };
     assert!(changed.names.iter().any(|name| name.starts_with("veth")), "{changed:?}");
     let report = round(&cause);
     let told = found(&report);

@@ -145,8 +145,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "reconcile",
         &[
-            "cni", "config", "sources", "journal", "native", "place", "detach", "attach", "job", "check", "collect",
-            "alive", "survey",
+            "cni", "config", "sources", "journal", "log", "native", "place", "chain", "chained", "convert", "rules",
+            "detach", "attach", "job", "check", "collect", "alive", "survey",
         ],
     ),
     ("wire", &["cni"]),

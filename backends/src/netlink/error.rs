@@ -62,7 +62,7 @@ impl Failure {
     }
 
     /// Whether messages came faster than they were read (`ENOBUFS`).
-    pub(super) fn is_overrun(&self) -> bool {
+    pub(crate) fn is_overrun(&self) -> bool {
         matches!(self, Self::Socket(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32))
     }
 }

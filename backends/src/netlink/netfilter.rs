@@ -2,11 +2,12 @@
 //! in the receive buffer. Knows no table.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_sys::constants::NETLINK_NETFILTER;
 use netlink_sys::{Socket as RawSocket, SocketAddr};
-use nix::sys::socket::MsgFlags;
+use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
+use nix::sys::socket::{MsgFlags, setsockopt};
 
 use super::error::Failure;
 
@@ -28,6 +29,14 @@ impl Netfilter {
         raw.set_cap_ack(true)?;
         raw.bind(&SocketAddr::new(0, 0))?;
         Ok(Self { raw, buffer: Vec::new() })
+    }
+
+    /// Joins a multicast group (`NFNLGRP_*`) with this much room, in bytes, for what is not read yet; beyond the node's limit where this
+    /// process may (CAP_NET_ADMIN), else up to that.
+    pub(crate) fn join(&mut self, group: u32, room: usize) -> Result<(), Failure> {
+        let made = setsockopt(&self.raw, RcvBufForce, &room).or_else(|_| setsockopt(&self.raw, RcvBuf, &room));
+        made.map_err(io::Error::from)?;
+        Ok(self.raw.add_membership(group)?)
     }
 
     /// A second descriptor of the same socket.
@@ -53,5 +62,11 @@ impl Netfilter {
                 Ok(_) => return Ok(Some(&self.buffer)),
             }
         }
+    }
+}
+
+impl AsFd for Netfilter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raw.as_fd()
     }
 }

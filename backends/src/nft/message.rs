@@ -20,7 +20,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 /// `NFNL_SUBSYS_NFTABLES`
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 
 /// The sequence number of a batch's first message: the frame around it has the one before.
 const FIRST: u32 = 2;
@@ -51,6 +51,7 @@ impl Family {
 
 /// Message numbers (`enum nf_tables_msg_types`).
 pub(super) const NEWTABLE: u16 = 0;
+pub(super) const DELTABLE: u16 = 2;
 pub(super) const NEWCHAIN: u16 = 3;
 pub(super) const GETCHAIN: u16 = 4;
 pub(super) const DELCHAIN: u16 = 5;

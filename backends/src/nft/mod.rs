@@ -10,6 +10,7 @@ mod lift;
 mod listed;
 mod masquerade;
 mod message;
+mod monitor;
 mod nat;
 pub(crate) mod ports;
 mod rule;
@@ -28,6 +29,7 @@ use crate::error::{Error, ErrorKind};
 use crate::mac::Mac;
 use crate::netlink::Failure;
 pub use listed::Listed;
+pub use monitor::{RuleMonitor, Taken};
 use socket::Socket;
 pub use survey::{Noted, noted, remove_noted};
 

@@ -1,7 +1,7 @@
 //! Questions to the kernel's nftables: a transaction in one send, and listings.
 
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -24,7 +24,7 @@ const QUESTIONS_AT_ONCE: usize = 16;
 
 /// `struct nlmsghdr` and `struct nfgenmsg`, in bytes.
 const NLMSG_HEADER_LEN: usize = 16;
-const NFGENMSG_LEN: usize = 4;
+pub(super) const NFGENMSG_LEN: usize = 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -296,6 +296,11 @@ impl Socket {
         Ok(used.get())
     }
 
+    /// What a wait can be for.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.netfilter.as_fd()
+    }
+
     /// The socket itself, for other parts of netfilter.
     pub(super) fn netfilter(&mut self) -> &mut Netfilter {
         &mut self.netfilter
@@ -411,17 +416,17 @@ fn at(refusal: Refusal, place: Option<&str>) -> Refusal {
 }
 
 /// One message of the kernel.
-struct Answer<'a> {
-    kind: u16,
+pub(super) struct Answer<'a> {
+    pub(super) kind: u16,
     flags: u16,
     /// The number of the message that it answers.
     sequence: u32,
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 impl<'a> Answer<'a> {
     /// The first message of a datagram, and what follows it.
-    fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+    pub(super) fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
         let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
         let flags = u16::from_ne_bytes(*bytes.get(6..)?.first_chunk()?);

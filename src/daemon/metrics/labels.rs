@@ -105,6 +105,8 @@ words! {
         LinkMissing = "link_missing",
         /// A link that is not as it is recorded.
         LinkChanged = "link_changed",
+        /// Rules of a pod that lives were taken from the packet filter.
+        RulesMissing = "rules_missing",
         /// A lease of nobody who lives.
         Lease = "lease",
         /// A recorded address without its lease.

@@ -25,6 +25,7 @@ pub use addresses::Handles;
 pub(super) use addresses::{NAMED, PLACE, names};
 use isolation::Isolation;
 use layout::Layout;
+pub(super) use words::TABLE;
 
 /// How often a change is tried that must meet nobody else's: the kernel tells only whether anybody changed anything.
 const QUIET_ATTEMPTS: usize = 32;
@@ -268,7 +269,7 @@ pub(super) fn list(socket: &mut Socket, family: Family) -> Result<Vec<Ours>, Fai
     let read = |rule: &[u8]| {
         Some(Ours { rule: place::Listed::parse(rule)?, named: place::named_in(rule).map(<[u8]>::to_vec) })
     };
-    socket.picked(family, [words::TABLE, words::OWN], read, |ours| ours.rule.handle)
+    socket.picked(family, [TABLE, words::OWN], read, |ours| ours.rule.handle)
 }
 
 /// The first rule that is not there, in the words of its command.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::nft::rule::{Expressions, Verdict};
 
 /// The table of iptables, one for each family.
-pub(super) const TABLE: &str = "filter";
+pub(in crate::nft) const TABLE: &str = "filter";
 /// Where every packet comes by that is forwarded.
 pub(super) const FORWARD: &str = "FORWARD";
 /// The chain of the rules for each address.

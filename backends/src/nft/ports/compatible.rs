@@ -15,7 +15,7 @@ use super::{Mapping, Ports, Problem, Snat};
 use crate::netlink::Failure;
 use crate::nft::Owner;
 
-const TABLE: &str = "cni_hostport";
+pub(in crate::nft) const TABLE: &str = "cni_hostport";
 const TABLE_COMMENT: &str = "CNI portmap plugin";
 const PORTS: &str = "hostports";
 /// Older releases' rules for one address of the host; led to, and empty.

@@ -13,7 +13,7 @@ use super::super::socket::Socket;
 use super::Protocol;
 use crate::netlink::Failure;
 
-pub(super) const TABLE: &str = "plexus_portmap";
+pub(in crate::nft) const TABLE: &str = "plexus_portmap";
 const TABLE_COMMENT: &str = "ports of this host that lead to pods";
 /// By protocol and port: what leads to a pod at all addresses of the host.
 pub(super) const PORTS: &str = "ports";

@@ -21,8 +21,9 @@ use super::{Filter, Owner, iptables};
 use crate::error::{Error, ErrorKind};
 use crate::netlink::{Failure, conntrack};
 
-pub(super) use compatible::{containers, remove_containers};
+pub(super) use compatible::{TABLE as COMPATIBLE_TABLE, containers, remove_containers};
 pub(super) use element::{holder, without_prefix};
+pub(super) use layout::TABLE;
 pub(super) use removal::{comments, remove_where};
 
 /// Where mappings are, for a person.

@@ -1,0 +1,178 @@
+//! Rules of pods that somebody else removes from the packet filter, while a daemon is there. It knows how a node's rules are lost, and
+//! not how they are made anew.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use backends::nft::Taken;
+use plexus::reconcile::{Cause, Changed, What, watch_host};
+use serde_json::json;
+
+use crate::case::Case;
+use crate::meta::{Node, node};
+use crate::need::Need;
+use crate::reconcile::{found, round};
+use crate::tools::CACHE;
+
+/// The cases.
+pub(crate) fn cases() -> Vec<Case> {
+    let rules = &[Need::Nft];
+    vec![
+        Case::new("mend::rules_that_others_removed_are_made_anew", rules, removed),
+        Case::new("mend::half_of_the_rules_becomes_all_of_them", rules, half),
+        Case::new("mend::of_pods_that_leave_nothing_is_made", rules, leaving),
+        Case::new("mend::an_executed_firewall_is_executed_again_after_a_reload", rules, executed),
+        Case::new("mend::a_daemon_hears_of_it", rules, daemon),
+    ]
+}
+
+/// What ends something that is bound to happen.
+const LIMIT: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Every kind of rule that a pod can have.
+fn ruled() -> Node {
+    let mut node = node();
+    let mut bridge = node.conf["delegates"][0].clone();
+    (bridge["ipMasq"], bridge["macspoofchk"]) = (json!(true), json!(true));
+    node.conf["delegates"][0] = json!({"cniVersion": "1.0.0", "name": "cluster", "plugins": [bridge,
+        {"type": "portmap", "capabilities": {"portMappings": true}},
+        {"type": "firewall", "backend": "iptables", "ingressPolicy": "same-bridge"}]});
+    node.conf["capabilities"] = json!({"portMappings": true});
+    fs::create_dir_all(CACHE).unwrap();
+    node
+}
+
+fn add(node: &mut Node, id: &str, port: u16) {
+    node.conf["runtimeConfig"] = json!({"portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]});
+    node.add(id, "");
+}
+
+/// Every rule of a pod, and every element of a set.
+fn listed(node: &Node) -> Vec<String> {
+    let mut lines = crate::nft::leftovers(&node.bed);
+    lines.sort();
+    lines
+}
+
+fn rules_gone() -> Cause {
+    Cause::Changed { links: Changed::default(), taken: Taken { rules: true, firewalld: false } }
+}
+
+fn removed() {
+    let mut node = ruled();
+    add(&mut node, "a", 8080);
+    add(&mut node, "b", 8081);
+    let before = listed(&node);
+    assert_eq!(found(&round(&rules_gone())), [], "nothing is missing");
+    node.bed.tool("nft", &["flush", "ruleset"], "").unwrap();
+    node.call("CHECK", "a").run().fails(999, "");
+    let report = round(&rules_gone());
+    let told = found(&report);
+    assert!(told.iter().all(|(what, line)| *what == What::RulesMissing && line.contains("made anew")), "{told:?}");
+    for of in ["default/a", "default/b"] {
+        assert_eq!(told.iter().filter(|(_, line)| line.contains(of)).count(), 3, "bridge, portmap, firewall: {told:?}");
+    }
+    assert_eq!(report.failures, Vec::<String>::new());
+    assert_eq!(listed(&node), before);
+    for (id, port) in [("a", 8080), ("b", 8081)] {
+        node.conf["runtimeConfig"]["portMappings"][0]["hostPort"] = json!(port);
+        node.call("CHECK", id).run().ok();
+        node.call("DEL", id).run().ok();
+    }
+    node.assert_clean();
+}
+
+fn half() {
+    let mut node = ruled();
+    add(&mut node, "a", 8080);
+    let before = listed(&node);
+    let masquerade = ["inet", "cni_plugins_masquerade", "masq_checks"];
+    let text = node.bed.tool("nft", &[&["-a", "list", "chain"][..], &masquerade].concat(), "").unwrap();
+    let rule = text.lines().find(|line| line.contains("ip6 saddr")).unwrap();
+    let handle = rule.rsplit(' ').next().unwrap();
+    node.bed.tool("nft", &[&["delete", "rule"][..], &masquerade, &["handle", handle]].concat(), "").unwrap();
+    let report = round(&Cause::Timer);
+    assert_eq!(found(&report).iter().map(|(what, _)| *what).collect::<Vec<_>>(), [What::RulesMissing], "{report:?}");
+    assert_eq!(listed(&node), before, "none twice");
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// A record that somebody holds is being worked on, and one whose pod has ended has nothing to be made.
+fn leaving() {
+    let mut node = ruled();
+    add(&mut node, "a", 8080);
+    node.bed.lose_pod("a");
+    node.bed.tool("nft", &["flush", "ruleset"], "").unwrap();
+    let report = round(&rules_gone());
+    assert!(!found(&report).iter().any(|(what, _)| *what == What::RulesMissing), "{report:?}");
+    assert_eq!(crate::nft::leftovers(&node.bed), Vec::<String>::new());
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// As where firewalld keeps the rules: the plugin alone knows what it told.
+fn executed() {
+    let mut node = node();
+    fs::create_dir_all(CACHE).unwrap();
+    let bridge = node.conf["delegates"][0].clone();
+    node.conf["delegates"][0] = json!({"cniVersion": "1.0.0", "name": "cluster", "plugins": [bridge,
+        {"type": "firewall", "backend": "firewalld"}]});
+    let body = "echo $CNI_COMMAND >>/run/scratch/calls; conf=$(cat); [ ! -e /run/scratch/fail ] || exit 1
+         [ $CNI_COMMAND != ADD ] || printf '%s' \"$conf\" | jq .prevResult";
+    node.script("firewall", body);
+    node.add("a", "");
+    let calls = || fs::read_to_string("/run/scratch/calls").unwrap().split_whitespace().count();
+    assert_eq!((found(&round(&Cause::Timer)), found(&round(&rules_gone()))), (vec![], vec![]));
+    assert_eq!(calls(), 1, "nobody executes a plugin where its rules are still there");
+    let reload = Cause::Changed { links: Changed::default(), taken: Taken { rules: false, firewalld: true } };
+    let report = round(&reload);
+    let told = found(&report);
+    assert_eq!((told.len(), calls()), (1, 2), "{report:?}");
+    assert!(told[0].0 == What::RulesMissing && told[0].1.contains("firewall executed again"), "{told:?}");
+    fs::write("/run/scratch/fail", "").unwrap();
+    assert_eq!(found(&round(&reload)), [], "the log says why");
+    fs::remove_file("/run/scratch/fail").unwrap();
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+fn daemon() {
+    let mut node = ruled();
+    add(&mut node, "a", 8080);
+    let mut watch = watch_host().unwrap();
+    node.bed
+        .tool("nft", &["-f", "-"], "table inet mine {\n chain c {\n counter\n }\n}\ndelete table inet mine\n")
+        .unwrap();
+    assert_eq!(watch.wait(Instant::now() + QUIET, QUIET).unwrap(), None, "a table of others");
+    let before = listed(&node);
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_plexus"))
+        .args(["daemon", "--socket-dir", "/run/plexus"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    let deadline = Instant::now() + LIMIT;
+    while !Path::new("/run/plexus/plexus.sock").exists() {
+        assert!(Instant::now() < deadline, "the daemon has no socket");
+    }
+    // As a reload of firewalld's iptables backend does it: one table after the other.
+    for table in ["filter", "nat"] {
+        drop(node.bed.tool("nft", &["delete", "table", "ip", table], ""));
+    }
+    let told = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("made anew"))).unwrap().unwrap();
+    assert!(told.contains("reconcile: pod default/a, container id-a: eth0"), "{told}");
+    while listed(&node) != before {
+        assert!(Instant::now() < deadline, "{:#?}", listed(&node));
+    }
+    let cause = watch.wait(Instant::now() + LIMIT, QUIET).unwrap();
+    assert!(matches!(cause, Some(Cause::Changed { taken: Taken { rules: true, .. }, .. })), "{cause:?}");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
