@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use backends::chained::{self, Chained};
 pub use backends::nft::Listed;
 use backends::nft::Owner as RulesOwner;
+use backends::sriov::Function;
 use backends::{Before, Expected, Kind, Made, NetNs};
 use ipam::Owner;
 use ipam::static_::Static;
@@ -25,7 +26,7 @@ use crate::convert;
 use crate::default_route;
 use crate::detach;
 use crate::job::Job;
-use crate::journal::{Attachment, Record, Step};
+use crate::journal::{Attachment, Intent, Record, Step};
 use crate::native::{self, Around, Ipam, Native, Verdict};
 use crate::plan::{How, Plan};
 use crate::rules;
@@ -47,7 +48,7 @@ pub fn configuration(job: &Job, plan: &mut Plan) -> Result<(), CniError> {
         How::Chained(spec) => {
             let refused = || native::unchained(spec.chained(), Command::Check);
             let previous = attachment.previous.as_ref().ok_or_else(refused)?;
-            let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made: None };
+            let subject = Subject::unknown(&attachment.cni_name, &attachment.ifname);
             return chained_check(job, spec, &subject, previous, &mut Listed::default());
         }
         How::Executed(_) => {
@@ -57,7 +58,7 @@ pub fn configuration(job: &Job, plan: &mut Plan) -> Result<(), CniError> {
     };
     let Some(previous) = &attachment.previous else {
         if native.kind == Kind::Loopback {
-            let subject = Subject { network: &attachment.cni_name, ifname: "lo", made: None };
+            let subject = Subject::unknown(&attachment.cni_name, "lo");
             return kernel_check(job, native, &subject, &CniResult::default(), &mut Listed::default());
         }
         let named = matches!(native.kind, Kind::Vlan | Kind::Dummy);
@@ -66,10 +67,14 @@ pub fn configuration(job: &Job, plan: &mut Plan) -> Result<(), CniError> {
     };
     lease_check(job, native, &attachment.ifname, &step.conf, &plan.path, previous)?;
     // What plugins the runtime executed after this one did to the MTU nobody here knows.
-    let outcome = recorded(job)?.and_then(|record| record.commitment).and_then(|done| done.outcomes.into_iter().next());
+    let record = recorded(job)?;
+    let outcome = record.as_ref().and_then(|record| record.commitment.as_ref()?.outcomes.first());
     let made = outcome.and_then(|outcome| outcome.made).map(|made| Made { mtu: 0, ..made });
-    let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
-    kernel_check(job, native, &subject, previous, &mut Listed::default())
+    let step = record.as_ref().and_then(|record| record.intent.attachments.first()?.steps.first());
+    let function = step.and_then(|step| step.function.as_deref());
+    let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made, function };
+    kernel_check(job, native, &subject, previous, &mut Listed::default())?;
+    record.as_ref().map_or(Ok(()), |record| in_its_namespace(job, &record.intent))
 }
 
 /// What a directly executed plugin did, where plexus did it, in this boot.
@@ -111,6 +116,14 @@ struct Subject<'a> {
     network: &'a str,
     ifname: &'a str,
     made: Option<Made>,
+    function: Option<&'a Function>,
+}
+
+impl<'a> Subject<'a> {
+    /// Of which no record says more.
+    fn unknown(network: &'a str, ifname: &'a str) -> Self {
+        Self { network, ifname, made: None, function: None }
+    }
 }
 
 fn kernel_check(
@@ -120,11 +133,12 @@ fn kernel_check(
     expected: &CniResult,
     listed: &mut Listed,
 ) -> Result<(), CniError> {
-    let Subject { network, ifname, made } = *subject;
+    let Subject { network, ifname, made, function } = *subject;
     let mut kernel = Kernel::open(job.place.opening(job.request), job.request.netns_override)?;
     let layer3 = convert::layer3(expected);
     let interfaces = convert::interfaces(expected);
-    let expected = Expected { interfaces, addresses: layer3.addresses, routes: layer3.routes, made };
+    let expected =
+        Expected { interfaces, addresses: layer3.addresses, routes: layer3.routes, made, function: function.cloned() };
     backends::check(&mut kernel.host, &mut kernel.pod, &native.spec, ifname, &expected)
         .map_err(native::from_backend)?;
     let owner = RulesOwner { network, sandbox: &job.request.container_id, ifname };
@@ -214,19 +228,14 @@ pub fn attachments(
         return Err(CniError::generic("the ADD of this attachment did not finish: DEL it"));
     };
     let of_this_boot = detach::is_of_this_boot(&record.intent)?;
-    if of_this_boot && record.intent.netns_id != detach::UNKNOWN {
-        let path = job.request.netns.clone().unwrap_or_default();
-        let netns = NetNs::open(&path).map_err(native::from_backend)?;
-        if !detach::is_attached(&netns, &record.intent)? {
-            let msg = format!("the network namespace at {} is not the one that was attached", path.display());
-            return Err(CniError::generic(msg));
-        }
+    if of_this_boot {
+        in_its_namespace(job, &record.intent)?;
     }
     let mut checked = Vec::with_capacity(done.outcomes.len());
     for (attachment, outcome) in record.intent.attachments.iter().zip(&done.outcomes) {
         let (result, _) = CniResult::parse(&outcome.result, Version::V1_1_0)?;
         let made = outcome.made.filter(|_| of_this_boot);
-        let found = Found { result: &result, made, path: &record.intent.path, extent };
+        let found = Found { result: &result, made, of_this_boot, path: &record.intent.path, extent };
         let mut steps = attachment.steps.iter().enumerate().filter(|_| !attachment.disable_check);
         let done = steps.try_for_each(|(index, step)| check_step(job, attachment, (index, step), &found, listed));
         checked.push(done.and_then(|()| default_route_of(job, attachment)));
@@ -234,10 +243,25 @@ pub fn attachments(
     Ok(checked)
 }
 
+/// The namespace is the one that was attached.
+fn in_its_namespace(job: &Job, intent: &Intent) -> Result<(), CniError> {
+    if intent.netns_id == detach::UNKNOWN {
+        return Ok(());
+    }
+    let path = job.request.netns.clone().unwrap_or_default();
+    let netns = NetNs::open(&path).map_err(native::from_backend)?;
+    if detach::is_attached(&netns, intent)? {
+        return Ok(());
+    }
+    let msg = format!("the network namespace at {} is not the one that was attached", path.display());
+    Err(CniError::generic(msg))
+}
+
 /// What an attachment's ADD had found at its end.
 struct Found<'a> {
     result: &'a CniResult,
     made: Option<Made>,
+    of_this_boot: bool,
     path: &'a [PathBuf],
     extent: Extent,
 }
@@ -285,11 +309,12 @@ fn check_step(
             let made =
                 found.made.filter(|_| later.iter().all(|step| !step.native || Chained::of(&step.plugin).is_some()));
             let made = made.map(|made| if later.is_empty() { made } else { Made { mtu: 0, ..made } });
-            let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made };
+            let function = step.function.as_deref().filter(|_| found.of_this_boot);
+            let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made, function };
             kernel_check(job, &native, &subject, result, listed)
         }
         Verdict::Chained(spec, _) => {
-            let subject = Subject { network: &attachment.cni_name, ifname: &attachment.ifname, made: None };
+            let subject = Subject::unknown(&attachment.cni_name, &attachment.ifname);
             chained_check(job, &spec, &subject, result, listed)
         }
         Verdict::Executed(_) => Ok(()),

@@ -10,6 +10,7 @@ use crate::master::{self, routes};
 use crate::netlink::link::Link;
 use crate::netlink::route::Present;
 use crate::pod::{Host, Pod};
+use crate::sriov::Function;
 use crate::{Interface, Made};
 
 /// What the previous result says about the attachment.
@@ -23,6 +24,8 @@ pub struct Expected {
     pub routes: Vec<Route>,
     /// The attachment's interface as it was built, where that is known.
     pub made: Option<Made>,
+    /// The virtual function as it was found, where the attachment has one and that is known.
+    pub function: Option<Function>,
 }
 
 impl Expected {

@@ -12,6 +12,7 @@ use crate::master;
 use crate::netlink::{NewLink, Shape};
 use crate::nft::{self, Rules};
 use crate::pod::Host;
+use crate::sysfs::Sysfs;
 use crate::veth::random_name;
 use crate::{Kind, Spec};
 
@@ -89,6 +90,9 @@ pub fn ready(host: &mut Host, spec: &Spec, rules: Rules) -> Result<(), Error> {
         let text =
             "this kernel's bridges filter no VLANs (CONFIG_BRIDGE_VLAN_FILTERING), which vlan and vlanTrunk need";
         return Err(Error::new(ErrorKind::Refused, text));
+    }
+    if let Spec::Sriov(function) = spec {
+        function.ready(&Sysfs::default())?;
     }
     match spec.master() {
         Some(name) => master::find(&mut host.side, name).map(drop),

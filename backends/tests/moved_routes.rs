@@ -49,7 +49,7 @@ fn each_kind(world: &mut World, move_routes: impl Fn(&mut Pod, &Previous) -> u32
         let resolved = spec.clone().resolve(&mut world.host, Some(&mut pod)).unwrap();
         let built = build(&mut world.host, &mut pod, &resolved, &target("net1"), l3).unwrap();
         let backends::Built { interfaces, made, address_interface, layer3: l3, .. } = built;
-        let expected = Expected { interfaces, made, addresses: l3.addresses, routes: l3.routes };
+        let expected = Expected { interfaces, made, addresses: l3.addresses, routes: l3.routes, ..Expected::default() };
         let previous = Previous {
             interfaces: expected.interfaces.clone(),
             addresses: expected.addresses.iter().map(|address| (*address, address_interface)).collect(),

@@ -142,6 +142,7 @@ impl Attached {
             index: *index,
             driver: now.driver,
             rebound: None,
+            group: None,
             settings,
             interface,
         })

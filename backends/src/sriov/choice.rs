@@ -21,6 +21,22 @@ pub fn functions_of(sysfs: &Sysfs, card: &str) -> Result<Vec<VirtualFunction>, E
 }
 
 impl Spec {
+    /// Whether there is what every ADD needs: the card, with functions, and the driver that they are to be bound to.
+    ///
+    /// # Errors
+    /// Those of [`functions_of`]; [`ErrorKind::Refused`] without the driver.
+    pub(crate) fn ready(&self, sysfs: &Sysfs) -> Result<(), Error> {
+        if let Some(card) = &self.pf {
+            functions_of(sysfs, card)?;
+        }
+        match self.binding {
+            Some(Binding::Vfio) if !sysfs.has_driver(VFIO) => {
+                Err(Error::new(ErrorKind::Refused, "vfio-pci is not loaded: modprobe vfio-pci"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a function is as the pod needs it, or can be made so: it has an interface on the host, or, where a program of user
     /// space is to have it, is bound to vfio-pci and nobody has it; or it has no driver, and the configuration names one.
     #[must_use]
@@ -45,6 +61,19 @@ mod tests {
 
     fn spec(rest: &str) -> Spec {
         serde_json::from_str::<Conf>(&format!(r#"{{"pf":"eth0"{rest}}}"#)).unwrap().validate().unwrap()
+    }
+
+    #[test]
+    fn it_is_ready_with_its_card_and_its_driver() {
+        let tree = Tree::new("ready").with_functions(1);
+        let ready = |rest: &str| spec(rest).ready(&tree.sysfs()).map_err(|e| e.chain());
+        assert_eq!(ready(""), Err("pf eth0 is no card with virtual functions (SR-IOV) here".to_owned()));
+        fs::write(tree.0.join("bus/pci/devices/0000:01:00.0/sriov_totalvfs"), "7\n").unwrap();
+        assert_eq!((ready(""), ready(r#","driver":"netdev""#)), (Ok(()), Ok(())));
+        let vfio = r#","driver":"vfio-pci""#;
+        assert_eq!(ready(vfio), Err("vfio-pci is not loaded: modprobe vfio-pci".to_owned()));
+        fs::create_dir_all(tree.0.join("bus/pci/drivers/vfio-pci")).unwrap();
+        assert_eq!(ready(vfio), Ok(()));
     }
 
     #[test]

@@ -105,7 +105,8 @@ pub fn unrecorded(
     }
     let interface = moved.map(|link| found(host, link, address)).transpose()?;
     let settings = Settings { spoof_check: Some(true), trust: Some(false), link_state: LINK_AUTO, ..Settings::unset() };
-    let function = Function { address: address.clone(), pf, index, driver, rebound: None, settings, interface };
+    let function =
+        Function { address: address.clone(), pf, index, driver, rebound: None, group: None, settings, interface };
     Ok(Some(function).filter(|function| set_up || function.interface.is_some()))
 }
 

@@ -50,6 +50,9 @@ pub struct Function {
     /// What it is bound to for its pod, where that is something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebound: Option<Binding>,
+    /// Its IOMMU group, by whose device file a program of user space has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
     /// How its port was set up.
     pub settings: Settings,
     /// Its interface; none where a program of user space has it.
@@ -66,6 +69,23 @@ impl Function {
             return self;
         }
         Self { rebound: first.rebound.or(self.rebound), ..first.clone() }
+    }
+
+    /// What is not as the pod was given it.
+    fn difference(&self, now: &VirtualFunction) -> Option<String> {
+        let driver = match self.rebound {
+            Some(Binding::Vfio) => Some(VFIO),
+            // Whichever makes the interface.
+            Some(Binding::Interface) => None,
+            None => self.driver.as_deref(),
+        };
+        if let Some(driver) = driver.filter(|driver| now.driver.as_deref() != Some(driver)) {
+            let bound = now.driver.as_deref().unwrap_or("no driver");
+            return Some(format!("{} is bound to {bound}, expected {driver}", now.address));
+        }
+        let group = self.group.filter(|group| now.iommu_group != Some(*group))?;
+        let found = now.iommu_group.map_or_else(|| "none".to_owned(), |group| group.to_string());
+        Some(format!("{} has IOMMU group {found}, expected {group}", now.address))
     }
 }
 
@@ -123,8 +143,8 @@ impl Spec {
         let with_interface = found.driver.as_deref().filter(|driver| !host_device::serves_user_space(driver));
         let link = with_interface.map(|driver| interface_of(host, &found, driver)).transpose()?;
         let interface = link.as_ref().map(|link| OnHost::of(link, &found.address));
-        let VirtualFunction { address, pf, index, driver, .. } = found;
-        let function = Function { address, pf, index, driver, rebound, settings, interface };
+        let VirtualFunction { address, pf, index, driver, iommu_group: group, .. } = found;
+        let function = Function { address, pf, index, driver, rebound, group, settings, interface };
         Ok(Resolved { spec: self, function, port, link })
     }
 
@@ -384,6 +404,9 @@ pub(crate) fn check(
         let text = format!("the port of {address} has mac {}, expected {wanted}", settings.mac);
         return Err(Error::mismatch(text));
     }
+    if let Some(difference) = expected.function.as_ref().and_then(|function| function.difference(&found)) {
+        return Err(Error::mismatch(difference));
+    }
     let driver = found.driver.unwrap_or_default();
     let serves_user_space = host_device::serves_user_space(&driver);
     if expected.made.is_some_and(|_| serves_user_space) || driver.is_empty() {
@@ -403,6 +426,31 @@ pub(crate) fn check(
 mod tests {
     use super::*;
     use crate::sysfs::tests::Tree;
+
+    #[test]
+    fn another_driver_or_another_group_is_a_difference() {
+        let tree = Tree::new("difference").with_functions(1);
+        let found = tree.sysfs().virtual_function(&"0000:01:10.0".parse().unwrap()).unwrap();
+        let VirtualFunction { address, pf, index, driver, iommu_group: group, .. } = found.clone();
+        let recorded =
+            Function { address, pf, index, driver, rebound: None, group, settings: Settings::unset(), interface: None };
+        let now = |driver: Option<&str>, group: Option<u32>, rebound: Option<Binding>| {
+            let driver = driver.map(str::to_owned);
+            let found = VirtualFunction { driver, iommu_group: group, ..found.clone() };
+            Function { rebound, ..recorded.clone() }.difference(&found)
+        };
+        let said = |text: &str| Some(format!("0000:01:10.0 {text}"));
+        assert_eq!(now(Some("igbvf"), Some(8), None), None);
+        assert_eq!(now(Some(VFIO), Some(8), Some(Binding::Vfio)), None);
+        assert_eq!(now(Some("iavf"), Some(8), Some(Binding::Interface)), None);
+        assert_eq!(now(Some(VFIO), Some(8), None), said("is bound to vfio-pci, expected igbvf"));
+        assert_eq!(now(Some("igbvf"), Some(8), Some(Binding::Vfio)), said("is bound to igbvf, expected vfio-pci"));
+        assert_eq!(now(None, Some(8), Some(Binding::Vfio)), said("is bound to no driver, expected vfio-pci"));
+        assert_eq!(now(Some("igbvf"), Some(9), None), said("has IOMMU group 9, expected 8"));
+        assert_eq!(now(Some("igbvf"), None, None), said("has IOMMU group none, expected 8"));
+        let unknown = Function { group: None, ..recorded };
+        assert_eq!(unknown.difference(&VirtualFunction { iommu_group: Some(9), ..found }), None, "of an older record");
+    }
 
     #[test]
     fn what_is_bound_to_another_driver_is_known_before_anything_is_unbound() {
