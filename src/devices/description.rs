@@ -101,6 +101,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -134,6 +135,24 @@ mod tests {
         let followed = load(&to);
         fs::remove_dir_all(&dir).unwrap();
         assert!(followed.is_err());
+    }
+
+    #[test]
+    fn every_kind_of_device_is_passed_on_whole() {
+        let file = std::env::temp_dir().join(format!("plexus-description-kinds-{}", std::process::id()));
+        let kinds = [
+            json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": "0000:01:10.0", "vhost-net": "/dev/vhost-net",
+                "rdma-device": "mlx5_3", "pf-pci-address": "0000:01:00.0", "representor-device": "eth3"}}),
+            json!({"type": "vdpa", "version": "1.1.0", "vdpa": {"parent-device": "vdpa1", "driver": "vhost", "path": "/dev/vhost-vdpa-1",
+                "pci-address": "0000:01:10.1", "pf-pci-address": "0000:01:00.0", "representor-device": "eth4"}}),
+            json!({"type": "vhost-user", "version": "1.1.0", "vhost-user": {"mode": "server", "path": "/run/vhost/a.sock"}}),
+            json!({"type": "memif", "version": "1.1.0", "memif": {"role": "slave", "path": "/run/memif.sock", "mode": "ethernet"}}),
+        ];
+        for told in kinds {
+            fs::write(&file, told.to_string()).unwrap();
+            assert_eq!(load(&file).unwrap().map(Value::Object), Some(told));
+        }
+        fs::remove_file(file).unwrap();
     }
 
     proptest! {
