@@ -12,15 +12,17 @@ use crate::card::{Card, ip, link_of, names, netns, until};
 pub(crate) const CASES: &[Case] = &[
     ("attach::every_attribute_is_set_and_comes_back", every_attribute_is_set_and_comes_back),
     ("attach::a_plain_function_keeps_what_it_has", a_plain_function_keeps_what_it_has),
-    ("attach::check_finds_what_was_changed", check_finds_what_was_changed),
+    ("attach::s8_check_finds_what_was_changed", s8_check_finds_what_was_changed),
+    ("attach::s8_status_names_what_is_missing", s8_status_names_what_is_missing),
+    ("attach::s7_a_mac_needs_no_trust", s7_a_mac_needs_no_trust),
     ("attach::a_requested_mac_wins", a_requested_mac_wins),
-    ("attach::what_the_card_refuses_undoes_all", what_the_card_refuses_undoes_all),
+    ("attach::s2_what_the_card_refuses_undoes_all", s2_what_the_card_refuses_undoes_all),
     ("attach::what_is_optional_may_be_refused", what_is_optional_may_be_refused),
     (
         "attach::what_another_changed_meanwhile_is_not_taken_for_its_own",
         what_another_changed_meanwhile_is_not_taken_for_its_own,
     ),
-    ("attach::a_taken_name_is_nobodys_to_touch", a_taken_name_is_nobodys_to_touch),
+    ("attach::s4_a_taken_name_is_nobodys_to_touch", s4_a_taken_name_is_nobodys_to_touch),
 ];
 
 fn everything() -> Value {
@@ -70,7 +72,7 @@ fn a_plain_function_keeps_what_it_has(card: &Card) {
     ip("netns del one");
 }
 
-fn check_finds_what_was_changed(card: &Card) {
+fn s8_check_finds_what_was_changed(card: &Card) {
     ip("netns add one");
     let conf = card.conf(0, everything());
     let result = card.add("one", &conf);
@@ -91,9 +93,60 @@ fn check_finds_what_was_changed(card: &Card) {
         assert!(!checked.success && checked.json["msg"].as_str().unwrap().contains(said), "{change}: {}", checked.json);
         ip(&format!("link set {} {back}", card.name));
     }
+    let differs = |said: &str| {
+        let checked = card.check("one", &conf, &result);
+        assert!(!checked.success && checked.json["msg"].as_str().unwrap().contains(said), "{said}: {}", checked.json);
+    };
+    // A pod that is trusted may do so, and its card follows.
+    ip("-n one link set net1 address 02:00:00:00:00:09");
+    differs("has mac 02:00:00:00:00:09, expected 02:00:00:00:00:07");
+    ip(&format!("link set {} vf 0 mac 02:00:00:00:00:07", card.name));
+    differs("interface net1 has MAC 02:00:00:00:00:09, expected 02:00:00:00:00:07");
+    ip("-n one link set net1 address 02:00:00:00:00:07");
     ip("-n one link set net1 mtu 1300");
+    differs("MTU 1300");
+    ip("-n one link set net1 mtu 1400");
     let checked = card.check("one", &conf, &result);
-    assert!(!checked.success && checked.json["msg"].as_str().unwrap().contains("MTU 1300"), "{}", checked.json);
+    assert!(checked.success, "all is as it was: {}", checked.json);
+    ip("netns add two");
+    ip("-n one link set net1 netns two");
+    differs("Cannot find container link net1");
+    ip("-n two link set net1 netns one");
+    // Its driver goes, and comes back with another interface, on the host.
+    let pci = &card.functions[0].pci;
+    fs::write(Path::new("/sys/bus/pci/devices").join(pci).join("driver/unbind"), pci).unwrap();
+    differs("is bound to no driver, expected igbvf");
+    fs::write("/sys/bus/pci/drivers_probe", pci).unwrap();
+    differs("Cannot find container link net1");
+    card.del("one", &netns("one"), &conf);
+    for pod in ["one", "two"] {
+        ip(&format!("netns del {pod}"));
+    }
+}
+
+fn s8_status_names_what_is_missing(card: &Card) {
+    let status = |more: Value| card.call_in("STATUS", "", "", &card.conf(0, more));
+    let ready = status(json!({"pf": card.name}));
+    assert!(ready.success, "{}", ready.json);
+    let no_card = status(json!({"pf": "eth77"}));
+    assert!(no_card.json["code"] == 51 && no_card.json["msg"].as_str().unwrap().contains("eth77"), "{}", no_card.json);
+    let one = json!({"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.9"}]]}});
+    assert!(status(one.clone()).success);
+    ip("netns add one");
+    card.add("one", &card.conf(0, one.clone()));
+    let full = status(one.clone());
+    assert!(full.json["code"] == 50 && full.json["msg"].as_str().unwrap().contains("no IP addresses"), "{}", full.json);
+    card.del("one", &netns("one"), &card.conf(0, one));
+    ip("netns del one");
+}
+
+fn s7_a_mac_needs_no_trust(card: &Card) {
+    ip("netns add one");
+    let conf = card.conf(0, json!({"mac": "02:00:00:00:00:07"}));
+    let result = card.add("one", &conf);
+    let (port, link) = (card.port(0), link_of("one", "net1"));
+    assert_eq!((&port["trust"], &port["address"]), (&json!(false), &json!("02:00:00:00:00:07")));
+    assert_eq!((&link["address"], &result["interfaces"][0]["mac"]), (&port["address"], &port["address"]));
     card.del("one", &netns("one"), &conf);
     ip("netns del one");
 }
@@ -112,7 +165,7 @@ fn a_requested_mac_wins(card: &Card) {
     ip("netns del one");
 }
 
-fn what_the_card_refuses_undoes_all(card: &Card) {
+fn s2_what_the_card_refuses_undoes_all(card: &Card) {
     let before = card.state();
     ip("netns add one");
     ip(&format!("link set {} up", card.functions[0].name));
@@ -187,7 +240,7 @@ fn what_another_changed_meanwhile_is_not_taken_for_its_own(card: &Card) {
     ip("netns del one");
 }
 
-fn a_taken_name_is_nobodys_to_touch(card: &Card) {
+fn s4_a_taken_name_is_nobodys_to_touch(card: &Card) {
     let before = card.state();
     ip("netns add one");
     ip("-n one link add net1 type dummy");

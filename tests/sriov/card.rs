@@ -50,7 +50,7 @@ pub(crate) struct Answer {
 impl Card {
     /// The first card that can have functions, with new ones.
     pub(crate) fn find() -> Result<Self, String> {
-        for module in ["igb", "igbvf", "dummy", "vfio-pci"] {
+        for module in ["igb", "igbvf", "dummy", "8021q", "macvlan", "vfio-pci"] {
             drop(Command::new("modprobe").arg(module).output());
         }
         let devices = fs::read_dir("/sys/bus/pci/devices").map_err(|e| format!("no PCI bus: {e}"))?;
@@ -73,7 +73,7 @@ impl Card {
         fs::create_dir_all(&bin).unwrap();
         let plugin = std::env::var_os(PLUGIN_VARIABLE).map(PathBuf::from);
         let plugin = plugin.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_plexus-cni")));
-        for name in ["sriov", "host-local", "plexus-cni"] {
+        for name in ["sriov", "vlan", "host-local", "plexus-cni"] {
             drop(fs::remove_file(bin.join(name)));
             symlink(&plugin, bin.join(name)).unwrap();
         }
@@ -158,7 +158,12 @@ impl Card {
 
     /// A call that is under way.
     pub(crate) fn begin(&self, command: &str, pod: &str, conf: &Value) -> Child {
-        let mut child = self.command("sriov", command, pod, &netns(pod)).spawn().unwrap();
+        self.begin_of("sriov", command, pod, conf)
+    }
+
+    /// A call of another plugin that is under way.
+    pub(crate) fn begin_of(&self, plugin: &str, command: &str, pod: &str, conf: &Value) -> Child {
+        let mut child = self.command(plugin, command, pod, &netns(pod)).spawn().unwrap();
         child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
         child
     }
@@ -176,6 +181,14 @@ impl Card {
     /// A call of another plugin.
     pub(crate) fn call_of(&self, plugin: &str, command: &str, pod: &str, conf: &Value) -> Answer {
         Self::answered(self.command(plugin, command, pod, &netns(pod)), conf)
+    }
+
+    /// A call of the meta-plugin for a pod that the cluster knows.
+    pub(crate) fn call_for_pod(&self, command: &str, pod: &str, conf: &Value) -> Answer {
+        let mut call = self.command("plexus-cni", command, pod, &netns(pod));
+        let args = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID=uid-{pod}");
+        call.env("CNI_IFNAME", "eth0").env("CNI_ARGS", args);
+        Self::answered(call, conf)
     }
 
     fn answered(mut call: Command, conf: &Value) -> Answer {

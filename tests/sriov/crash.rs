@@ -1,13 +1,18 @@
 //! kill -9 at any instant of an ADD or a DEL: the DEL that follows brings the function back.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::card::{Card, ip, netns};
+use crate::card::{Card, ip, link_of, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
+    ("crash::s3_killed_while_addresses_are_asked_for", s3_killed_while_addresses_are_asked_for),
+    ("crash::s4_killed_and_its_name_wanted_by_another", s4_killed_and_its_name_wanted_by_another),
     ("crash::nothing_is_lost_at_any_step", nothing_is_lost_at_any_step),
     ("crash::nor_where_it_is_bound_to_another_driver", nor_where_it_is_bound_to_another_driver),
 ];
@@ -28,6 +33,65 @@ fn next(state: &mut u64) -> f64 {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     f64::from(u32::try_from(*state >> 32).unwrap()) / f64::from(u32::MAX)
+}
+
+/// A plugin that says that it runs, and does not end.
+const ENDLESS: &str =
+    "[ $CNI_COMMAND = ADD ] || exit 0; echo $$ >/run/endless.part; mv /run/endless.part /run/endless; exec sleep 1000";
+const ENDLESS_RUNS: &str = "/run/endless";
+
+/// Kills an ADD while it waits for the plugin that does not end, and ends that.
+fn kill_at_plugin(card: &Card, plugin: &str, conf: &Value) {
+    let mut child = card.begin_of(plugin, "ADD", "one", conf);
+    until("the plugin", || Path::new(ENDLESS_RUNS).exists().then_some(()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let running = fs::read_to_string(ENDLESS_RUNS).unwrap();
+    fs::remove_file(ENDLESS_RUNS).unwrap();
+    assert!(Command::new("kill").arg(running.trim()).status().unwrap().success());
+}
+
+fn s3_killed_while_addresses_are_asked_for(card: &Card) {
+    let before = card.state();
+    card.script("endless", ENDLESS);
+    let conf = card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "ipam": {"type": "endless"}}));
+    for lost in [false, true] {
+        ip("netns add one");
+        kill_at_plugin(card, "sriov", &conf);
+        assert!(!card.left().is_empty(), "there is a record");
+        if lost {
+            ip("netns del one");
+        }
+        card.del("one", if lost { "" } else { "/run/netns/one" }, &conf);
+        card.assert_state(&before, "after DEL");
+        assert_eq!(card.left(), Vec::<String>::new());
+        if !lost {
+            ip("netns del one");
+        }
+    }
+}
+
+/// What an ADD that was killed left in the pod has the name that the next one wants.
+fn s4_killed_and_its_name_wanted_by_another(card: &Card) {
+    let before = card.state();
+    card.script("endless", ENDLESS);
+    let own = card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07"}));
+    let list = json!({"cniVersion": "1.1.0", "name": "sriov-test", "plugins": [own, {"type": "endless"}]});
+    let node = json!({"cniVersion": "1.1.0", "name": "node", "type": "plexus-cni", "delegates": [list]});
+    ip("netns add one");
+    kill_at_plugin(card, "plexus-cni", &node);
+    let (port, link) = (card.port(0), link_of("one", "net1"));
+    assert_eq!((&link["parentdev"], &port["vlan_list"][0]["vlan"]), (&json!(card.functions[0].pci), &json!(100)));
+    let second = card.conf(1, json!({"vlan": 200, "mac": "02:00:00:00:00:08"}));
+    let refused = card.call_in("ADD", "two", &netns("one"), &second);
+    assert!(!refused.success && refused.json["msg"].as_str().unwrap().contains("net1"), "{}", refused.json);
+    assert_eq!((card.port(0), link_of("one", "net1")), (port, link), "nobody touched it");
+    let now = card.state();
+    assert_eq!((&now["ports"][1], &now["links"][1]), (&before["ports"][1], &before["links"][1]));
+    let answer = card.call_of("plexus-cni", "DEL", "one", &node);
+    assert!(answer.success, "{} {}", answer.json, answer.log);
+    card.assert_state(&before, "after DEL");
+    ip("netns del one");
 }
 
 fn nothing_is_lost_at_any_step(card: &Card) {

@@ -8,12 +8,12 @@ use crate::Case;
 use crate::card::{Card, ip, ip_json, link_of, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
-    ("detach::after_the_namespace_has_gone", after_the_namespace_has_gone),
+    ("detach::s6_after_the_namespace_has_gone", s6_after_the_namespace_has_gone),
     (
-        "detach::after_the_namespace_and_under_a_name_of_the_kernels",
-        after_the_namespace_and_under_a_name_of_the_kernels,
+        "detach::s6_after_the_namespace_and_under_a_name_of_the_kernels",
+        s6_after_the_namespace_and_under_a_name_of_the_kernels,
     ),
-    ("detach::without_a_namespace", without_a_namespace),
+    ("detach::s5_without_a_namespace", s5_without_a_namespace),
     ("detach::whatever_it_is_called_in_the_pod", whatever_it_is_called_in_the_pod),
     ("detach::a_name_that_is_taken_on_the_host_is_not_waited_for", a_name_that_is_taken_on_the_host_is_not_waited_for),
     ("detach::an_alternative_name_that_is_taken_is_told", an_alternative_name_that_is_taken_is_told),
@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     ("detach::with_its_name_as_an_alternative_one", with_its_name_as_an_alternative_one),
     ("detach::an_old_one_leaves_the_next_pod_alone", an_old_one_leaves_the_next_pod_alone),
     ("detach::one_that_is_home_is_free_whatever_else_failed", one_that_is_home_is_free_whatever_else_failed),
+    ("detach::s8_gc_brings_back_what_no_pod_has", s8_gc_brings_back_what_no_pod_has),
     ("detach::functions_that_are_no_more", functions_that_are_no_more),
     ("detach::what_a_record_said_that_is_lost", what_a_record_said_that_is_lost),
 ];
@@ -37,7 +38,7 @@ fn name_on_host(card: &Card) -> String {
     })
 }
 
-fn after_the_namespace_has_gone(card: &Card) {
+fn s6_after_the_namespace_has_gone(card: &Card) {
     let before = card.state();
     ip("netns add one");
     card.add("one", &conf(card));
@@ -52,7 +53,7 @@ fn after_the_namespace_has_gone(card: &Card) {
     card.del("one", &netns("one"), &conf(card));
 }
 
-fn after_the_namespace_and_under_a_name_of_the_kernels(card: &Card) {
+fn s6_after_the_namespace_and_under_a_name_of_the_kernels(card: &Card) {
     ip("netns add one");
     card.add("one", &conf(card));
     ip("link add net1 type dummy");
@@ -63,7 +64,7 @@ fn after_the_namespace_and_under_a_name_of_the_kernels(card: &Card) {
     ip("link del net1");
 }
 
-fn without_a_namespace(card: &Card) {
+fn s5_without_a_namespace(card: &Card) {
     ip("netns add one");
     card.add("one", &conf(card));
     card.del("one", "", &conf(card));
@@ -208,6 +209,37 @@ fn one_that_is_home_is_free_whatever_else_failed(card: &Card) {
     card.del("one", &netns("one"), &ill);
     for pod in ["one", "two"] {
         ip(&format!("netns del {pod}"));
+    }
+}
+
+fn s8_gc_brings_back_what_no_pod_has(card: &Card) {
+    let before = card.state();
+    let second = card.conf(1, json!({"vlan": 200, "mac": "02:00:00:00:00:08"}));
+    for lost in [false, true] {
+        for pod in ["one", "two"] {
+            ip(&format!("netns add {pod}"));
+        }
+        card.add("one", &conf(card));
+        card.add("two", &second);
+        if lost {
+            ip("netns del one");
+        }
+        let (port, link) = (card.port(1), link_of("two", "net1"));
+        let mut valid = conf(card);
+        valid["cni.dev/valid-attachments"] = json!([{"containerID": "two", "ifname": "net1"}]);
+        let answer = card.call_in("GC", "", "", &valid);
+        assert!(answer.success, "{} {}", answer.json, answer.log);
+        let now = card.state();
+        assert_eq!((&now["ports"][0], &now["links"][0]), (&before["ports"][0], &before["links"][0]), "{lost}");
+        assert_eq!((card.port(1), link_of("two", "net1")), (port, link), "nobody touched it");
+        let of_one = |path: &String| !path.contains("two") && path.contains(".jsonl");
+        assert!(!card.left().iter().any(of_one), "{:?}", card.left());
+        card.del("two", &netns("two"), &second);
+        card.assert_state(&before, "after all");
+        ip("netns del two");
+        if !lost {
+            ip("netns del one");
+        }
     }
 }
 

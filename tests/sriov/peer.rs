@@ -11,7 +11,7 @@ use crate::card::{Card, ip, ip_json, link_of, netns};
 
 pub(crate) const CASES: &[Case] = &[
     ("peer::what_it_attached_comes_back", what_it_attached_comes_back),
-    ("peer::without_its_namespace_too", without_its_namespace_too),
+    ("peer::s5_without_its_namespace_too", s5_without_its_namespace_too),
     ("peer::what_another_pod_has_by_now_stays", what_another_pod_has_by_now_stays),
     ("peer::what_its_pod_has_is_not_given_away", what_its_pod_has_is_not_given_away),
     ("peer::what_it_kept_before_this_boot_says_nothing", what_it_kept_before_this_boot_says_nothing),
@@ -54,7 +54,7 @@ fn what_it_attached_comes_back(card: &Card) {
     ip("netns del one");
 }
 
-fn without_its_namespace_too(card: &Card) {
+fn s5_without_its_namespace_too(card: &Card) {
     let before = card.state();
     attached(card, "one");
     card.del("one", "", &card.conf(0, json!({"vlan": 300})));

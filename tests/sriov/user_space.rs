@@ -4,13 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Case;
 use crate::card::{Card, ip, ip_json, names, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
-    ("user_space::its_port_is_set_up_and_comes_back", its_port_is_set_up_and_comes_back),
+    ("user_space::s1_its_port_is_set_up_and_comes_back", s1_its_port_is_set_up_and_comes_back),
+    ("user_space::s8_check_finds_what_was_changed", s8_check_finds_what_was_changed),
+    ("user_space::its_pod_is_told_with_its_address_and_its_device", its_pod_is_told_with_its_address_and_its_device),
     ("user_space::an_mtu_that_nothing_has_is_told", an_mtu_that_nothing_has_is_told),
     ("user_space::it_is_bound_for_its_pod_and_bound_back", it_is_bound_for_its_pod_and_bound_back),
     ("user_space::one_that_is_in_use_is_not_bound_back_before", one_that_is_in_use_is_not_bound_back_before),
@@ -27,7 +29,7 @@ pub(crate) fn bind(pci: &str, driver: &str) {
     fs::write("/sys/bus/pci/drivers_probe", pci).unwrap();
 }
 
-fn its_port_is_set_up_and_comes_back(card: &Card) {
+fn s1_its_port_is_set_up_and_comes_back(card: &Card) {
     let pci = &card.functions[1].pci;
     bind(pci, "vfio-pci");
     let before = card.state();
@@ -52,6 +54,96 @@ fn its_port_is_set_up_and_comes_back(card: &Card) {
     until("the interface", || names(&Path::new("/sys/bus/pci/devices").join(pci).join("net")).into_iter().next());
 }
 
+fn s8_check_finds_what_was_changed(card: &Card) {
+    let pci = &card.functions[0].pci;
+    ip("netns add one");
+    let conf = card.conf(0, json!({"vlan": 100, "mac": "02:00:00:00:00:07", "driver": "vfio-pci"}));
+    let result = card.add("one", &conf);
+    let differs = |said: &str| {
+        let checked = card.check("one", &conf, &result);
+        assert!(!checked.success && checked.json["msg"].as_str().unwrap().contains(said), "{said}: {}", checked.json);
+    };
+    let same = || {
+        let checked = card.check("one", &conf, &result);
+        assert!(checked.success, "{}", checked.json);
+    };
+    same();
+    for (change, back, said) in [
+        ("vlan 200", "vlan 100", "vlan 200"),
+        ("mac 02:00:00:00:00:08", "mac 02:00:00:00:00:07", "mac 02:00:00:00:00:08, expected 02:00:00:00:00:07"),
+    ] {
+        ip(&format!("link set {} vf 0 {change}", card.name));
+        differs(said);
+        ip(&format!("link set {} vf 0 {back}", card.name));
+    }
+    bind(pci, "");
+    differs("is bound to igbvf, expected vfio-pci");
+    bind(pci, "vfio-pci");
+    same();
+    // Another function has come in its place: by whose group the pod has it nobody can change without a reboot, but the record can.
+    let record = card.left().into_iter().find(|path| path.contains(".jsonl")).unwrap();
+    let text = fs::read_to_string(&record).unwrap();
+    let group = group(pci);
+    let (is, was) = (format!("\"group\":{group},\"settings\""), format!("\"group\":{},\"settings\"", group + 1000));
+    assert!(text.contains(&is), "{text}");
+    fs::write(&record, text.replace(&is, &was)).unwrap();
+    differs(&format!("has IOMMU group {group}, expected {}", group + 1000));
+    fs::write(&record, text).unwrap();
+    same();
+    ip("netns del one");
+    ip("netns add one");
+    differs("is not the one that was attached");
+    card.del("one", "", &conf);
+    ip("netns del one");
+}
+
+/// A pod that was given a function by a device plugin: what readers of its status see of it.
+fn its_pod_is_told_with_its_address_and_its_device(card: &Card) {
+    let (pci, mac) = (&card.functions[0].pci, "02:00:00:00:00:07");
+    let place = std::env::temp_dir().join(format!("plexus-sriov-pod-{}", std::process::id()));
+    let manifests = place.join("manifests");
+    let checkpoint = place.join("kubelet/device-plugins");
+    let described = Path::new("/var/run/k8s.cni.cncf.io/devinfo/dp");
+    for folder in [&manifests, &checkpoint, &described.to_owned()] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let mut own = card.conf(0, json!({"vlan": 100, "mac": mac, "driver": "vfio-pci"}));
+    own.as_object_mut().unwrap().remove("deviceID");
+    own["capabilities"] = json!({"deviceID": true, "CNIDeviceInfoFile": true});
+    let definition = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+        "metadata": {"namespace": "default", "name": "fast", "annotations": {"k8s.v1.cni.cncf.io/resourceName": "a.test/vf"}},
+        "spec": {"config": own.to_string()}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "one", "uid": "uid-one",
+        "annotations": {"k8s.v1.cni.cncf.io/networks": "fast"}}});
+    fs::write(manifests.join("fast.json"), definition.to_string()).unwrap();
+    fs::write(manifests.join("one.json"), pod.to_string()).unwrap();
+    let allocated = json!({"Data": {"PodDeviceEntries": [{"PodUID": "uid-one", "ContainerName": "c", "ResourceName": "a.test/vf",
+        "DeviceIDs": {"0": [pci]}, "AllocResp": ""}], "RegisteredDevices": {}}, "Checksum": 1});
+    fs::write(checkpoint.join("kubelet_internal_checkpoint"), allocated.to_string()).unwrap();
+    let device = json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": pci, "rdma-device": "mlx5_7"}});
+    let description = described.join(format!("a.test-vf-{pci}-device.json"));
+    fs::write(&description, device.to_string()).unwrap();
+    let node = json!({"cniVersion": "1.1.0", "name": "node", "type": "plexus-cni", "manifests": manifests, "kubeletDir": place.join("kubelet"),
+        "delegates": [{"cniVersion": "1.1.0", "name": "none", "type": "loopback"}]});
+    ip("netns add one");
+    let answer = card.call_for_pod("ADD", "one", &node);
+    assert!(answer.success, "{} {}", answer.json, answer.log);
+    let record = card.left().into_iter().find(|path| path.contains(".jsonl")).unwrap();
+    let record = fs::read_to_string(record).unwrap();
+    let committed: Value = serde_json::from_str(record.lines().last().unwrap()).unwrap();
+    let status: Value = serde_json::from_str(committed["status"].as_str().unwrap()).unwrap();
+    let lease = card.left().into_iter().find(|path| path.contains("/10.")).unwrap();
+    let address = lease.rsplit('/').next().unwrap();
+    let expected = json!({"name": "default/fast", "interface": "net1", "ips": [address], "mac": mac, "default": false, "dns": {},
+        "device-info": device});
+    assert_eq!((driver(pci).as_str(), &status[1]), ("vfio-pci", &expected));
+    let answer = card.call_for_pod("DEL", "one", &node);
+    assert!(answer.success, "{} {}", answer.json, answer.log);
+    ip("netns del one");
+    fs::remove_file(description).unwrap();
+    fs::remove_dir_all(place).unwrap();
+}
+
 fn an_mtu_that_nothing_has_is_told(card: &Card) {
     ip("netns add one");
     let conf = card.conf(0, json!({"mtu": 9000, "driver": "vfio-pci"}));
@@ -68,6 +160,12 @@ fn an_mtu_that_nothing_has_is_told(card: &Card) {
 fn driver(pci: &str) -> String {
     let path = Path::new("/sys/bus/pci/devices").join(pci).join("driver");
     fs::read_link(path).map(|link| link.file_name().unwrap().to_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+/// The IOMMU group of a function.
+fn group(pci: &str) -> u32 {
+    let link = fs::read_link(Path::new("/sys/bus/pci/devices").join(pci).join("iommu_group")).unwrap();
+    link.file_name().unwrap().to_str().unwrap().parse().unwrap()
 }
 
 fn it_is_bound_for_its_pod_and_bound_back(card: &Card) {
@@ -96,8 +194,7 @@ fn one_that_is_in_use_is_not_bound_back_before(card: &Card) {
     ip("netns add one");
     let conf = card.conf(0, json!({"vlan": 100, "driver": "vfio-pci"}));
     card.add("one", &conf);
-    let group = fs::read_link(Path::new("/sys/bus/pci/devices").join(pci).join("iommu_group")).unwrap();
-    let group = Path::new("/dev/vfio").join(group.file_name().unwrap());
+    let group = Path::new("/dev/vfio").join(group(pci).to_string());
     let held = fs::OpenOptions::new().read(true).write(true).open(group).unwrap();
     let refused = card.call("DEL", "one", &conf);
     assert!(!refused.success && refused.json["msg"].as_str().unwrap().contains("is in use"), "{}", refused.json);

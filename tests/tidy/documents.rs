@@ -45,26 +45,32 @@ pub(crate) fn first_look(repository: &Repository) -> Vec<String> {
     wrong
 }
 
-/// The page of the peer's defects, and how many it has.
-const DEFECTS: &str = "tests/suite/DEFECTS.md";
-const DEFECTS_COUNT: usize = 33;
+/// The peers' defects: the suite with a page of them, the letter before their numbers, and how many there are.
+const DEFECTS: [(&str, char, usize); 2] = [("tests/suite", 'D', 33), ("tests/sriov", 'S', 8)];
 
 /// Each defect has a row; each case that a row names is one of the suite.
 pub(crate) fn defects(repository: &Repository) -> Vec<String> {
-    let Some(page) = repository.entry(DEFECTS) else { return vec![format!("{DEFECTS} is missing")] };
+    DEFECTS.iter().flat_map(|(suite, letter, count)| defects_of(repository, suite, *letter, *count)).collect()
+}
+
+fn defects_of(repository: &Repository, suite: &str, letter: char, count: usize) -> Vec<String> {
+    let path = format!("{suite}/DEFECTS.md");
+    let Some(page) = repository.entry(&path) else { return vec![format!("{path} is missing")] };
     let cases: String =
-        repository.rust().filter(|e| e.path.starts_with("tests/suite/")).map(|e| e.text.as_str()).collect();
+        repository.rust().filter(|e| Path::new(&e.path).starts_with(suite)).map(|e| e.text.as_str()).collect();
     let mut wrong = Vec::new();
-    for number in 1..=DEFECTS_COUNT {
-        let Some(row) = page.text.lines().find(|line| line.starts_with(&format!("| D{number} |"))) else {
-            wrong.push(format!("{DEFECTS}: D{number} has no row"));
+    for number in 1..=count {
+        let Some(row) = page.text.lines().find(|line| line.starts_with(&format!("| {letter}{number} |"))) else {
+            wrong.push(format!("{path}: {letter}{number} has no row"));
             continue;
         };
         let named: Vec<&str> = row.split('`').filter(|word| word.contains("::")).collect();
         let absent = named.iter().filter(|name| !cases.contains(&format!("\"{name}\"")));
-        wrong.extend(absent.map(|name| format!("{DEFECTS}: D{number} names `{name}`, which is no case of the suite")));
+        wrong.extend(
+            absent.map(|name| format!("{path}: {letter}{number} names `{name}`, which is no case of the suite")),
+        );
         if named.is_empty() && !row.contains("none: ") {
-            wrong.push(format!("{DEFECTS}: D{number} names no case, and does not say why"));
+            wrong.push(format!("{path}: {letter}{number} names no case, and does not say why"));
         }
     }
     wrong
