@@ -274,6 +274,14 @@ pub(crate) fn link_of(pod: &str, name: &str) -> Value {
     ip_json(&format!("-n {pod} -d addr show {name}"))[0].clone()
 }
 
+/// What nobody but who is told to changes of a pod's link: which it is, its hardware address, MTU and IPv4 addresses.
+pub(crate) fn kept_of(pod: &str, name: &str) -> Value {
+    let link = link_of(pod, name);
+    let addresses = link["addr_info"].as_array().unwrap().iter().filter(|address| address["family"] == "inet");
+    let addresses: Vec<&Value> = addresses.map(|address| &address["local"]).collect();
+    json!([link["ifindex"], link["parentdev"], link["address"], link["mtu"], addresses])
+}
+
 /// The names in a directory, sorted.
 pub(crate) fn names(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::card::{Card, ip, link_of, netns, until};
+use crate::card::{Card, ip, kept_of, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
     ("crash::s3_killed_while_addresses_are_asked_for", s3_killed_while_addresses_are_asked_for),
@@ -80,12 +80,12 @@ fn s4_killed_and_its_name_wanted_by_another(card: &Card) {
     let node = json!({"cniVersion": "1.1.0", "name": "node", "type": "plexus-cni", "delegates": [list]});
     ip("netns add one");
     kill_at_plugin(card, "plexus-cni", &node);
-    let (port, link) = (card.port(0), link_of("one", "net1"));
-    assert_eq!((&link["parentdev"], &port["vlan_list"][0]["vlan"]), (&json!(card.functions[0].pci), &json!(100)));
+    let (port, link) = (card.port(0), kept_of("one", "net1"));
+    assert_eq!((&link[1], &port["vlan_list"][0]["vlan"]), (&json!(card.functions[0].pci), &json!(100)));
     let second = card.conf(1, json!({"vlan": 200, "mac": "02:00:00:00:00:08"}));
     let refused = card.call_in("ADD", "two", &netns("one"), &second);
     assert!(!refused.success && refused.json["msg"].as_str().unwrap().contains("net1"), "{}", refused.json);
-    assert_eq!((card.port(0), link_of("one", "net1")), (port, link), "nobody touched it");
+    assert_eq!((card.port(0), kept_of("one", "net1")), (port, link), "nobody touched it");
     let now = card.state();
     assert_eq!((&now["ports"][1], &now["links"][1]), (&before["ports"][1], &before["links"][1]));
     let answer = card.call_of("plexus-cni", "DEL", "one", &node);

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::card::{Card, ip, ip_json, link_of, netns, until};
+use crate::card::{Card, ip, ip_json, kept_of, link_of, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
     ("detach::s6_after_the_namespace_has_gone", s6_after_the_namespace_has_gone),
@@ -224,14 +224,14 @@ fn s8_gc_brings_back_what_no_pod_has(card: &Card) {
         if lost {
             ip("netns del one");
         }
-        let (port, link) = (card.port(1), link_of("two", "net1"));
+        let (port, link) = (card.port(1), kept_of("two", "net1"));
         let mut valid = conf(card);
         valid["cni.dev/valid-attachments"] = json!([{"containerID": "two", "ifname": "net1"}]);
         let answer = card.call_in("GC", "", "", &valid);
         assert!(answer.success, "{} {}", answer.json, answer.log);
         let now = card.state();
         assert_eq!((&now["ports"][0], &now["links"][0]), (&before["ports"][0], &before["links"][0]), "{lost}");
-        assert_eq!((card.port(1), link_of("two", "net1")), (port, link), "nobody touched it");
+        assert_eq!((card.port(1), kept_of("two", "net1")), (port, link), "nobody touched it");
         let of_one = |path: &String| !path.contains("two") && path.contains(".jsonl");
         assert!(!card.left().iter().any(of_one), "{:?}", card.left());
         card.del("two", &netns("two"), &second);

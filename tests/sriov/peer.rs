@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::card::{Card, ip, ip_json, link_of, netns};
+use crate::card::{Card, ip, ip_json, kept_of, link_of, netns};
 
 pub(crate) const CASES: &[Case] = &[
     ("peer::what_it_attached_comes_back", what_it_attached_comes_back),
@@ -112,9 +112,9 @@ fn what_it_kept_before_this_boot_says_nothing(card: &Card) {
     for file in &files {
         fs::OpenOptions::new().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
     }
-    let (port, link) = (card.port(0), link_of("one", "net1"));
+    let (port, link) = (card.port(0), kept_of("one", "net1"));
     card.del("one", &netns("one"), &card.conf(0, json!({"vlan": 300})));
-    assert_eq!((card.port(0), link_of("one", "net1")), (port, link), "nobody touched it");
+    assert_eq!((card.port(0), kept_of("one", "net1")), (port, link), "nobody touched it");
     assert!(!Path::new(&files[0]).exists());
     // Of what holds it nothing is said either; here the pod that has it is in the way.
     let answer = card.call("ADD", "one", &card.conf(0, json!({})));
