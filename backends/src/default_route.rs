@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::layer3::any_destination;
 use crate::master::{is_default, routes};
 use crate::netlink::route::{Entry, MAIN_TABLE, Present};
-use crate::pod::Pod;
+use crate::pod::{Host, Pod};
 
 /// How often other default routes are looked for and removed: somebody may add one meanwhile, but not for ever.
 const PASSES: u32 = 3;
@@ -60,6 +60,22 @@ pub enum Via {
 fn present(pod: &mut Pod, family: Family) -> Result<Vec<Present>, Error> {
     let all = routes(&mut pod.side, family == Family::V6, Some(MAIN_TABLE))?;
     Ok(all.into_iter().filter(is_default).collect())
+}
+
+/// The interfaces of the host that its default routes leave by, each once.
+///
+/// # Errors
+/// As [`default_routes`].
+pub fn uplinks(host: &mut Host) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for is_v6 in [false, true] {
+        for route in routes(&mut host.side, is_v6, Some(MAIN_TABLE))?.iter().filter(|route| is_default(route)) {
+            names.extend(host.side.link_at(route.index)?.map(|link| link.name));
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 /// The default routes of one family.

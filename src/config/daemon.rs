@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::devices::{self, Devices};
 use super::keys::{self, ACCEPTED, KEYS, Key, Named, Raw, Unset};
 use super::{LogConf, directory, duration, given, optional, refuse};
 use crate::cni::error::{CniError, Code};
@@ -56,6 +57,8 @@ keys::table! {
         "The configuration is named as the default network.";
     cni_version: String = "cniVersion", Unset::Nothing, Daemon, r#""1.0.0""#,
         "The version that the configuration is written for.";
+    devices: devices::Written = "devices", Unset::Nothing, Plexus, r#"{"resourcePrefix": "example.com"}"#,
+        "Which of the node's cards are offered to its kubelet as devices; not given: none. See below, and [devices.md](devices.md).";
 }
 
 keys::table! {
@@ -140,6 +143,8 @@ pub struct DaemonConfig {
     pub cni_version: Option<String>,
     /// The daemon waits for this file.
     pub readiness_file: Option<PathBuf>,
+    /// What of the node's cards is offered to its kubelet.
+    pub devices: Option<Devices>,
     /// Keys of a network configuration, as they are written: they hold for every request, over those of the runtime's file.
     pub network: Map<String, Value>,
     /// Keys that nobody knows.
@@ -180,6 +185,7 @@ impl DaemonConfig {
             force_cni_version: written.force_cni_version.unwrap_or(false),
             override_network_name: written.override_network_name.unwrap_or(false),
             cni_version: given(written.cni_version),
+            devices: written.devices.map(Devices::read).transpose()?,
             readiness_file: given(raw.readiness_file).map(PathBuf::from),
             unknown: unknown(&own.unknown, &shared.unknown),
             network: object.into_iter().filter(|(key, value)| is_key(KEYS, key) && !value.is_null()).collect(),

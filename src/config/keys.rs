@@ -14,6 +14,8 @@ pub enum Origin {
     Multus,
     /// The configuration of Multus' daemon.
     Daemon,
+    /// The SR-IOV network device plugin.
+    DevicePlugin,
     /// plexus alone.
     Plexus,
 }
@@ -25,6 +27,7 @@ impl Origin {
             Origin::Cni => "CNI",
             Origin::Multus => "Multus",
             Origin::Daemon => "Multus' daemon",
+            Origin::DevicePlugin => "the SR-IOV device plugin",
             Origin::Plexus => "plexus",
         }
     }

@@ -3,6 +3,7 @@
 //! It does not know how a network is built, nor what a definition says.
 
 pub mod daemon;
+pub mod devices;
 mod duration;
 pub mod keys;
 mod log;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::daemon::{CERTIFICATE_KEYS, DAEMON_KEYS, FILE};
+use super::devices::{DEVICES_KEYS, RESOURCE_KEYS, SELECTOR_KEYS};
 use super::keys::{ACCEPTED, KEYS, Key, LOG_KEYS};
 
 const TOP: &str = "# The configuration of plexus
@@ -37,6 +38,9 @@ pub fn configuration() -> String {
     );
     section(&mut page, "`daemon-config.json`", &daemon, DAEMON_KEYS);
     section(&mut page, "`perNodeCertificate`", CERTIFICATE, CERTIFICATE_KEYS);
+    section(&mut page, "`devices`", DEVICES, DEVICES_KEYS);
+    section(&mut page, "`resourceList`", "", RESOURCE_KEYS);
+    section(&mut page, "`selectors`", SELECTORS, SELECTOR_KEYS);
     page
 }
 
@@ -50,6 +54,16 @@ an approver, or `kubectl certificate approve`. Roles: [deployments/certificates.
 configuration (`--config`), that names `plexus.kubeconfig` of `certDir`, unless `kubeconfig` is given: so `fallback`, CHECK and GC on the node log \
 in by the same certificate, where `certDir` is a folder of the node's at the same path (or below `/host`). It is the daemon's login in the place of \
 `--kubeconfig`.
+";
+
+const DEVICES: &str = "
+The device side of SR-IOV, in the daemon: what is written here is registered with the kubelet, and plexus' own attachments take what the kubelet \
+gives to a pod. How it works: [devices.md](devices.md).
+";
+
+const SELECTORS: &str = "
+A device is chosen where it is as all lists that are given say; of a list one word is enough. A card is offered itself where it has no virtual \
+function and no default route of the host leaves by it.
 ";
 
 fn section(page: &mut String, title: &str, words: &str, keys: &[Key]) {
@@ -69,7 +83,16 @@ mod tests {
     #[test]
     fn each_key_has_its_row_and_no_text_breaks_the_table() {
         let page = configuration();
-        for key in KEYS.iter().chain(LOG_KEYS).chain(ACCEPTED).chain(DAEMON_KEYS).chain(CERTIFICATE_KEYS) {
+        for key in KEYS
+            .iter()
+            .chain(LOG_KEYS)
+            .chain(ACCEPTED)
+            .chain(DAEMON_KEYS)
+            .chain(CERTIFICATE_KEYS)
+            .chain(DEVICES_KEYS)
+            .chain(RESOURCE_KEYS)
+            .chain(SELECTOR_KEYS)
+        {
             let rows = page.lines().filter(|line| line.starts_with(&format!("| `{}` |", key.name))).count();
             assert!(rows >= 1, "{}", key.name);
             assert!(!key.text.contains('|') && key.text.ends_with('.'), "{}", key.name);

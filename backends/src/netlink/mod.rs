@@ -13,6 +13,7 @@ pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod socket;
 pub(crate) mod tuning;
+pub(crate) mod uevent;
 pub(crate) mod vf;
 pub(crate) mod whole;
 

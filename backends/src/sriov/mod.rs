@@ -6,6 +6,7 @@ mod binding;
 mod choice;
 mod conf;
 mod home;
+mod making;
 mod order;
 mod port;
 
@@ -15,6 +16,7 @@ pub use crate::netlink::vf::Settings;
 pub use choice::functions_of;
 pub use conf::{Args, CniArgs, Conf, RuntimeConfig, Spec};
 pub use home::{give_back, unrecorded};
+pub use making::{Making, make_functions};
 
 use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};

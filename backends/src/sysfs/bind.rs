@@ -1,4 +1,4 @@
-//! What sysfs takes about the driver of a PCI function (Documentation/ABI/testing/sysfs-bus-pci). Knows not when that is safe.
+//! What sysfs takes about a PCI function: its driver, and how many virtual ones it has (Documentation/ABI/testing/sysfs-bus-pci). Knows not when that is safe.
 
 use std::fs;
 use std::io;
@@ -29,6 +29,11 @@ impl Sysfs {
     /// Takes a function from its driver. Where somebody has it (vfio), this waits for as long, and nothing ends the wait.
     pub(crate) fn unbind(&self, address: &PciAddress) -> io::Result<()> {
         fs::write(self.device(address).join("driver/unbind"), address.as_str())
+    }
+
+    /// How many virtual functions a card is to have. The kernel takes it only from a card that has none; it returns when all are made.
+    pub(crate) fn make_functions(&self, pf: &PciAddress, count: u32) -> io::Result<()> {
+        fs::write(self.device(pf).join("sriov_numvfs"), format!("{count}\n"))
     }
 
     /// Has the kernel find a driver for a function that has none.

@@ -1,5 +1,7 @@
 //! The cards of a node that can have virtual functions, with all of these. Reads only.
 
+use std::path::Path;
+
 use super::{ENTRIES_MAX, FUNCTIONS_MAX, PCI, PciAddress, Sysfs, VirtualFunction, link_name, names, read};
 
 /// An interface that is set up (`IFF_UP`, include/uapi/linux/if.h).
@@ -45,10 +47,7 @@ impl Sysfs {
         let device = self.device(address);
         let most = read(&device.join("sriov_totalvfs")).ok()?.parse().ok().filter(|most| *most > 0)?;
         let interface = self.uplink(address);
-        let is_up = interface.as_ref().and_then(|name| {
-            let flags = read(&device.join("net").join(name).join("flags")).ok()?;
-            Some(u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()? & UP != 0)
-        });
+        let is_up = interface.as_ref().and_then(|name| is_up(&device, name));
         let functions = (0..FUNCTIONS_MAX)
             .map_while(|index| Some((index, link_name(&device.join(format!("virtfn{index}")))?)))
             .filter_map(|(index, name)| Some(self.function_of(address, index, &interface, name.parse().ok()?)))
@@ -85,9 +84,15 @@ impl Sysfs {
     }
 
     /// A machine without nodes says -1.
-    fn numa_node(&self, address: &PciAddress) -> Option<u32> {
+    pub(super) fn numa_node(&self, address: &PciAddress) -> Option<u32> {
         read(&self.device(address).join("numa_node")).ok().and_then(|text| text.parse().ok())
     }
+}
+
+/// Whether an interface of a device is set up; none where there is no such interface.
+pub(super) fn is_up(device: &Path, interface: &str) -> Option<bool> {
+    let flags = read(&device.join("net").join(interface).join("flags")).ok()?;
+    Some(u32::from_str_radix(flags.strip_prefix("0x")?, 16).ok()? & UP != 0)
 }
 
 #[cfg(test)]

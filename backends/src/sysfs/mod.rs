@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 mod address;
 mod bind;
 mod card;
+mod network;
 
 pub use address::{PciAddress, PciAddressError};
 pub use card::PhysicalFunction;
+pub use network::{NetworkFunction, Reach};
 
 use crate::error::{Error, ErrorKind};
 
