@@ -52,6 +52,8 @@ pub mod select;
 pub mod sight;
 pub mod sources;
 pub mod status;
+#[cfg(feature = "api")]
+pub mod supply;
 pub mod survey;
 pub mod takeover;
 pub mod trace;

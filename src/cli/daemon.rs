@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use plexus::config::daemon::{Certificate, DaemonConfig};
+use plexus::config::devices::Devices;
 use plexus::config::{Level, LogConf, SOCKET};
 use plexus::daemon::compat::Compat;
 use plexus::daemon::http::{Exposure, Listen};
@@ -136,6 +137,16 @@ fn look_at_kubeconfig(file: &Path) -> Result<(), Failure> {
     }
 }
 
+/// What is offered to the kubelet, with that of the other device plugin's file.
+fn offered(mut devices: Devices) -> Result<Devices, Failure> {
+    if let Some(file) = devices.file.clone() {
+        let refused = |why: String| Failure::Input { act: format!("reading {}", file.display()), why };
+        let text = sources::read(&file).map_err(refused)?;
+        devices.add_file(&text).map_err(refused)?;
+    }
+    Ok(devices)
+}
+
 fn look_at_log(file: &Path) -> Result<(), Failure> {
     plexus::log::try_file(file).map_err(|why| {
         let why =
@@ -158,6 +169,7 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
         _ => LogConf::of_program(args.log_file, args.log_level.unwrap_or(Level::Error)),
     };
     let notes = conf.as_ref().map(|conf| notes(conf, args.compat_socket_dir.is_some())).unwrap_or_default();
+    let devices = conf.as_ref().and_then(|conf| conf.devices.clone()).map(offered).transpose()?;
     let executions = usize::from(args.executions);
     let request_time = Duration::from_secs(args.request_time);
     let socket = args.socket_dir.join(SOCKET);
@@ -165,7 +177,19 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
     let compat = args.compat_socket_dir.map(|dir| Compat::new(&dir, conf.as_ref().map(own).unwrap_or_default()));
     let certificate = conf.as_ref().and_then(|conf| conf.certificate.as_ref());
     let (certificate, kubeconfig) = login(certificate, args.kubeconfig)?;
-    let options =
-        Options { socket, compat, kubeconfig, certificate, metrics, keep, notes, log, request_time, executions };
+    let notes = notes.into_iter().chain(devices.iter().flat_map(|devices| devices.warnings.clone())).collect();
+    let options = Options {
+        socket,
+        compat,
+        kubeconfig,
+        certificate,
+        metrics,
+        keep,
+        devices,
+        notes,
+        log,
+        request_time,
+        executions,
+    };
     Ok(daemon::run(&options)?)
 }

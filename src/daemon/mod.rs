@@ -5,6 +5,7 @@
 
 pub mod compat;
 mod deleters;
+mod devices;
 pub mod http;
 mod keeping;
 mod leases;
@@ -35,6 +36,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::cni::request::Command;
+use crate::config::devices::Devices;
 use crate::config::{self, LogConf};
 use crate::keep::Keep;
 use crate::kube::{Enrolment, Wanted};
@@ -113,6 +115,8 @@ pub struct Options {
     pub metrics: Option<Listen>,
     /// The node's CNI configuration, where the daemon is to keep it.
     pub keep: Option<Keep>,
+    /// What of the node's cards is offered to its kubelet.
+    pub devices: Option<Devices>,
     /// What a person should know of how it was started.
     pub notes: Vec<String>,
     /// What is written down, and where: requests' configurations have no say in it.
@@ -183,6 +187,9 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     board.watch_sockets(doors.iter().map(|door| door.path().to_owned()).collect());
     if let Some(keep) = options.keep.clone() {
         keeping::start(keep, Arc::clone(&board)).map_err(OpenError::system("watch the node's configuration"))?;
+    }
+    if let Some(wanted) = options.devices.clone() {
+        devices::start(wanted).map_err(OpenError::system("offer devices"))?;
     }
     tokio::spawn(tick(events.clone()));
     crate::log::verbose(|| format!("the daemon listens on {}", options.socket.display()));

@@ -19,6 +19,8 @@ use crate::sources::SourceError;
 
 /// Below the kubelet's directory.
 pub const PLACE: &str = "device-plugins/kubelet_internal_checkpoint";
+/// Of that, in the folder of device plugins.
+const FILE: &str = "kubelet_internal_checkpoint";
 /// In bytes: each container's allocation is in it with all environment and mounts, so it is large on a large node. It is in memory as it is,
 /// and of what it says only one pod's devices.
 const BYTES_MAX: u64 = 64 << 20;
@@ -65,6 +67,21 @@ pub fn devices(kubelet: &Path, uid: &str) -> Result<Devices, SourceError> {
     parse(&bytes, uid).map_err(refuse)
 }
 
+/// Which devices pods have of resources that are wanted, by the checkpoint in a folder of device plugins; none where there is no
+/// checkpoint.
+///
+/// # Errors
+/// It cannot be read or says what no kubelet says.
+pub fn allotted(plugin_dir: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Devices, String> {
+    let path = plugin_dir.join(FILE);
+    let found = read(&path).and_then(|bytes| bytes.map_or(Ok(Devices::default()), |bytes| all(&bytes, is_wanted)));
+    found.map_err(|why| format!("reading the kubelet's checkpoint {}: {why}", path.display()))
+}
+
+fn all(bytes: &[u8], is_wanted: impl Fn(&str) -> bool) -> Result<Devices, String> {
+    given(bytes, |entry| is_wanted(&entry.resource))
+}
+
 fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
@@ -88,11 +105,16 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
 }
 
 fn parse(bytes: &[u8], uid: &str) -> Result<Devices, String> {
+    given(bytes, |entry| entry.pod == uid)
+}
+
+/// What was given by the allocations that count.
+fn given(bytes: &[u8], counts: impl Fn(&Entry<'_>) -> bool) -> Result<Devices, String> {
     let file: File = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let mut devices = Devices::default();
     let Some(entries) = file.data.entries else { return Ok(devices) };
     each_item(entries.get(), |entry: Entry| match entry.ids {
-        Some(ids) if entry.pod == uid => add(&mut devices, &entry.resource, ids.get()),
+        Some(ids) if counts(&entry) => add(&mut devices, &entry.resource, ids.get()),
         _ => Ok(()),
     })?;
     Ok(devices)

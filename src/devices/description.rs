@@ -9,13 +9,15 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::cni::gojson;
 use crate::journal::Allotted;
 
 /// Where both sides look.
 const PLACE: &str = "/var/run/k8s.cni.cncf.io/devinfo";
+/// Of the specification.
+const VERSION: &str = "1.1.0";
 /// In bytes: a few addresses and paths.
 const BYTES_MAX: u64 = 64 << 10;
 /// What the specification has; the rest is not passed on.
@@ -44,14 +46,36 @@ pub fn publish(device: &Allotted, to: &Path) -> io::Result<()> {
     copy(&of_device(device), to)
 }
 
+/// Writes the device plugin's file, for a function of the PCI bus with these RDMA devices.
+///
+/// # Errors
+/// It cannot be written.
+pub fn describe(device: &Allotted, rdma: &[String]) -> io::Result<()> {
+    put(of_pci(device, rdma).to_string().as_bytes(), &of_device(device))
+}
+
+fn of_pci(device: &Allotted, rdma: &[String]) -> Value {
+    let mut pci = json!({"pci-address": device.id});
+    if !rdma.is_empty() {
+        pci["rdma-device"] = rdma.join(",").into();
+    }
+    json!({"type": "pci", "version": VERSION, "pci": pci})
+}
+
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let Some(bytes) = read(from)? else { return Ok(()) };
+    match read(from)? {
+        Some(bytes) => put(&bytes, to),
+        None => Ok(()),
+    }
+}
+
+fn put(bytes: &[u8], to: &Path) -> io::Result<()> {
     remove(to)?;
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir)?;
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    let written = file.write_all(&bytes).and_then(|()| file.set_permissions(Permissions::from_mode(0o444)));
+    let written = file.write_all(bytes).and_then(|()| file.set_permissions(Permissions::from_mode(0o444)));
     written.inspect_err(|_| _ = remove(to))
 }
 
@@ -153,6 +177,16 @@ mod tests {
             assert_eq!(load(&file).unwrap().map(Value::Object), Some(told));
         }
         fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn a_function_is_described_as_the_specification_has_it() {
+        let device = Allotted { resource: "a.b/vf".into(), id: "0000:01:10.0".into() };
+        assert_eq!(of_device(&device), Path::new(PLACE).join("dp/a.b-vf-0000:01:10.0-device.json"));
+        let plain = json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": "0000:01:10.0"}});
+        assert_eq!(of_pci(&device, &[]), plain);
+        let both = of_pci(&device, &["mlx5_0".to_owned(), "mlx5_1".to_owned()]);
+        assert_eq!(both["pci"]["rdma-device"], "mlx5_0,mlx5_1");
     }
 
     proptest! {

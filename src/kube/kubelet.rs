@@ -3,23 +3,19 @@
 //!
 //! It does not know what a device is for.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use prost::Message;
-use prost::bytes::{Buf, BufMut, Bytes};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::call::Calls;
+use super::grpc::{call, connect, said};
 use super::limit::Turn;
-use super::proto::podresources::{self, GET, GetRequest, LIST};
+use super::proto::podresources::{self, ALLOCATABLE, GET, GetRequest, LIST};
 use crate::devices::{Devices, checkpoint};
 use crate::journal::PodName;
 use crate::sources::SourceError;
@@ -31,10 +27,20 @@ const SOCKET: &str = "pod-resources/kubelet.sock";
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// In bytes, of an answer that is looked through at once: others wait for the same thread.
 const ANSWER_BYTES_SMALL: usize = 64 << 10;
-/// In bytes, of an answer that may be under way: HTTP/2's own 64 KiB make a long list a thousand round trips.
-const WINDOW_BYTES: u32 = 8 << 20;
-/// The authority that the kubelet's server expects over a Unix socket.
-const AUTHORITY: &str = "http://localhost";
+
+/// Whether the kubelet has devices of a resource to give: somebody offers them. Nobody knows where it has no socket or does not say.
+pub(super) async fn has(kubelet: &Path, resource: &str, time: Duration) -> Option<bool> {
+    let socket = kubelet.join(SOCKET);
+    if !socket.try_exists().unwrap_or(false) {
+        return None;
+    }
+    let asked = async {
+        let mut client = Grpc::new(connect(socket).await.ok()?).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let answer = call(&mut client, ALLOCATABLE, Vec::new()).await.ok()?;
+        podresources::has(&answer, resource).ok()
+    };
+    timeout(time, asked).await.ok().flatten()
+}
 
 /// The devices of a pod, within the time of `calls`.
 ///
@@ -76,22 +82,6 @@ async fn of_socket(socket: PathBuf, pod: &PodName, calls: &Calls) -> Result<Devi
     Ok(found.unwrap_or_default())
 }
 
-async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
-    let dial = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
-    });
-    let endpoint = Endpoint::from_static(AUTHORITY)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES);
-    endpoint.connect_with_connector(dial).await
-}
-
-/// An error with its sources.
-fn said(error: &dyn std::error::Error) -> String {
-    crate::native::chain(error)
-}
-
 /// What one call says of the pod; in the inner sense, what the kubelet says instead of an answer.
 async fn ask(
     client: &mut Grpc<Channel>,
@@ -121,12 +111,6 @@ async fn ask(
     found.map(Ok).map_err(|why| format!("its answer to {method} is no message of a kubelet: {why}"))
 }
 
-async fn call(client: &mut Grpc<Channel>, path: &'static str, request: Vec<u8>) -> Result<Bytes, Status> {
-    client.ready().await.map_err(|e| Status::unavailable(said(&e)))?;
-    let path = PathAndQuery::from_static(path);
-    client.unary(Request::new(request), path, Plain).await.map(tonic::Response::into_inner)
-}
-
 /// Work that takes a processor for a while, or hangs with a disk, beside the thread that others wait for. What is late goes on to its end,
 /// which is bounded as what it reads is.
 async fn aside<T: Send + 'static>(
@@ -137,43 +121,6 @@ async fn aside<T: Send + 'static>(
     match timeout(turn.time(), tokio::task::spawn_blocking(work)).await {
         Ok(done) => done.map_err(|_| format!("{what}: that panicked")),
         Err(_) => Err(turn.late(what)),
-    }
-}
-
-/// Messages as they are: who decodes knows what is asked for.
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = Vec<u8>;
-    type Decode = Bytes;
-    type Encoder = Plain;
-    type Decoder = Plain;
-
-    fn encoder(&mut self) -> Plain {
-        Plain
-    }
-
-    fn decoder(&mut self) -> Plain {
-        Plain
-    }
-}
-
-impl Encoder for Plain {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, message: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put_slice(&message);
-        Ok(())
-    }
-}
-
-impl Decoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
     }
 }
 

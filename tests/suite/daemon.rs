@@ -15,6 +15,7 @@ mod lease;
 mod long;
 mod order;
 mod same;
+mod supply;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -62,6 +63,7 @@ pub(crate) fn cases() -> Vec<Case> {
         long::cases(),
         compat::cases(),
         delegate::cases(),
+        supply::cases(),
     ];
     parts.into_iter().flatten().collect()
 }

@@ -11,6 +11,9 @@ pub(in crate::kube) const LIST: &str = "/v1.PodResourcesLister/List";
 /// `/v1.PodResourcesLister/Get`: one pod (behind the feature gate KubeletPodResourcesGet).
 pub(in crate::kube) const GET: &str = "/v1.PodResourcesLister/Get";
 
+/// `/v1.PodResourcesLister/GetAllocatableResources`: what can be given on this node, of devices those that are healthy.
+pub(in crate::kube) const ALLOCATABLE: &str = "/v1.PodResourcesLister/GetAllocatableResources";
+
 /// Asks for one pod. Who asks for all sends an empty message.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(in crate::kube) struct GetRequest {
@@ -33,6 +36,31 @@ const CONTAINER_DEVICES: u32 = 2;
 /// Of these: the resource, and the devices as the device plugin calls them.
 const DEVICES_RESOURCE: u32 = 1;
 const DEVICES_ID: u32 = 2;
+
+/// Of what can be given: devices, by resource as a container's.
+const ALLOCATABLE_DEVICES: u32 = 1;
+
+/// Whether a device of a resource can be given.
+///
+/// # Errors
+/// A sentence: it is no such message.
+pub(in crate::kube) fn has(answer: &[u8], resource: &str) -> Result<bool, String> {
+    for field in Fields(answer) {
+        let (ALLOCATABLE_DEVICES, Value::Bytes(devices)) = field? else { continue };
+        let (mut is_of, mut is_some) = (false, false);
+        for field in Fields(devices) {
+            match field? {
+                (DEVICES_RESOURCE, Value::Bytes(name)) => is_of = name == resource.as_bytes(),
+                (DEVICES_ID, Value::Bytes(_)) => is_some = true,
+                _ => {}
+            }
+        }
+        if is_of && is_some {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 /// The devices of a pod by either answer; none where the pod is not in it.
 ///
@@ -183,6 +211,18 @@ mod tests {
         let found = devices(&answer, "ns", "a").unwrap().unwrap();
         assert_eq!(found.of("a/vf").collect::<Vec<_>>(), ["v1", "v2"]);
         assert!(devices(&answer, "other", "a").unwrap().is_none() && devices(&[], "ns", "a").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_resource_can_be_given_where_it_has_a_device() {
+        let of = |name: &str, ids: &[&str]| {
+            let ids: Vec<u8> = ids.iter().flat_map(|id| field(2, id.as_bytes())).collect();
+            field(1, &[field(1, name.as_bytes()), ids].concat())
+        };
+        let answer = [of("a/gpu", &["g"]), of("a/none", &[]), field(2, &[1, 2]), of("a/vf", &["v1", "v2"])].concat();
+        let found = ["a/vf", "a/none", "b/vf", "a/gpu"].map(|name| has(&answer, name).unwrap());
+        assert_eq!(found, [true, false, false, true]);
+        assert!(has(&[0xff; 11], "a/vf").is_err());
     }
 
     #[test]

@@ -1,0 +1,247 @@
+//! Which device is of which resource, and how it is. Pure.
+//!
+//! The first resource that chooses a device has it. Once it has it, it keeps it for as long as the daemon lives: a device that is given
+//! to a pod has another driver or no interface, and would not be chosen any more; one that is gone is offered as ailing, for
+//! the kubelet knows it.
+
+use std::collections::BTreeMap;
+
+use backends::sysfs::{NetworkFunction, PciAddress};
+
+use super::choice::chooses;
+use crate::config::devices::{Resource, Selector};
+use crate::devices::Devices;
+
+/// More than any node has functions.
+const DEVICES_MAX: usize = 4096;
+
+/// All resources, in the order of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stock {
+    /// One each.
+    pub shelves: Vec<Shelf>,
+}
+
+/// A resource and its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shelf {
+    /// What it is offered as.
+    pub resource: Resource,
+    /// By address.
+    pub devices: BTreeMap<PciAddress, Device>,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// The NUMA node it is near, where that is to be told.
+    pub numa_node: Option<u32>,
+    /// What is wrong with it.
+    pub ailment: Option<Ailment>,
+    /// A container gets the files of its RDMA devices.
+    pub is_rdma: bool,
+    /// A container gets the files of vhost-net.
+    pub needs_vhost_net: bool,
+}
+
+/// What is wrong with a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ailment {
+    /// Its card, by its interface, is down.
+    CardDown(String),
+    /// There is no such device any more.
+    Gone,
+}
+
+impl std::fmt::Display for Ailment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ailment::CardDown(card) => write!(f, "its card {card} is down"),
+            Ailment::Gone => f.write_str("it is gone"),
+        }
+    }
+}
+
+impl Stock {
+    /// What there is now. `uplinks`: interfaces that the node itself needs. `before`: what there was; `given`: what the kubelet gave to
+    /// pods, which stays of its resource whatever has become of it.
+    pub(super) fn of(
+        resources: &[Resource],
+        functions: &[NetworkFunction],
+        uplinks: &[String],
+        (before, given): (&Stock, &Devices),
+    ) -> Stock {
+        let shelf = |resource: &Resource| Shelf { resource: resource.clone(), devices: BTreeMap::new() };
+        let mut stock = Stock { shelves: resources.iter().map(shelf).collect() };
+        for function in functions.iter().take(DEVICES_MAX) {
+            let known = before.find(&function.address).or_else(|| of_given(resources, function, given));
+            let chosen = known.or_else(|| chosen(resources, function, uplinks));
+            if let Some((position, is_rdma, needs_vhost_net)) = chosen
+                && let Some(shelf) = stock.shelves.get_mut(position)
+            {
+                let numa_node = function.numa_node.filter(|_| !shelf.resource.exclude_topology);
+                let device = Device { numa_node, ailment: ailment(function), is_rdma, needs_vhost_net };
+                shelf.devices.insert(function.address.clone(), device);
+            }
+        }
+        let mut room = DEVICES_MAX.saturating_sub(stock.shelves.iter().map(|shelf| shelf.devices.len()).sum());
+        for (old, shelf) in before.shelves.iter().zip(&mut stock.shelves) {
+            for (address, device) in &old.devices {
+                if room > 0 && !shelf.devices.contains_key(address) {
+                    let device = Device { ailment: Some(Ailment::Gone), ..device.clone() };
+                    shelf.devices.insert(address.clone(), device);
+                    room -= 1;
+                }
+            }
+        }
+        stock
+    }
+
+    /// Whose a device is, and what a container of it gets.
+    fn find(&self, address: &PciAddress) -> Option<(usize, bool, bool)> {
+        let mut all = self.shelves.iter().enumerate();
+        all.find_map(|(position, shelf)| {
+            shelf.devices.get(address).map(|device| (position, device.is_rdma, device.needs_vhost_net))
+        })
+    }
+
+    /// The shelf of a resource, by its whole name.
+    pub fn shelf(&self, resource: &str) -> Option<&Shelf> {
+        self.shelves.iter().find(|shelf| shelf.resource.full_name() == resource)
+    }
+
+    /// What became of devices since `before`, a line each.
+    pub(super) fn news(&self, before: &Stock) -> Vec<String> {
+        let mut lines = Vec::new();
+        for shelf in &self.shelves {
+            let (name, old) = (shelf.resource.full_name(), before.shelf(&shelf.resource.full_name()));
+            for (address, device) in &shelf.devices {
+                let was = old.and_then(|old| old.devices.get(address)).map(|old| old.ailment.as_ref());
+                match (was, &device.ailment) {
+                    (Some(was), now) if was == now.as_ref() => {}
+                    (None, None) => {}
+                    (_, Some(ailment)) => lines.push(format!("device {address} of {name} is not healthy: {ailment}")),
+                    (Some(_), None) => lines.push(format!("device {address} of {name} is healthy again")),
+                }
+            }
+        }
+        lines
+    }
+}
+
+fn ailment(function: &NetworkFunction) -> Option<Ailment> {
+    let is_down = function.index.is_some() && function.is_pf_up == Some(false);
+    is_down.then(|| Ailment::CardDown(function.pf_interface.clone().unwrap_or_default()))
+}
+
+fn chosen(resources: &[Resource], function: &NetworkFunction, uplinks: &[String]) -> Option<(usize, bool, bool)> {
+    let is_needed = function.interfaces.iter().any(|interface| uplinks.contains(interface));
+    if is_needed || function.functions > 0 {
+        return None;
+    }
+    resources.iter().enumerate().find_map(|(position, resource)| {
+        let selector = resource.selectors.iter().find(|selector| chooses(selector, function))?;
+        Some(with(position, selector))
+    })
+}
+
+/// Which of its selectors chose it nobody knows any more: it is of none that others would not have been.
+fn of_given(resources: &[Resource], function: &NetworkFunction, given: &Devices) -> Option<(usize, bool, bool)> {
+    let owner = given.resource_of(function.address.as_str())?;
+    let (position, resource) = resources.iter().enumerate().find(|(_, resource)| resource.full_name() == owner)?;
+    let selector = resource.selectors.iter().find(|selector| chooses(selector, function));
+    selector.or(resource.selectors.first()).map(|selector| with(position, selector))
+}
+
+fn with(position: usize, selector: &Selector) -> (usize, bool, bool) {
+    (position, selector.is_rdma, selector.needs_vhost_net)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixture::{card, devices, function};
+    use super::*;
+
+    fn resources() -> Vec<Resource> {
+        let all = json!([
+            {"resourceName": "first", "selectors": [{"pfNames": ["eth0#0"]}, {"pfNames": ["eth0#1"], "needVhostNet": true}]},
+            {"resourceName": "rest", "excludeTopology": true, "selectors": {"vendors": ["8086"], "linkTypes": ["ether"]}}]);
+        devices(&all).resources
+    }
+
+    fn of(functions: &[NetworkFunction], uplinks: &[&str], before: &Stock, given: &Devices) -> Stock {
+        let uplinks: Vec<String> = uplinks.iter().map(|name| (*name).to_owned()).collect();
+        Stock::of(&resources(), functions, &uplinks, (before, given))
+    }
+
+    fn new(functions: &[NetworkFunction], uplinks: &[&str]) -> Stock {
+        of(functions, uplinks, &Stock::default(), &Devices::default())
+    }
+
+    /// The devices of each resource, with a sign where one is not healthy.
+    fn shown(stock: &Stock) -> [Vec<String>; 2] {
+        [0, 1].map(|position| {
+            let mark = |device: &Device| if device.ailment.is_some() { "!" } else { "" };
+            let all = stock.shelves[position].devices.iter();
+            all.map(|(address, device)| format!("{}{}", &address.as_str()[5..], mark(device))).collect()
+        })
+    }
+
+    #[test]
+    fn the_first_that_chooses_has_it() {
+        let stock = new(&[card(3), function(0), function(1), function(2)], &[]);
+        assert_eq!(shown(&stock), [vec!["01:10.0", "01:10.1"], vec!["01:10.2"]]);
+        let device = |shelf: usize, index: u32| stock.shelves[shelf].devices[&function(index).address].clone();
+        assert_eq!([device(0, 0).needs_vhost_net, device(0, 1).needs_vhost_net], [false, true]);
+        assert_eq!([device(0, 0).numa_node, device(1, 2).numa_node], [Some(1), None]);
+    }
+
+    #[test]
+    fn what_the_node_needs_and_a_card_with_functions_are_not_offered() {
+        assert_eq!(shown(&new(&[card(0)], &[])), [vec![], vec!["01:00.0"]]);
+        assert_eq!(shown(&new(&[card(1)], &[])), [vec![""; 0], vec![]]);
+        assert_eq!(shown(&new(&[card(0), function(3)], &["eth0", "eth4"])), [vec![""; 0], vec![]]);
+    }
+
+    #[test]
+    fn what_pods_have_stays_of_its_resource() {
+        let before = new(&[function(0), function(2)], &[]);
+        let mut away = function(2);
+        (away.link_type, away.driver, away.interfaces) = (None, Some("vfio-pci".to_owned()), Vec::new());
+        let none = Devices::default();
+        assert_eq!(shown(&of(&[function(0), away.clone()], &[], &before, &none)), [["01:10.0"], ["01:10.2"]]);
+        assert_eq!(shown(&new(&[function(0), away.clone()], &[])), [vec!["01:10.0"], vec![]]);
+        let mut given = Devices::default();
+        given.add("a.b/rest", "0000:01:10.2").unwrap();
+        given.add("other/rest", "0000:01:10.3").unwrap();
+        let after_restart = of(&[function(0), away], &[], &Stock::default(), &given);
+        assert_eq!(shown(&after_restart), [["01:10.0"], ["01:10.2"]]);
+    }
+
+    #[test]
+    fn a_card_that_is_down_and_a_function_that_is_gone_ail() {
+        let before = new(&[function(0), function(2)], &[]);
+        let mut down = function(0);
+        down.is_pf_up = Some(false);
+        let none = Devices::default();
+        let after = of(&[down], &[], &before, &none);
+        assert_eq!(shown(&after), [["01:10.0!"], ["01:10.2!"]]);
+        assert_eq!(
+            after.news(&before),
+            [
+                "device 0000:01:10.0 of a.b/first is not healthy: its card eth0 is down",
+                "device 0000:01:10.2 of a.b/rest is not healthy: it is gone"
+            ]
+        );
+        let again = of(&[function(0), function(2)], &[], &after, &none);
+        assert_eq!(again, before);
+        assert_eq!(again.news(&after).len(), 2);
+        assert_eq!((again.news(&again), before.news(&Stock::default())), (vec![], vec![]));
+        // A card that is offered itself is down until a pod has it.
+        let mut alone = card(0);
+        alone.is_pf_up = Some(false);
+        assert_eq!(shown(&new(&[alone], &[])), [vec![], vec!["01:00.0"]]);
+    }
+}

@@ -1,0 +1,302 @@
+//! The device side in the daemon: the node's cards, as sysfs shows them, offered to a kubelet at its sockets. The kubelet is what
+//! one is at the wire; the card is files of a test's own, and a link.
+
+mod wire;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
+
+use self::wire::{Allocatable, Ask, Client, Devices, Given, Ids, OfResource, Registration, Server};
+use super::{Daemon, node, until};
+use crate::case::Case;
+use crate::meta::Node;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("daemon::supply_offers_a_card_and_gives_its_functions", &[], offers),
+        Case::new("daemon::supply_tells_how_devices_are", &[], health),
+        Case::new("daemon::supply_follows_a_kubelet_that_begins_anew", &[], begins_anew),
+        Case::new("daemon::supply_leaves_a_resource_to_another_plugin", &[], left),
+        Case::new("daemon::supply_goes_over_to_a_newer_daemon", &[], handed_over),
+        Case::new("daemon::supply_makes_functions_where_there_are_none", &[], made),
+        Case::new("daemon::supply_is_off_unless_it_is_wanted", &[], off),
+    ]
+}
+
+const KUBELET: &str = "/run/scratch/kubelet";
+const PLUGINS: &str = "/run/scratch/kubelet/device-plugins";
+const DEVICES: &str = "/sys/bus/pci/devices";
+const CARD: &str = "0000:01:00.0";
+
+/// A node with a card `eth0` that has so many functions, of which the odd ones are bound to vfio-pci.
+fn rig(functions: u32) -> Node {
+    let node = node("fail");
+    node.bed.parent("eth0");
+    mount(Some("tmpfs"), "/sys", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    let pf = function(CARD, "igb", "0x10c9");
+    fs::create_dir_all(pf.join("net/eth0")).unwrap();
+    set_card(true);
+    fs::write(pf.join("sriov_totalvfs"), "7\n").unwrap();
+    fs::write(pf.join("sriov_numvfs"), format!("{functions}\n")).unwrap();
+    for index in 0..functions {
+        let driver = if index % 2 == 1 { "vfio-pci" } else { "igbvf" };
+        let vf = function(&address(index), driver, "0x10ca");
+        symlink(format!("../{CARD}"), vf.join("physfn")).unwrap();
+        symlink(format!("../{}", address(index)), pf.join(format!("virtfn{index}"))).unwrap();
+        symlink(format!("/x/iommu_groups/{}", 8 + index), vf.join("iommu_group")).unwrap();
+        fs::write(vf.join("numa_node"), format!("{}\n", index % 2)).unwrap();
+    }
+    node
+}
+
+fn address(index: u32) -> String {
+    format!("0000:01:10.{index}")
+}
+
+fn function(address: &str, driver: &str, device: &str) -> PathBuf {
+    let path = Path::new(DEVICES).join(address);
+    fs::create_dir_all(&path).unwrap();
+    for (name, text) in [("class", "0x020000"), ("vendor", "0x8086"), ("device", device)] {
+        fs::write(path.join(name), format!("{text}\n")).unwrap();
+    }
+    symlink(format!("/x/drivers/{driver}"), path.join("driver")).unwrap();
+    path
+}
+
+/// What sysfs says of the card's interface.
+fn set_card(up: bool) {
+    let flags = if up { "0x1003\n" } else { "0x1002\n" };
+    fs::write(Path::new(DEVICES).join(CARD).join("net/eth0/flags"), flags).unwrap();
+}
+
+/// A kubelet's end of registrations.
+struct Kubelet {
+    seen: Arc<Mutex<Vec<Registration>>>,
+    _server: Server,
+}
+
+impl Kubelet {
+    fn serve() -> Kubelet {
+        let seen = Arc::<Mutex<Vec<Registration>>>::default();
+        let told = Arc::clone(&seen);
+        let server = Server::at(&Path::new(PLUGINS).join("kubelet.sock"), move |path, message| {
+            assert_eq!(path, "/v1beta1.Registration/Register");
+            told.lock().unwrap().push(prost::Message::decode(message).unwrap());
+            Vec::new()
+        });
+        Kubelet { seen, _server: server }
+    }
+
+    /// The registration of a resource; forgotten afterwards.
+    fn registration(&self, resource: &str) -> Registration {
+        let mut found = None;
+        until(&format!("{resource} is registered"), || {
+            let mut seen = self.seen.lock().unwrap();
+            let position = seen.iter().position(|one| one.resource == resource);
+            found = position.map(|position| seen.remove(position));
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// Asks where the resource says it is to be asked.
+    fn client(&self, resource: &str) -> Client {
+        Client::at(&Path::new(PLUGINS).join(self.registration(resource).endpoint))
+    }
+}
+
+fn config(devices: &Value) -> PathBuf {
+    let mut devices = devices.clone();
+    devices["pluginDir"] = json!(PLUGINS);
+    let path = PathBuf::from("/run/scratch/daemon-config.json");
+    fs::create_dir_all("/run/scratch/net.d").unwrap();
+    let conf =
+        json!({"cniConfigDir": "/run/scratch/net.d", "devices": devices, "logLevel": "verbose", "logToStderr": true});
+    fs::write(&path, conf.to_string()).unwrap();
+    path
+}
+
+/// Two resources of the card: functions of the kernel, and of programs.
+fn two() -> Value {
+    let of = |driver: &str| json!({"pfNames": ["eth0#0-3"], "drivers": [driver]});
+    json!({"resourcePrefix": "a.b", "resourceList": [
+        {"resourceName": "kernel", "selectors": of("igbvf")}, {"resourceName": "dpdk", "selectors": [of("vfio-pci")]}]})
+}
+
+fn ask(ids: &[&str]) -> Ask {
+    Ask { containers: vec![Ids { ids: ids.iter().map(|id| (*id).to_owned()).collect() }] }
+}
+
+fn offers() {
+    let _node = rig(5);
+    let kubelet = Kubelet::serve();
+    let daemon = Daemon::start_keeping(&config(&two()));
+    let registered = kubelet.registration("a.b/kernel");
+    assert_eq!((registered.version.as_str(), registered.endpoint.contains('/')), ("v1beta1", false));
+    let socket = Path::new(PLUGINS).join(registered.endpoint);
+    let mut watch = Client::at(&socket).watch();
+    let list = watch.next().unwrap();
+    let shown: Vec<(String, String, i64)> =
+        list.devices.into_iter().map(|one| (one.id, one.health, one.topology.unwrap().nodes[0].id)).collect();
+    assert_eq!(shown, [0, 2].map(|index| (address(index), "Healthy".to_owned(), 0)));
+    let mut client = Client::at(&socket);
+    let options: Devices = client.ask("GetDevicePluginOptions", &Devices::default()).unwrap();
+    assert_eq!(options, Devices::default(), "none is set");
+    let given: Given = client.ask("Allocate", &ask(&["0000:01:10.2", "0000:01:10.0"])).unwrap();
+    let [container] = given.containers.as_slice() else { panic!("{given:?}") };
+    assert_eq!(container.envs["PCIDEVICE_A_B_KERNEL"], "0000:01:10.2,0000:01:10.0");
+    assert_eq!((container.nodes.len(), container.annotations.len()), (0, 0));
+    // A pod's program finds the files of its group.
+    let mut client = kubelet.client("a.b/dpdk");
+    let two = Ask { containers: [ask(&["0000:01:10.1"]).containers, ask(&["0000:01:10.3"]).containers].concat() };
+    let given: Given = client.ask("Allocate", &two).unwrap();
+    for (container, index) in given.containers.iter().zip([1, 3]) {
+        let nodes: Vec<[&str; 3]> = container
+            .nodes
+            .iter()
+            .map(|node| [node.host.as_str(), node.inside.as_str(), node.permissions.as_str()])
+            .collect();
+        let group = format!("/dev/vfio/{}", 8 + index);
+        assert_eq!(nodes, [["/dev/vfio/vfio", "/dev/vfio/vfio", "rw"], [&group, &group, "rw"]]);
+        let id = address(index);
+        let info: Value = serde_json::from_str(&container.envs["PCIDEVICE_A_B_DPDK_INFO"]).unwrap();
+        let vfio = json!({"mount": "/dev/vfio/vfio", "dev-mount": group});
+        assert_eq!(info, json!({&id: {"generic": {"deviceID": id}, "vfio": vfio}}));
+        let description = format!("/var/run/k8s.cni.cncf.io/devinfo/dp/a.b-dpdk-{id}-device.json");
+        let description: Value = serde_json::from_slice(&fs::read(description).unwrap()).unwrap();
+        assert_eq!(description, json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": id}}));
+    }
+    let (code, why) = client.ask::<Given>("Allocate", &ask(&["0000:01:10.0"])).unwrap_err();
+    assert_eq!((code.as_str(), why.replace("%20", " ")), ("9", "a.b/dpdk has no device 0000:01:10.0".to_owned()));
+    assert_eq!(client.ask::<Given>("Steal", &ask(&[])).unwrap_err().0, "12");
+    daemon.stop();
+}
+
+fn health() {
+    let node = rig(3);
+    let kubelet = Kubelet::serve();
+    let daemon = Daemon::start_keeping(&config(&json!({"resourcePrefix": "a.b",
+        "resourceList": [{"resourceName": "vf", "selectors": {"rootDevices": [CARD]}}]})));
+    let mut watch = kubelet.client("a.b/vf").watch();
+    watch.until_healthy(&[true; 3]);
+    set_card(false);
+    node.bed.ip("link set eth0 down");
+    watch.until_healthy(&[false; 3]);
+    set_card(true);
+    node.bed.ip("link set eth0 up");
+    watch.until_healthy(&[true; 3]);
+    // A function that a pod has is another's to look at: it stays, without an interface and with another driver.
+    let [given, gone] = [1, 2].map(|index| Path::new(DEVICES).join(address(index)));
+    fs::remove_file(given.join("driver")).unwrap();
+    fs::remove_dir_all(gone).unwrap();
+    watch.until_healthy(&[true, true, false]);
+    let said = daemon.said();
+    for line in ["of a.b/vf is not healthy: its card eth0 is down", "0000:01:10.2 of a.b/vf is not healthy: it is gone"]
+    {
+        assert!(said.contains(line), "{said}");
+    }
+    daemon.stop();
+}
+
+fn begins_anew() {
+    let _node = rig(2);
+    let config = config(&two());
+    let daemon = Daemon::start_keeping(&config);
+    until("it waits for a kubelet", || daemon.said().contains("there is no kubelet's socket"));
+    let kubelet = Kubelet::serve();
+    let mut watch = kubelet.client("a.b/kernel").watch();
+    watch.until_healthy(&[true]);
+    drop(kubelet.registration("a.b/dpdk"));
+    drop(kubelet);
+    // As a kubelet does when it starts.
+    for entry in fs::read_dir(PLUGINS).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let kubelet = Kubelet::serve();
+    let mut again = kubelet.client("a.b/kernel").watch();
+    again.until_healthy(&[true]);
+    drop(kubelet.registration("a.b/dpdk"));
+    assert!(watch.next().is_none(), "nobody speaks at a socket that is gone");
+    daemon.stop();
+}
+
+fn left() {
+    let _node = rig(4);
+    // One by its socket, the other by what the kubelet has.
+    let other = Server::at(&Path::new(PLUGINS).join("a.b_kernel.sock"), |_, _| Vec::new());
+    let lists = Server::at(&Path::new(KUBELET).join("pod-resources/kubelet.sock"), |path, _| {
+        assert_eq!(path, "/v1.PodResourcesLister/GetAllocatableResources");
+        let of = |resource: &str| OfResource { resource: resource.to_owned(), ids: vec!["x".to_owned()] };
+        prost::Message::encode_to_vec(&Allocatable { devices: vec![of("a.b/dpdk")] })
+    });
+    let mut wanted = two();
+    let third = json!({"resourceName": "card", "selectors": {"pciAddresses": [address(0), address(1)]}});
+    wanted["resourceList"].as_array_mut().unwrap().insert(0, third);
+    let kubelet = Kubelet::serve();
+    let daemon = Daemon::start_keeping(&config(&wanted));
+    drop(kubelet.client("a.b/card"));
+    for (resource, who) in
+        [("kernel", "another device plugin (/run/scratch/kubelet"), ("dpdk", "another device plugin")]
+    {
+        until("it is said", || daemon.said().contains(&format!("devices of a.b/{resource}: {who}")));
+    }
+    assert_eq!(*kubelet.seen.lock().unwrap(), [], "what others offer is not registered");
+    drop((other, lists));
+    daemon.stop();
+}
+
+fn handed_over() {
+    let _node = rig(2);
+    let kubelet = Kubelet::serve();
+    let config = config(&two());
+    let old = Daemon::start_keeping(&config);
+    let mut watch = kubelet.client("a.b/kernel").watch();
+    watch.until_healthy(&[true]);
+    let new = Daemon::start_keeping(&config);
+    let mut again = kubelet.client("a.b/kernel").watch();
+    again.until_healthy(&[true]);
+    until("the old one lets go", || old.said().contains("devices of a.b/kernel: another plexus offers it"));
+    assert!(watch.next().is_none());
+    old.stop();
+    assert!(Path::new(PLUGINS).join("plexus-a.b_kernel.sock").exists(), "it is the new one's");
+    let mut client = Client::at(&Path::new(PLUGINS).join("plexus-a.b_kernel.sock"));
+    client.ask::<Given>("Allocate", &ask(&["0000:01:10.0"])).unwrap();
+    new.stop();
+}
+
+fn made() {
+    let node = rig(0);
+    set_card(false);
+    node.bed.ip("link set eth0 down");
+    let number = Path::new(DEVICES).join(CARD).join("sriov_numvfs");
+    let devices = json!({"virtualFunctions": [{"pf": "eth0", "count": 4}]});
+    let daemon = Daemon::start_keeping(&config(&devices));
+    until("they are made", || fs::read_to_string(&number).unwrap() == "4\n");
+    assert!(node.bed.ip("link show eth0").contains(",UP"), "a card is set up before its functions are made");
+    daemon.stop();
+    // Somebody may have them.
+    fs::write(&number, "2\n").unwrap();
+    let daemon = Daemon::start_keeping(&config(&devices));
+    let said = "eth0 has 2 virtual functions and is to have 4: a number is not changed while there are some";
+    until("it is said", || daemon.said().contains(said));
+    assert_eq!(fs::read_to_string(&number).unwrap(), "2\n");
+    daemon.stop();
+}
+
+fn off() {
+    let _node = rig(2);
+    let _kubelet = Kubelet::serve();
+    fs::create_dir_all("/run/scratch/net.d").unwrap();
+    let conf = Path::new("/run/scratch/daemon-config.json");
+    fs::write(conf, json!({"cniConfigDir": "/run/scratch/net.d"}).to_string()).unwrap();
+    let daemon = Daemon::start_keeping(conf);
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let names = threads.map(|entry| fs::read_to_string(entry.unwrap().path().join("comm")).unwrap());
+    assert!(names.map(|name| name.trim().to_owned()).all(|name| name != "devices" && name != "cards"));
+    daemon.stop();
+}

@@ -1,0 +1,264 @@
+//! gRPC over Unix sockets as a kubelet speaks it: what it serves, and what it asks. Written from the protocol (gRPC over HTTP/2) and
+//! from the kubelet's .proto files; it knows no plugin.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Registration {
+    #[prost(string, tag = "1")]
+    pub(super) version: String,
+    #[prost(string, tag = "2")]
+    pub(super) endpoint: String,
+    #[prost(string, tag = "3")]
+    pub(super) resource: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Devices {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) devices: Vec<Device>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Device {
+    #[prost(string, tag = "1")]
+    pub(super) id: String,
+    #[prost(string, tag = "2")]
+    pub(super) health: String,
+    #[prost(message, optional, tag = "3")]
+    pub(super) topology: Option<Topology>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Topology {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) nodes: Vec<Numa>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Numa {
+    #[prost(int64, tag = "1")]
+    pub(super) id: i64,
+}
+
+/// AllocateRequest and the containers in it: each a list of ids.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Ask {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) containers: Vec<Ids>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Ids {
+    #[prost(string, repeated, tag = "1")]
+    pub(super) ids: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Given {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Container {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub(super) envs: BTreeMap<String, String>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) nodes: Vec<Node>,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Node {
+    #[prost(string, tag = "1")]
+    pub(super) inside: String,
+    #[prost(string, tag = "2")]
+    pub(super) host: String,
+    #[prost(string, tag = "3")]
+    pub(super) permissions: String,
+}
+
+/// AllocatableResourcesResponse: of each resource its devices.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Allocatable {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) devices: Vec<OfResource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct OfResource {
+    #[prost(string, tag = "1")]
+    pub(super) resource: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) ids: Vec<String>,
+}
+
+/// What is said to a call: its path and its message.
+type Answers = Arc<dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync>;
+
+/// A server at a socket, for as long as this lives.
+pub(super) struct Server {
+    runtime: Option<Runtime>,
+}
+
+impl Server {
+    pub(super) fn at(socket: &Path, answers: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
+        std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        drop(std::fs::remove_file(socket));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (answers, socket): (Answers, _) = (Arc::new(answers), socket.to_owned());
+        let (tell, told) = mpsc::channel();
+        runtime.spawn(async move {
+            let listener = UnixListener::bind(socket).unwrap();
+            tell.send(()).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(converse(stream, Arc::clone(&answers)));
+            }
+        });
+        told.recv().unwrap();
+        Server { runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+async fn converse(stream: UnixStream, answers: Answers) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let answers = Arc::clone(&answers);
+        async move {
+            assert_eq!(request.uri().authority().unwrap().as_str(), "localhost", "what the kubelet's server expects");
+            let path = request.uri().path().to_owned();
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            let answer = answers(&path, asked.get(5..).unwrap());
+            let ok = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
+            let body = Full::new(framed(&answer)).with_trailers(async { Some(Ok::<_, Infallible>(ok)) });
+            let mut response = Response::new(body);
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+            Ok::<_, Infallible>(response)
+        }
+    });
+    // The end of a connection is the client's business.
+    drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+}
+
+/// Five bytes before a message: not compressed, and its length.
+fn framed(message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], length.as_slice(), message].concat().into()
+}
+
+/// Who asks at a socket, as the kubelet does.
+pub(super) struct Client {
+    runtime: Runtime,
+    send: SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    pub(super) fn at(socket: &Path) -> Client {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let send = runtime.block_on(async {
+            let stream = UnixStream::connect(socket).await.unwrap();
+            let (send, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            send
+        });
+        Client { runtime, send }
+    }
+
+    fn begin(&mut self, method: &str, message: &[u8]) -> Response<Incoming> {
+        let request = Request::post(format!("http://localhost/v1beta1.DevicePlugin/{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(framed(message)))
+            .unwrap();
+        let response = self.runtime.block_on(timeout(LIMIT, self.send.send_request(request)));
+        response.unwrap().unwrap()
+    }
+
+    /// One answer, or gRPC's code with what is said to it.
+    pub(super) fn ask<T: Message + Default>(
+        &mut self,
+        method: &str,
+        message: &impl Message,
+    ) -> Result<T, (String, String)> {
+        let response = self.begin(method, &message.encode_to_vec());
+        let headers = response.headers().clone();
+        let body = self.runtime.block_on(timeout(LIMIT, response.into_body().collect())).unwrap().unwrap();
+        let trailers = body.trailers().cloned().unwrap_or(headers);
+        let said = |name: &str| trailers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+        match said("grpc-status").as_str() {
+            "0" => Ok(T::decode(body.to_bytes().slice(5..)).unwrap()),
+            code => Err((code.to_owned(), said("grpc-message"))),
+        }
+    }
+
+    /// What there is, and what becomes of it.
+    pub(super) fn watch(mut self) -> Watch {
+        let response = self.begin("ListAndWatch", &[]);
+        Watch { body: response.into_body(), buffer: Vec::new(), client: self }
+    }
+}
+
+/// An answer without an end.
+pub(super) struct Watch {
+    client: Client,
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    /// The next list; none: it has ended.
+    pub(super) fn next(&mut self) -> Option<Devices> {
+        loop {
+            if let Some(length) = self.buffer.get(1..5) {
+                let end = 5 + usize::try_from(u32::from_be_bytes(length.try_into().unwrap())).unwrap();
+                if let Some(message) = self.buffer.get(5..end) {
+                    let devices = Devices::decode(message).unwrap();
+                    self.buffer.drain(..end);
+                    return Some(devices);
+                }
+            }
+            let frame = self.client.runtime.block_on(timeout(LIMIT, self.body.frame())).unwrap()?;
+            let Ok(frame) = frame else { return None };
+            self.buffer.extend(frame.into_data().unwrap_or_default());
+        }
+    }
+
+    /// The next list whose devices are healthy as `healthy` says, in the order of their addresses.
+    pub(super) fn until_healthy(&mut self, healthy: &[bool]) {
+        loop {
+            let list = self.next().expect("the list ends");
+            let found: Vec<bool> = list.devices.iter().map(|device| device.health == "Healthy").collect();
+            if found == healthy {
+                return;
+            }
+        }
+    }
+}
