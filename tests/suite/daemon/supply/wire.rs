@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -18,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// How long an answer may take.
@@ -120,33 +122,46 @@ type Answers = Arc<dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync>;
 
 /// A server at a socket, for as long as this lives.
 pub(super) struct Server {
-    runtime: Option<Runtime>,
+    alive: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
     pub(super) fn at(socket: &Path, answers: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
         std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
         drop(std::fs::remove_file(socket));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (answers, socket): (Answers, _) = (Arc::new(answers), socket.to_owned());
-        let (tell, told) = mpsc::channel();
-        runtime.spawn(async move {
-            let listener = UnixListener::bind(socket).unwrap();
-            tell.send(()).unwrap();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(converse(stream, Arc::clone(&answers)));
-            }
+        let ((tell, told), (alive, ended)) = (mpsc::channel(), oneshot::channel::<()>());
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let listener = UnixListener::bind(socket).unwrap();
+                tell.send(()).unwrap();
+                let serve = async {
+                    loop {
+                        let (stream, _) = listener.accept().await.unwrap();
+                        tokio::spawn(converse(stream, Arc::clone(&answers)));
+                    }
+                };
+                tokio::select! {
+                    () = serve => {}
+                    _ = ended => {}
+                }
+            });
         });
         told.recv().unwrap();
-        Server { runtime: Some(runtime) }
+        Server { alive: Some(alive), thread: Some(thread) }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        drop(self.alive.take());
+        self.thread.take().unwrap().join().unwrap();
     }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 async fn converse(stream: UnixStream, answers: Answers) {
@@ -182,7 +197,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn at(socket: &Path) -> Client {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = runtime();
         let send = runtime.block_on(async {
             let stream = UnixStream::connect(socket).await.unwrap();
             let (send, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -198,7 +213,7 @@ impl Client {
             .header("te", "trailers")
             .body(Full::new(framed(message)))
             .unwrap();
-        let response = self.runtime.block_on(timeout(LIMIT, self.send.send_request(request)));
+        let response = self.runtime.block_on(async { timeout(LIMIT, self.send.send_request(request)).await });
         response.unwrap().unwrap()
     }
 
@@ -210,7 +225,8 @@ impl Client {
     ) -> Result<T, (String, String)> {
         let response = self.begin(method, &message.encode_to_vec());
         let headers = response.headers().clone();
-        let body = self.runtime.block_on(timeout(LIMIT, response.into_body().collect())).unwrap().unwrap();
+        let body =
+            self.runtime.block_on(async { timeout(LIMIT, response.into_body().collect()).await }).unwrap().unwrap();
         let trailers = body.trailers().cloned().unwrap_or(headers);
         let said = |name: &str| trailers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
         match said("grpc-status").as_str() {
@@ -245,7 +261,7 @@ impl Watch {
                     return Some(devices);
                 }
             }
-            let frame = self.client.runtime.block_on(timeout(LIMIT, self.body.frame())).unwrap()?;
+            let frame = self.client.runtime.block_on(async { timeout(LIMIT, self.body.frame()).await }).unwrap()?;
             let Ok(frame) = frame else { return None };
             self.buffer.extend(frame.into_data().unwrap_or_default());
         }
