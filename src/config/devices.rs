@@ -367,8 +367,8 @@ fn is_name(text: &str, most: usize, signs: &str) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::daemon::DaemonConfig;
     use super::*;
+    use crate::config::daemon::DaemonConfig;
 
     fn parse(devices: &Value) -> Result<Devices, String> {
         let text = json!({"devices": devices}).to_string();

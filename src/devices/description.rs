@@ -55,9 +55,9 @@ pub fn describe(device: &Allotted, rdma: &[String]) -> io::Result<()> {
 }
 
 fn of_pci(device: &Allotted, rdma: &[String]) -> Value {
-    let mut pci = json!({"pci-address": device.id});
+    let mut pci = Map::from_iter([("pci-address".to_owned(), Value::from(device.id.clone()))]);
     if !rdma.is_empty() {
-        pci["rdma-device"] = rdma.join(",").into();
+        pci.insert("rdma-device".to_owned(), rdma.join(",").into());
     }
     json!({"type": "pci", "version": VERSION, "pci": pci})
 }

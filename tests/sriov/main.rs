@@ -19,8 +19,11 @@ mod crash;
 mod daemon;
 mod detach;
 mod peer;
+mod supply;
 mod traffic;
 mod user_space;
+#[path = "../suite/daemon/supply/wire.rs"]
+mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         detach::CASES,
         choice::CASES,
         daemon::CASES,
+        supply::CASES,
         crash::CASES,
         traffic::CASES,
         peer::CASES,

@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cluster", &["cni", "config", "sources", "journal", "native", "devices"]),
     ("handed", &["cni", "sources", "journal", "devices", "cluster"]),
     ("unwritten", &["sources", "journal"]),
+    ("supply", &["config", "journal", "durable", "log", "native", "devices"]),
     ("gather", &["cni", "config", "select", "sources", "journal", "native", "devices", "plan", "cluster"]),
     (
         "validate",
@@ -54,6 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "native",
             "devices",
             "cluster",
+            "supply",
             "unwritten",
         ],
     ),
@@ -202,6 +204,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "deleter",
             "keep",
             "kube",
+            "supply",
             "place",
             "readiness",
             "confdir",
@@ -240,7 +243,7 @@ const FOREIGN: &[(&str, &str, &str)] = &[
     ("hyper_rustls", "src/kube/", "only there the API is spoken"),
     ("rcgen", "src/kube/enrolment/", "only there a key is made"),
     ("rustls", "src/kube/enrolment/", "only there a key is looked at"),
-    ("tonic", "src/kube/", "only there the kubelet is asked"),
+    ("tonic", "src/kube/", "only there the kubelet is spoken with"),
     ("setns", "backends/src/netns.rs", "a namespace is entered only by a thread that then ends"),
 ];
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use self::wire::{Allocatable, Ask, Client, Devices, Given, Ids, OfResource, Registration, Server};
+use self::wire::{Ask, Client, Devices, Given, Ids, Registration, Server};
 use super::{Daemon, node, until};
 use crate::case::Case;
 use crate::meta::Node;
@@ -66,6 +66,21 @@ fn function(address: &str, driver: &str, device: &str) -> PathBuf {
     }
     symlink(format!("/x/drivers/{driver}"), path.join("driver")).unwrap();
     path
+}
+
+/// AllocatableResourcesResponse: of each resource its devices.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Allocatable {
+    #[prost(message, repeated, tag = "1")]
+    devices: Vec<OfResource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OfResource {
+    #[prost(string, tag = "1")]
+    resource: String,
+    #[prost(string, repeated, tag = "2")]
+    ids: Vec<String>,
 }
 
 /// What sysfs says of the card's interface.

@@ -1,5 +1,5 @@
 //! gRPC over Unix sockets as a kubelet speaks it: what it serves, and what it asks. Written from the protocol (gRPC over HTTP/2) and
-//! from the kubelet's .proto files; it knows no plugin.
+//! from the kubelet's .proto files; it knows no plugin. The cases with a real card (tests/sriov) speak by it too.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -26,108 +26,93 @@ use tokio::time::timeout;
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Registration {
+pub(crate) struct Registration {
     #[prost(string, tag = "1")]
-    pub(super) version: String,
+    pub(crate) version: String,
     #[prost(string, tag = "2")]
-    pub(super) endpoint: String,
+    pub(crate) endpoint: String,
     #[prost(string, tag = "3")]
-    pub(super) resource: String,
+    pub(crate) resource: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Devices {
+pub(crate) struct Devices {
     #[prost(message, repeated, tag = "1")]
-    pub(super) devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Device {
+pub(crate) struct Device {
     #[prost(string, tag = "1")]
-    pub(super) id: String,
+    pub(crate) id: String,
     #[prost(string, tag = "2")]
-    pub(super) health: String,
+    pub(crate) health: String,
     #[prost(message, optional, tag = "3")]
-    pub(super) topology: Option<Topology>,
+    pub(crate) topology: Option<Topology>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Topology {
+pub(crate) struct Topology {
     #[prost(message, repeated, tag = "1")]
-    pub(super) nodes: Vec<Numa>,
+    pub(crate) nodes: Vec<Numa>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Numa {
+pub(crate) struct Numa {
     #[prost(int64, tag = "1")]
-    pub(super) id: i64,
+    pub(crate) id: i64,
 }
 
 /// AllocateRequest and the containers in it: each a list of ids.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Ask {
+pub(crate) struct Ask {
     #[prost(message, repeated, tag = "1")]
-    pub(super) containers: Vec<Ids>,
+    pub(crate) containers: Vec<Ids>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Ids {
+pub(crate) struct Ids {
     #[prost(string, repeated, tag = "1")]
-    pub(super) ids: Vec<String>,
+    pub(crate) ids: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Given {
+pub(crate) struct Given {
     #[prost(message, repeated, tag = "1")]
-    pub(super) containers: Vec<Container>,
+    pub(crate) containers: Vec<Container>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Container {
+pub(crate) struct Container {
     #[prost(btree_map = "string, string", tag = "1")]
-    pub(super) envs: BTreeMap<String, String>,
+    pub(crate) envs: BTreeMap<String, String>,
     #[prost(message, repeated, tag = "3")]
-    pub(super) nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     #[prost(btree_map = "string, string", tag = "4")]
-    pub(super) annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Node {
+pub(crate) struct Node {
     #[prost(string, tag = "1")]
-    pub(super) inside: String,
+    pub(crate) inside: String,
     #[prost(string, tag = "2")]
-    pub(super) host: String,
+    pub(crate) host: String,
     #[prost(string, tag = "3")]
-    pub(super) permissions: String,
-}
-
-/// AllocatableResourcesResponse: of each resource its devices.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Allocatable {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) devices: Vec<OfResource>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct OfResource {
-    #[prost(string, tag = "1")]
-    pub(super) resource: String,
-    #[prost(string, repeated, tag = "2")]
-    pub(super) ids: Vec<String>,
+    pub(crate) permissions: String,
 }
 
 /// What is said to a call: its path and its message.
 type Answers = Arc<dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync>;
 
 /// A server at a socket, for as long as this lives.
-pub(super) struct Server {
+pub(crate) struct Server {
     alive: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub(super) fn at(socket: &Path, answers: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
+    pub(crate) fn at(socket: &Path, answers: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
         std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
         drop(std::fs::remove_file(socket));
         let (answers, socket): (Answers, _) = (Arc::new(answers), socket.to_owned());
@@ -190,13 +175,13 @@ fn framed(message: &[u8]) -> Bytes {
 }
 
 /// Who asks at a socket, as the kubelet does.
-pub(super) struct Client {
+pub(crate) struct Client {
     runtime: Runtime,
     send: SendRequest<Full<Bytes>>,
 }
 
 impl Client {
-    pub(super) fn at(socket: &Path) -> Client {
+    pub(crate) fn at(socket: &Path) -> Client {
         let runtime = runtime();
         let send = runtime.block_on(async {
             let stream = UnixStream::connect(socket).await.unwrap();
@@ -218,7 +203,7 @@ impl Client {
     }
 
     /// One answer, or gRPC's code with what is said to it.
-    pub(super) fn ask<T: Message + Default>(
+    pub(crate) fn ask<T: Message + Default>(
         &mut self,
         method: &str,
         message: &impl Message,
@@ -236,14 +221,14 @@ impl Client {
     }
 
     /// What there is, and what becomes of it.
-    pub(super) fn watch(mut self) -> Watch {
+    pub(crate) fn watch(mut self) -> Watch {
         let response = self.begin("ListAndWatch", &[]);
         Watch { body: response.into_body(), buffer: Vec::new(), client: self }
     }
 }
 
 /// An answer without an end.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     client: Client,
     body: Incoming,
     buffer: Vec<u8>,
@@ -251,7 +236,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// The next list; none: it has ended.
-    pub(super) fn next(&mut self) -> Option<Devices> {
+    pub(crate) fn next(&mut self) -> Option<Devices> {
         loop {
             if let Some(length) = self.buffer.get(1..5) {
                 let end = 5 + usize::try_from(u32::from_be_bytes(length.try_into().unwrap())).unwrap();
@@ -268,9 +253,9 @@ impl Watch {
     }
 
     /// The next list whose devices are healthy as `healthy` says, in the order of their addresses.
-    pub(super) fn until_healthy(&mut self, healthy: &[bool]) {
+    pub(crate) fn until_healthy(&mut self, healthy: &[bool]) {
         loop {
-            let list = self.next().expect("the list ends");
+            let list = self.next().unwrap();
             let found: Vec<bool> = list.devices.iter().map(|device| device.health == "Healthy").collect();
             if found == healthy {
                 return;
