@@ -17,6 +17,11 @@ const PANICS_MAX: u32 = 10;
 /// Work that went on for so long has no panic behind it.
 const LASTED: Duration = Duration::from_secs(600);
 
+/// What the thread is called.
+fn name() -> String {
+    std::thread::current().name().unwrap_or("without a name").to_owned()
+}
+
 /// How long it rests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rest {
@@ -58,9 +63,9 @@ pub(super) fn drive<F: Future<Output = ()>>(
         panics += 1;
         rests.store(true, Ordering::Relaxed);
         match panics {
-            1 => warn("the thread that asks the API server panicked; it begins again: please report it"),
+            1 => warn(&format!("the thread {} panicked; it begins again: please report it", name())),
             _ if panics > PANICS_MAX => {
-                return warn("the thread that asks the API server panicked again and again: it ends");
+                return warn(&format!("the thread {} panicked again and again: it ends", name()));
             }
             _ => {}
         }

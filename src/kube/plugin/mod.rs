@@ -32,8 +32,9 @@ use crate::supply::{Clerk, Stock};
 const KUBELET: &str = "kubelet.sock";
 /// The folder beside it with sockets of plugins that the kubelet finds by itself.
 const REGISTRY: &str = "plugins_registry";
-/// How often it is looked whether the kubelet is the same.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the kubelet is the same: one that begins anew lets pods in at once, and refuses those whose devices
+/// it does not know yet.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long registering may take.
 const REGISTER_TIME: Duration = Duration::from_secs(5);
 /// A kubelet that was registered with listens at once; longer than this without is another's doing, or none is there.
@@ -131,6 +132,8 @@ struct Plugin {
     others: [PathBuf; 2],
     service: Service,
     door: Option<Door>,
+    /// The one that was there last.
+    kubelet: Option<Identity>,
     /// The kubelet that knows of it, and since when.
     registered: Option<(Identity, Instant)>,
     /// A daemon that is newer has taken the socket over.
@@ -160,6 +163,7 @@ impl Plugin {
             endpoint,
             service,
             door: None,
+            kubelet: None,
             registered: None,
             is_superseded: false,
             other: None,
@@ -180,21 +184,32 @@ impl Plugin {
     /// One look, and what follows from it.
     async fn turn(&mut self) {
         let is_empty = self.service.stock.borrow().shelf(&self.service.resource).is_none_or(|s| s.devices.is_empty());
-        if is_empty || Instant::now() < self.not_before {
+        if is_empty {
             return;
         }
         let Some(kubelet) = Identity::of(&self.dir.join(KUBELET)) else {
             return self.tell(format!("there is no kubelet's socket in {}", self.dir.display()));
         };
+        // What an earlier one did not answer, a new one does.
+        if self.kubelet.replace(kubelet) != Some(kubelet) {
+            (self.not_before, self.pause) = (Instant::now(), PAUSE_MIN);
+        }
+        if Instant::now() < self.not_before {
+            return;
+        }
         if self.is_offered(kubelet) {
-            self.pause = PAUSE_MIN;
+            if self.is_listened_to() {
+                self.pause = PAUSE_MIN;
+            }
             return;
         }
         if let Some(who) = self.other().await {
             self.yield_to(&who);
         } else if self.other.is_some_and(|seen| seen.elapsed() < OTHER_AWAY) {
             self.not_before = Instant::now() + OTHER_EVERY;
-        } else if self.sightings == 0 {
+        } else if self.sightings > 0 {
+            self.not_before = Instant::now() + PAUSE_MIN;
+        } else {
             self.offer(kubelet).await;
         }
     }
@@ -255,7 +270,7 @@ impl Plugin {
             }
             Err(why) => self.tell(why),
         }
-        // Also where it worked: a kubelet that takes it and does not listen is not asked in a storm.
+        // Also where it worked: one that takes it and does not listen is not asked in a storm.
         self.not_before = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }

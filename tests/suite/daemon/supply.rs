@@ -237,6 +237,10 @@ fn begins_anew() {
     again.until_healthy(&[true]);
     drop(kubelet.registration("a.b/dpdk"));
     assert!(watch.next().is_none(), "nobody speaks at a socket that is gone");
+    // One that was told, and listens no more, has forgotten it.
+    drop(again);
+    let mut again = kubelet.client("a.b/kernel").watch();
+    again.until_healthy(&[true]);
     daemon.stop();
 }
 
