@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 use self::wire::{Ask, Client, Devices, Given, Ids, Registration, Server};
 use super::{Daemon, node, until};
 use crate::case::Case;
-use crate::meta::Node;
+use crate::meta::{Node, statuses};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("daemon::supply_offers_a_card_and_gives_its_functions", &[], offers),
+        Case::new("daemon::supply_gives_what_a_pods_status_tells", &[], told),
         Case::new("daemon::supply_tells_how_devices_are", &[], health),
         Case::new("daemon::supply_follows_a_kubelet_that_begins_anew", &[], begins_anew),
         Case::new("daemon::supply_leaves_a_resource_to_another_plugin", &[], left),
@@ -189,6 +190,30 @@ fn offers() {
     let (code, why) = client.ask::<Given>("Allocate", &ask(&["0000:01:10.0"])).unwrap_err();
     assert_eq!((code.as_str(), why.replace("%20", " ")), ("9", "a.b/dpdk has no device 0000:01:10.0".to_owned()));
     assert_eq!(client.ask::<Given>("Steal", &ask(&[])).unwrap_err().0, "12");
+    daemon.stop();
+}
+
+/// From the kubelet's request to what the pod is told of its device.
+fn told() {
+    let mut node = rig(4);
+    let kubelet = Kubelet::serve();
+    let daemon = Daemon::start_keeping(&config(&two()));
+    let id = address(3);
+    drop(kubelet.client("a.b/dpdk").ask::<Given>("Allocate", &ask(&[&id])).unwrap());
+    let entry = json!({"PodUID": "uid-a", "ContainerName": "c", "ResourceName": "a.b/dpdk", "DeviceIDs": {"1": [id]}, "AllocResp": ""});
+    let checkpoint = json!({"Data": {"PodDeviceEntries": [entry], "RegisteredDevices": {}}, "Checksum": 7});
+    node.bed.file("kubelet/device-plugins/kubelet_internal_checkpoint", &checkpoint.to_string());
+    node.conf["kubeletDir"] = json!(KUBELET);
+    let conf = json!({"cniVersion": "1.0.0", "name": "vf", "type": "ib-sriov"});
+    let annotations = json!({"k8s.v1.cni.cncf.io/resourceName": "a.b/dpdk"});
+    let definition = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+        "metadata": {"namespace": "default", "name": "vf", "annotations": annotations}, "spec": {"config": conf.to_string()}});
+    node.bed.file("manifests/nad-default-vf.json", &definition.to_string());
+    node.script("ib-sriov", r#"cat >/dev/null; echo '{"cniVersion": "1.0.0"}'"#);
+    node.add("a", "vf");
+    let device = json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": id}});
+    assert_eq!(statuses().remove(0)[1]["device-info"], device);
+    node.call("DEL", "a").run().ok();
     daemon.stop();
 }
 
