@@ -6,6 +6,8 @@
 
 mod door;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
