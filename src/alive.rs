@@ -232,9 +232,11 @@ impl Observer {
         matches!(detach::is_attached(&found, intent), Ok(true)).then_some(found)
     }
 
-    /// Why the namespace of a record may be where nobody can see it from here.
+    /// Why the namespace of a record may be where nobody can see it from here. In a container the processes of the node are not seen, but
+    /// what a runtime mounts, and takes away when it has stopped what was in there.
     pub fn lacks(&self, intent: &Intent) -> Option<String> {
-        if self.on_node { None } else { self.sight.lacks(intent.pid_ns) }
+        let is_seen = self.on_node || self.sight.follows(Path::new(&intent.netns));
+        if is_seen { None } else { self.sight.lacks(intent.pid_ns) }
     }
 
     /// What is known of a file of the journal: it lives as long as any of its records does, or may.

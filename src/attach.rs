@@ -26,7 +26,7 @@ use crate::native::{self, Ipam, Native, from_backend};
 use crate::phase::Phase;
 use crate::place::{OfFiles, Place, timed};
 use crate::plan::{Attachment, How, Plan, Step};
-use crate::{rules, sight, status};
+use crate::{rules, status};
 
 mod beside;
 mod undo;
@@ -130,8 +130,7 @@ pub fn attach(
     let none = || timed(place, Phase::Journal, || Chosen::none(plan, journal));
     let Chosen { mut held, mut claims } = chosen.map_or_else(none, Ok)?;
     let inside = (kernel.pod.netns().id(), kernel.pod.cookie());
-    // Only who collects asks for it: an ADD that cannot know it is as good.
-    let outside = (kernel.host.netns().id(), sight::own_pid_ns().unwrap_or_default());
+    let outside = (kernel.host.netns().id(), place.pid_ns());
     let mut intent = plan.intent(boot_id, inside, outside);
     intent.trace = place.trace().map(|trace| trace.to_string());
     note_devices(&mut intent, &resolved);

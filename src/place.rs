@@ -18,6 +18,7 @@ use crate::deleter::{Child, Deletes};
 use crate::handed::Knowledge;
 use crate::log::warn;
 use crate::phase::{Executed, Phase};
+use crate::sight;
 use crate::trace::{TRACEPARENT, TraceId};
 
 /// What a call is answered: a result's bytes, if there are any.
@@ -103,6 +104,12 @@ pub trait Place: Debug {
     /// Under what all that is said of the request is found: where one process serves one request, what its caller gave.
     fn trace(&self) -> Option<TraceId> {
         std::env::var(TRACEPARENT).ok().and_then(|text| TraceId::parse(&text).ok())
+    }
+
+    /// The pid namespace of whoever attaches a pod, by its inode, or 0 where nobody knows it: it has the node's processes, where this
+    /// process may be in a container. Only who collects asks for it: an ADD that cannot know it is as good.
+    fn pid_ns(&self) -> u64 {
+        sight::own_pid_ns().unwrap_or_default()
     }
 
     /// Called before anything is changed by a request that executes a plugin. It may wait until others have done so.

@@ -27,9 +27,10 @@ use crate::journal::PodName;
 use crate::log::warn;
 use crate::phase::Executed;
 use crate::place::Served;
+use crate::sight;
 use crate::trace::TRACEPARENT;
 use crate::unwritten::Unwritten;
-use crate::wire::{ADD_TIME, Answer, DEL_TIME, Frame, LEASE, LEASE_TIME, NEWS, VARIABLES};
+use crate::wire::{ADD_TIME, Answer, DEL_TIME, Frame, LEASE, LEASE_TIME, NEWS, PID_NS, VARIABLES};
 
 /// How long STATUS may take, which a runtime repeats all the time.
 const STATUS_TIME: Duration = Duration::from_secs(2);
@@ -233,7 +234,8 @@ fn frame(request: &Request) -> Frame {
         let value = if name == "CNI_COMMAND" { request.command.as_str().into() } else { value };
         (name, value)
     };
-    Frame { pairs: known.map(command).collect(), stdin: request.stdin.clone() }
+    let own = sight::own_pid_ns().map(|inode| (PID_NS.into(), inode.to_string().into()));
+    Frame { pairs: known.map(command).chain(own).collect(), stdin: request.stdin.clone() }
 }
 
 /// What the daemon refused it with.

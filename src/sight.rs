@@ -21,6 +21,8 @@ pub struct Sight {
     places: BTreeMap<u64, PathBuf>,
     /// The pid namespace whose processes are listed; none where that cannot be seen.
     pid_ns: Option<u64>,
+    /// Folders here whose mounts are those of the node's same folder, as they come and go there.
+    windows: Vec<PathBuf>,
     /// What could not be looked at; empty where everything could.
     hidden: String,
 }
@@ -38,7 +40,7 @@ impl Sight {
     /// # Errors
     /// /proc cannot be listed, or read for another reason than that it is forbidden: then nothing is known.
     pub fn look() -> io::Result<Sight> {
-        let mut sight = Sight { places: BTreeMap::new(), pid_ns: None, hidden: String::new() };
+        let mut sight = Sight { places: BTreeMap::new(), pid_ns: None, windows: Vec::new(), hidden: String::new() };
         let mut mounted: BTreeSet<u64> = BTreeSet::new();
         for entry in fs::read_dir("/proc")? {
             let entry = entry?;
@@ -46,6 +48,9 @@ impl Sight {
                 sight.note_process(&entry.path(), &mut mounted)?;
             }
         }
+        let own = Path::new("/proc/self/mountinfo");
+        let mounts = sight.seen(own, read(own))?.unwrap_or_default();
+        sight.windows = mounts.split(|byte| *byte == b'\n').filter_map(window_of).collect();
         // Also what a /proc that hides the processes of others does not list.
         sight.pid_ns = sight.seen("/proc/1/ns/pid", fs::metadata("/proc/1/ns/pid"))?.map(|meta| meta.ino());
         Ok(sight)
@@ -90,6 +95,13 @@ impl Sight {
         self.places.get(&inode).map(PathBuf::as_path)
     }
 
+    /// Whether a namespace that the node has mounted at this path is seen here: its folder is one that a container was given of the
+    /// node, with what is mounted there later (`HostToContainer`).
+    pub fn follows(&self, path: &Path) -> bool {
+        let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+        folder.is_some_and(|folder| self.windows.contains(&folder))
+    }
+
     /// Why somebody of the pid namespace `of` may know namespaces that cannot be seen from here; none where nobody does.
     pub fn lacks(&self, of: u64) -> Option<String> {
         if !self.hidden.is_empty() {
@@ -116,6 +128,15 @@ fn namespace_of(line: &[u8]) -> Option<(u64, PathBuf)> {
     let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
     let place = OsString::from_vec(unescaped(place));
     Some((inode, Path::new(&place).strip_prefix("/").ok()?.to_owned()))
+}
+
+/// A line of mountinfo of a folder that gets the mounts of another one (`master`, mount_namespaces(7)): where that is.
+fn window_of(line: &[u8]) -> Option<PathBuf> {
+    let mut fields = line.split(|byte| *byte == b' ').skip(4);
+    let place = fields.next()?;
+    let mut optional = fields.skip(1).take_while(|field| *field != b"-");
+    let is_fed = optional.any(|field| field.starts_with(b"master:"));
+    is_fed.then(|| PathBuf::from(OsString::from_vec(unescaped(place))))
 }
 
 /// Space, tab, line feed and backslash are written as three octal digits (seq_path).
@@ -146,6 +167,19 @@ mod tests {
             "",
         ] {
             assert_eq!(namespace_of(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_fed_is_told_from_others() {
+        let fed = b"812 790 0:24 /netns /run/netns ro,nosuid master:12 - tmpfs tmpfs rw,mode=755";
+        assert_eq!(window_of(fed), Some(PathBuf::from("/run/netns")));
+        for other in [
+            "812 790 0:24 /netns /run/netns rw shared:12 - tmpfs tmpfs rw",
+            "812 790 0:24 /netns /run/netns rw - tmpfs master:12 rw",
+            "",
+        ] {
+            assert_eq!(window_of(other.as_bytes()), None, "{other}");
         }
     }
 

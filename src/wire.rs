@@ -53,6 +53,8 @@ pub const LEASE: &str = "PLEXUS_LEASE";
 /// In the place of a request: what came of one that was served where it came from ([`crate::handed::Tidings`]), for the daemon to tell;
 /// with the container, and the configuration on standard input.
 pub const NEWS: &str = "PLEXUS_NEWS";
+/// Beside what is of the environment: the caller's pid namespace, by its inode. A daemon in a container is in another one.
+pub const PID_NS: &str = "PLEXUS_PID_NS";
 /// How long a lease may be waited for.
 pub const LEASE_TIME: Duration = Duration::from_secs(60);
 

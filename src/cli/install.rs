@@ -8,6 +8,7 @@ use plexus::confdir;
 use plexus::install::{self, Places, Report, Wish};
 
 use super::failure::Failure;
+use super::leave;
 use super::output::{Format, Out};
 use super::table::{Table, or_none, printable};
 use super::{BIN_DIR, STATE_DIR};
@@ -41,6 +42,9 @@ pub(super) struct Install {
     /// Multus in plexus' place again: its configuration as it was, and what it needs to delete the pods that are attached
     #[arg(long)]
     to_multus: bool,
+    /// The programs and nothing else: `plexus daemon --config` writes the runtime's configuration
+    #[arg(long, conflicts_with_all = ["from_multus", "to_multus", "kubeconfig"])]
+    only_programs: bool,
     /// The names `multus` and `multus-shim` lead to plexus too
     #[arg(long, requires = "from_multus")]
     multus_names: bool,
@@ -60,19 +64,38 @@ pub(super) struct Install {
 /// # Errors
 /// The node is not as it should be, and nothing was touched; or a step failed, and those before it are done.
 pub(super) fn run(args: Install, out: &mut Out) -> Result<(), Failure> {
-    let Install { from_multus, to_multus, multus_names: names, daemon_config, kubeconfig, programs, places } = args;
+    let Install { from_multus, to_multus, only_programs, multus_names: names, .. } = args;
+    let Install { daemon_config, kubeconfig, programs, places, .. } = args;
     let wish = match (from_multus, to_multus) {
         (true, _) => Wish::FromMultus { names, kubeconfig },
         (_, true) => Wish::ToMultus,
+        _ if only_programs => Wish::Programs,
         _ => Wish::Install { kubeconfig },
     };
     fulfil(&wish, places, (programs, daemon_config), out)
 }
 
+/// `plexus uninstall`.
+#[derive(Debug, Args)]
+pub(super) struct Uninstall {
+    /// Again and again until no pod is attached by plexus any more; then wait for SIGTERM: for a DaemonSet
+    #[arg(long, conflicts_with = "dry_run")]
+    until_done: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
 /// # Errors
 /// As [`run`].
-pub(super) fn uninstall(places: PlaceArgs, out: &mut Out) -> Result<(), Failure> {
-    fulfil(&Wish::Uninstall, places, (None, None), out)
+pub(super) fn uninstall(args: Uninstall, out: &mut Out) -> Result<(), Failure> {
+    let Uninstall { until_done, places } = args;
+    if !until_done {
+        return fulfil(&Wish::Uninstall, places, (None, None), out);
+    }
+    let PlaceArgs { conf_dir, bin_dir, state_dir, .. } = places;
+    let held = super::PlaceArgs::usual(&state_dir, &conf_dir).into();
+    let programs = bin_dir.clone();
+    leave::until_done(&Places { conf_dir, bin_dir, state_dir, programs, daemon_config: None }, &held)
 }
 
 /// `sources`: where the programs are, and the configuration of Multus' daemon.

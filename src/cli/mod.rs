@@ -19,6 +19,7 @@ mod explain;
 mod failure;
 mod gc;
 mod install;
+mod leave;
 mod list;
 mod oneshot;
 mod output;
@@ -133,7 +134,7 @@ enum Command {
     /// Puts plexus on this node: its programs, and a configuration for the runtime
     Install(install::Install),
     /// Takes plexus off this node: what was there before comes back; pods that are attached stay deletable
-    Uninstall(install::PlaceArgs),
+    Uninstall(install::Uninstall),
     /// Whether definitions and pods would work, before they are applied: what is wrong, where, and what to write instead
     Validate {
         /// YAML or JSON; of a directory every file that is one; `-` is standard input
@@ -184,6 +185,20 @@ struct PlaceArgs {
     min_age: u64,
 }
 
+impl PlaceArgs {
+    /// Where nobody says otherwise, beside what a command has places for.
+    fn usual(state_dir: &Path, conf_dir: &Path) -> PlaceArgs {
+        PlaceArgs {
+            state_dir: state_dir.to_owned(),
+            conf_dir: conf_dir.to_owned(),
+            cache_dir: alive::CACHE_DIRS.iter().map(PathBuf::from).collect(),
+            data_dir: PathBuf::from(DATA_DIR),
+            on_node: false,
+            min_age: MIN_AGE_S,
+        }
+    }
+}
+
 impl From<PlaceArgs> for Places {
     fn from(args: PlaceArgs) -> Places {
         let PlaceArgs { state_dir, conf_dir, cache_dir: mut cache_dirs, data_dir, on_node, min_age } = args;
@@ -220,7 +235,7 @@ impl Cli {
             }
             Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),
             Command::Install(args) => install::run(args, &mut out),
-            Command::Uninstall(places) => install::uninstall(places, &mut out),
+            Command::Uninstall(args) => install::uninstall(args, &mut out),
             Command::Validate { files, config, namespace, output } => {
                 validate::run(&files, config.as_deref(), &namespace, output, &mut out)
             }

@@ -6,6 +6,7 @@
 pub mod compat;
 mod deleters;
 mod devices;
+mod ground;
 pub mod http;
 mod keeping;
 mod leases;
@@ -135,6 +136,7 @@ pub fn run(options: &Options) -> Result<(), OpenError> {
     spare::keep(raise_descriptor_limit() / SPARES_SHARE);
     crate::log::frees_output();
     crate::log::begin(&options.log);
+    ground::prepare();
     options.notes.iter().for_each(|note| warn(note));
     crate::log::unwritable().iter().for_each(|why| warn(why));
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS_MAX).build();

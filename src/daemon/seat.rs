@@ -33,6 +33,7 @@ use crate::kube::{Cancel, Known, Live};
 use crate::log::warn;
 use crate::phase::{Executed, Phase};
 use crate::place::{self, OfFiles, Opening, Place};
+use crate::sight;
 use crate::sources::SourceError;
 #[cfg(feature = "otel")]
 use crate::trace::Caller;
@@ -269,6 +270,8 @@ pub(super) struct Seat<'a> {
     netns: Option<Arc<OwnedFd>>,
     /// Nobody else can execute this request's plugins.
     executes: bool,
+    /// The caller's, where it said so.
+    pid_ns: Option<u64>,
     cancel: Cancel,
     trace: TraceId,
     given_back: Cell<bool>,
@@ -298,6 +301,7 @@ impl<'a> Seat<'a> {
         Seat {
             shared,
             executes: netns.is_none(),
+            pid_ns: None,
             netns,
             cancel,
             trace,
@@ -308,6 +312,12 @@ impl<'a> Seat<'a> {
             parts: RefCell::default(),
             pod: RefCell::default(),
         }
+    }
+
+    /// With the pid namespace of whoever called, where that is known.
+    pub(super) fn called_from(mut self, pid_ns: Option<u64>) -> Seat<'a> {
+        self.pid_ns = pid_ns;
+        self
     }
 
     /// What each phase took that there was.
@@ -381,6 +391,10 @@ impl Place for Seat<'_> {
             Some(netns) => NetNs::of_descriptor(&netns, &path),
             None => NetNs::open(&path),
         })
+    }
+
+    fn pid_ns(&self) -> u64 {
+        self.pid_ns.or_else(sight::own_pid_ns).unwrap_or_default()
     }
 
     fn deletes(&self) -> &dyn Deletes {

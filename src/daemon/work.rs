@@ -31,7 +31,7 @@ use crate::log::{self, warn};
 use crate::phase::Phase;
 use crate::place::{Place, Served};
 use crate::trace::{Caller, TRACEPARENT, TraceId};
-use crate::wire::{Answer, Frame, LEASE, NEWS};
+use crate::wire::{Answer, Frame, LEASE, NEWS, PID_NS};
 
 /// Under this name the engine serves whatever the configuration says.
 const NAME: &str = "plexus-cni";
@@ -348,6 +348,7 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
     let trace = caller.map_or_else(TraceId::random, |caller| caller.trace);
     let _traced = log::traced(Some(trace));
     let command = frame.command();
+    let pid_ns = frame.variable(PID_NS).and_then(|inode| str::from_utf8(inode).ok()?.parse().ok());
     let served = |said: &Answer| {
         let told = back.answer(said);
         // One without a command is as good as no frame.
@@ -366,7 +367,7 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
         Err(refused) => return drop(served(&error(refused, Version::CURRENT))),
     };
     let seat = match (netns, &purpose) {
-        (Some(netns), _) => Seat::new(shared, netns, cancel, trace),
+        (Some(netns), _) => Seat::new(shared, netns, cancel, trace).called_from(pid_ns),
         (None, Purpose::Own) => return drop(served(&yours())),
         (None, Purpose::Runtime | Purpose::Plug(_)) => Seat::of_path(shared, cancel, trace),
     };

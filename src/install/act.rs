@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use crate::durable;
 
+/// What a step is that leaves something where it is.
+pub const STAYS: &str = "stays";
 const PROGRAM_MODE: u32 = 0o755;
 const FOLDER_MODE: u32 = 0o755;
 /// As Multus writes it: it may name what not everybody has to know.
@@ -108,7 +110,7 @@ impl Act {
             Act::Write { .. } => "write",
             Act::Move { .. } => "rename",
             Act::Remove { .. } => "remove",
-            Act::Stay { .. } => "stays",
+            Act::Stay { .. } => STAYS,
             Act::Hand => "pods",
             Act::Retire => "journal",
         }

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
-pub use act::{Act, State};
+pub use act::{Act, STAYS, State};
 pub use compose::{Composed, Meaning};
 
 use crate::confdir::{self, Fate};
@@ -64,6 +64,8 @@ pub enum Wish {
         /// How the API server is reached.
         kubeconfig: Option<PathBuf>,
     },
+    /// The programs alone: a daemon writes the configuration.
+    Programs,
     /// plexus in Multus' place.
     FromMultus {
         /// Multus' names lead to plexus too.
@@ -134,7 +136,8 @@ pub struct Report {
 /// # Errors
 /// A sentence: why it cannot be done.
 pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
-    let files = confdir::read(&places.conf_dir).map_err(|why| format!("{}: {why}", places.conf_dir.display()))?;
+    let files = || confdir::read(&places.conf_dir).map_err(|why| format!("{}: {why}", places.conf_dir.display()));
+    let files = if *wish == Wish::Programs { Vec::new() } else { files()? };
     let node = Node { places, files };
     let mut plan = Plan {
         steps: Vec::new(),
@@ -147,6 +150,7 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
     };
     match wish {
         Wish::Install { kubeconfig } => node.install(kubeconfig.as_deref(), &mut plan)?,
+        Wish::Programs => node.programs(&mut plan)?,
         Wish::FromMultus { names, kubeconfig } => node.take_over(*names, kubeconfig.as_deref(), &mut plan)?,
         Wish::ToMultus => node.to_multus(&mut plan, true)?,
         Wish::Uninstall => node.uninstall(&mut plan)?,
@@ -159,7 +163,8 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
 /// # Errors
 /// As [`plan`]; another one is at work.
 pub fn carry_out(wish: &Wish, places: &Places) -> Result<Report, String> {
-    let _held = hold(&places.conf_dir)?;
+    // Whoever brings programs alone may not see the configurations.
+    let _held = hold(if *wish == Wish::Programs { &places.bin_dir } else { &places.conf_dir })?;
     plan(wish, places).map(|plan| plan.run())
 }
 

@@ -1,6 +1,7 @@
 //! `deployments/image`: what is packed is what was named, every digest is that of its bytes, and the same programs give the same image. It
 //! knows no runtime.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,10 @@ use serde_json::Value;
 
 use crate::case::Case;
 
+const BILL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/sbom");
+const DOCKERFILE: &str = include_str!("../../deployments/Dockerfile");
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/image");
-const DAEMON_SET: &str = include_str!("../../deployments/daemon.yaml");
+const DAEMON_SET: &str = include_str!("../../deployments/base/daemon.yaml");
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -19,6 +22,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("deploy::image::the_same_programs_are_the_same_image", &[], same),
         Case::new("deploy::image::each_digest_is_that_of_its_bytes", &[], digests),
         Case::new("deploy::image::what_is_no_program_is_refused", &[], refused),
+        Case::new("deploy::image::the_bill_of_materials_is_what_is_linked", &[], materials),
+        Case::new("deploy::image::a_builder_makes_the_same_of_it", &[], builder),
     ]
 }
 
@@ -93,9 +98,10 @@ fn digests() {
     assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{content}"));
     let listed = shell(&folder, &format!("tar -tvzf layout/{layer} --numeric-owner | grep -v '/$'"));
     let files: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert!(files.iter().all(|file| file[0] == "-rwxr-xr-x" && file[1] == "0/0"), "{listed}");
+    let modes = ["-rwxr-xr-x", "-rw-r--r--", "lrwxr-xr-x"];
+    assert!(files.iter().all(|file| modes.contains(&file[0]) && file[1] == "0/0"), "{listed}");
     let names: Vec<&str> = files.iter().map(|file| *file.last().unwrap()).collect();
-    assert_eq!(names, ["usr/bin/plexus", "usr/bin/plexus-cni"]);
+    assert_eq!(names, ["usr/bin/plexus", "usr/bin/plexus-cni", "usr/share/plexus/sbom.spdx.json", "../run"]);
     let set = plexus::yaml::documents(DAEMON_SET).unwrap().into_iter().find(|object| object["kind"] == "DaemonSet");
     let command = &set.unwrap()["spec"]["template"]["spec"]["containers"][0]["command"][0];
     assert_eq!(*command, config["config"]["Entrypoint"][0], "what the DaemonSet executes");
@@ -112,5 +118,62 @@ fn refused() {
     assert!(!output.status.success() && said.contains("cni is no program"), "{said}");
     let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["daemon"]);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// What the linked code says of where it comes from (its panics, its line tables) is in the bill; and nothing that only builds.
+fn materials() {
+    let output = Command::new(BILL).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(Command::new(BILL).output().unwrap().stdout, output.stdout, "the same twice");
+    let bill: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let linked = |program: &str| -> BTreeSet<String> {
+        let id = format!("SPDXRef-program-{program}");
+        let all = bill["relationships"].as_array().unwrap().iter();
+        let own = all.filter(|link| link["relationshipType"] == "STATIC_LINK" && link["spdxElementId"] == id.as_str());
+        own.map(|link| {
+            let package = bill["packages"].as_array().unwrap().iter();
+            let package = package.clone().find(|package| package["SPDXID"] == link["relatedSpdxElement"]).unwrap();
+            format!("{}-{}", package["name"].as_str().unwrap(), package["versionInfo"].as_str().unwrap_or_default())
+        })
+        .collect()
+    };
+    let line = format!(
+        r"LC_ALL=C grep -aoE 'registry/src/[^/]+/[A-Za-z0-9_-]+-[0-9][A-Za-z0-9.+-]*/' {} | sort -u",
+        env!("CARGO_BIN_EXE_plexus")
+    );
+    let places = shell(Path::new("/"), &line);
+    let crates = places.lines().map(|place| place.trim_end_matches('/').rsplit('/').next().unwrap().to_owned());
+    let (crates, billed): (BTreeSet<String>, _) = (crates.collect(), linked("plexus"));
+    assert!(crates.len() > 50, "{crates:?}");
+    let unbilled: Vec<_> = crates.difference(&billed).collect();
+    assert!(unbilled.is_empty(), "{unbilled:?}");
+    let (daemon, cni) = (linked("plexus"), linked("plexus-cni"));
+    let has = |all: &BTreeSet<String>, name: &str| all.iter().any(|known| known.starts_with(&format!("{name}-")));
+    assert!(has(&daemon, "tokio") && has(&daemon, "rustls") && has(&daemon, "glibc") && has(&cni, "musl"));
+    for absent in ["cc", "autocfg", "syn", "proc-macro2", "libtest-mimic", "version_check"] {
+        assert!(!has(&daemon, absent) && !has(&cni, absent), "{absent} only builds");
+    }
+    assert!(!has(&cni, "tokio") && !has(&cni, "kube") && has(&cni, "nix"), "{cni:?}");
+}
+
+/// The Dockerfile's last image is what the script packs, with the same entry point.
+fn builder() {
+    let (_, last) = DOCKERFILE.rsplit_once("\nFROM ").unwrap();
+    let lines: Vec<&str> = last.lines().collect();
+    assert_eq!(lines[..2], ["scratch", "COPY --from=build /image/ /"]);
+    assert!(
+        DOCKERFILE.contains("deployments/image --files /image")
+            && !DOCKERFILE.contains("amd64 ")
+            && !DOCKERFILE.contains("x86")
+    );
+    assert!(lines.contains(&r#"ENTRYPOINT ["/usr/bin/plexus"]"#) && lines.contains(&"ENV PATH=/usr/bin"));
+    let folder = folder("files");
+    let programs = [folder.join("daemon"), folder.join("cni")];
+    let output = Command::new(SCRIPT).arg("--files").arg(folder.join("image")).args(programs).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files = shell(&folder, "cd image && find . ! -type d | LC_ALL=C sort");
+    let expected = ["./usr/bin/plexus", "./usr/bin/plexus-cni", "./usr/share/plexus/sbom.spdx.json", "./var/run"];
+    assert_eq!(files.lines().collect::<Vec<_>>(), expected);
     fs::remove_dir_all(folder).unwrap();
 }

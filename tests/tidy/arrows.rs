@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("deleter", &[]),
-    ("place", &["cni", "config", "log", "phase", "trace", "cluster", "handed", "deleter"]),
+    ("place", &["cni", "config", "log", "sight", "phase", "trace", "cluster", "handed", "deleter"]),
     (
         "kube",
         &[
@@ -88,7 +88,6 @@ const ARROWS: &[(&str, &[&str])] = &[
             "claims",
             "default_route",
             "rules",
-            "sight",
             "phase",
             "place",
         ],
@@ -152,7 +151,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("wire", &["cni"]),
-    ("refer", &["cni", "config", "journal", "trace", "log", "phase", "handed", "unwritten", "place", "wire"]),
+    ("refer", &["cni", "config", "journal", "trace", "log", "sight", "phase", "handed", "unwritten", "place", "wire"]),
     ("handover", &["cni", "config", "phase", "cluster", "handed", "place", "refer"]),
     (
         "engine",
@@ -196,6 +195,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "journal",
             "heartbeat",
             "log",
+            "sight",
             "native",
             "handed",
             "phase",

@@ -1,9 +1,9 @@
-//! `deployments/rbac.yaml` on a real API server: who has it can do all that plexus asks, and nothing else. It knows the file, not
+//! `deployments/base/rbac.yaml` on a real API server: who has it can do all that plexus asks, and nothing else. It knows the file, not
 //! who is given it.
 
 use super::*;
 
-const ROLES: &str = include_str!("../../../deployments/rbac.yaml");
+const ROLES: &str = include_str!("../../../deployments/base/rbac.yaml");
 const GROUP: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 pub(super) fn cases() -> Vec<Case> {
@@ -38,7 +38,7 @@ fn create(cluster: &Cluster) -> String {
                 object["subjects"][0]["namespace"] = json!(namespace);
                 cluster.create(&format!("{GROUP}/clusterrolebindings"), &object);
             }
-            other => panic!("a {other} in deployments/rbac.yaml"),
+            other => panic!("a {other} in deployments/base/rbac.yaml"),
         }
     }
     account
