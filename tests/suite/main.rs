@@ -46,6 +46,7 @@ mod nft;
 mod observe;
 mod odd;
 mod oracle;
+mod own_node;
 mod plugins;
 mod pool;
 mod process;
