@@ -9,7 +9,7 @@ use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, crash, daemon, defects, deploy, devices, examples, gc, image,
     install, interop, known, kube, lists, mend, meta, multus, neighbours, nft, observe, odd, oracle, own_node, plugins,
-    pool, process, program, reconcile, status, takeover, tools, traces, validate, world,
+    pool, process, program, reconcile, rendered, status, takeover, tools, traces, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -40,6 +40,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(meta::cases());
     cases.extend(defects::cases());
     cases.extend(deploy::cases());
+    cases.extend(rendered::cases());
     cases.extend(own_node::cases());
     cases.extend(image::cases());
     cases.extend(api::cases());

@@ -53,6 +53,7 @@ mod process;
 mod program;
 mod reconcile;
 mod redact;
+mod rendered;
 mod snapshot;
 mod status;
 mod takeover;

@@ -41,13 +41,15 @@ pub(crate) enum Need {
     Iptables,
     /// kube-apiserver, built by `tests/k8s/build`, and etcd.
     ApiServer,
+    /// helm, built by `tests/k8s/build helm`.
+    Helm,
     /// Spans, which a build without the feature `otel` has not.
     Otel,
     /// Another user than the one who runs the suite: only root has them (see `world::AS_ROOT`).
     Users,
 }
 
-const ALL: [Need; 16] = [
+const ALL: [Need; 17] = [
     Need::Namespaces,
     Need::Peers,
     Need::Multus,
@@ -62,6 +64,7 @@ const ALL: [Need; 16] = [
     Need::Nft,
     Need::Iptables,
     Need::ApiServer,
+    Need::Helm,
     Need::Otel,
     Need::Users,
 ];
@@ -111,6 +114,9 @@ impl Need {
         if self == Self::ApiServer {
             return server::programs().map(drop);
         }
+        if self == Self::Helm {
+            return server::helm().map(drop);
+        }
         if self == Self::Multus {
             return call::multus().map(drop);
         }
@@ -127,7 +133,7 @@ impl Need {
             if ended.status.success() { Ok(()) } else { Err(format!("{program} does not work: {}", text.trim())) }
         };
         match self {
-            Self::Namespaces | Self::Peers | Self::ApiServer | Self::Multus | Self::Otel => Ok(()),
+            Self::Namespaces | Self::Peers | Self::ApiServer | Self::Helm | Self::Multus | Self::Otel => Ok(()),
             Self::Macvlan => link("link add m0 link up0 type macvlan"),
             Self::Ipvlan => link("link add i0 link up0 type ipvlan"),
             Self::Dummy => link("link add d0 type dummy"),

@@ -117,6 +117,27 @@ fn referring(mut node: Node) -> Node {
     node
 }
 
+/// The metrics of a daemon that has a bit of everything behind it.
+pub(crate) fn page() -> String {
+    let mut member = Member::new();
+    member.node = referring(member.node);
+    fs::create_dir_all(format!("{RECORDS}/journal")).unwrap();
+    fs::write(format!("{RECORDS}/journal/cluster:torn:eth0.jsonl"), "").unwrap();
+    let _daemon = Daemon::start(&[]);
+    has(r#"plexus_reconcile_findings_total{what="torn",became="repaired"} 1"#);
+    let uid = member.add("a", "blue").0;
+    has(r#"plexus_request_seconds_count{verb="ADD",outcome="done"} 1"#);
+    until(|| get("/readyz").is_some_and(|(code, _)| code == "200"), "definitions have come");
+    member.add("b", "blue").1.ok();
+    member.call("DEL", "a", &uid).run().ok();
+    member.call("DEL", "a", &uid).run().ok();
+    has(r#"plexus_requests_given_back_total{reason="no_record"} 1"#);
+    let mut stranger = UnixStream::connect(format!("{DIR}/plexus.sock")).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    has(r#"plexus_requests_refused_total{reason="frame"} 2"#);
+    get("/metrics").unwrap().1
+}
+
 fn metrics() {
     let node = referring(node());
     let _daemon = Daemon::start(&[]);

@@ -50,6 +50,16 @@ pub(crate) fn programs() -> Result<PathBuf, String> {
     }
 }
 
+/// helm, as `tests/k8s/build` leaves it.
+///
+/// # Errors
+/// That it is not there, as a sentence.
+pub(crate) fn helm() -> Result<PathBuf, String> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let built = target.ancestors().map(|folder| folder.join("k8s/helm")).find(|program| program.is_file());
+    built.ok_or_else(|| "helm is not built: run tests/k8s/build helm".to_owned())
+}
+
 /// The suite's own process: the directory of the server, which is started by the first who asks. It may not be ready
 /// yet: its socket answers when it is.
 pub(crate) fn folder() -> &'static Path {
