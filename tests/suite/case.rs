@@ -8,8 +8,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, crash, daemon, defects, deploy, devices, examples, gc, image,
-    install, interop, known, kube, lists, mend, meta, multus, neighbours, nft, observe, odd, oracle, own_node, plugins,
-    pool, process, program, reconcile, rendered, status, takeover, tools, traces, validate, world,
+    install, interop, known, kube, leave, lists, mend, meta, multus, neighbours, nft, observe, odd, oracle, own_node,
+    plugins, pool, process, program, reconcile, rendered, status, takeover, tools, traces, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -65,6 +65,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(known::cases());
     cases.extend(takeover::cases());
     cases.extend(install::cases());
+    cases.extend(leave::cases());
     cases.extend(multus::cases());
     cases
 }

@@ -36,6 +36,7 @@ mod interop;
 mod ip;
 mod known;
 mod kube;
+mod leave;
 mod lists;
 mod mend;
 mod meta;
