@@ -6,6 +6,8 @@
 //	cri SOCKET stop ID          StopPodSandbox
 //	cri SOCKET remove ID        RemovePodSandbox
 //	cri SOCKET list             ListPodSandbox; prints sandbox, state and name
+//	cri SOCKET time NAME UID    RunPodSandbox, StopPodSandbox, RemovePodSandbox; prints the first two's time in microseconds
+//	cri SOCKET time-node NAME UID   the same on the node's own network
 //
 // It does not know which runtime it speaks to, nor anything of networks.
 package main
@@ -30,25 +32,28 @@ const readyLimit = 60 * time.Second
 // Between two questions whether it has one: the runtime tells nobody by itself.
 const readyPause = 50 * time.Millisecond
 
-// Where a pod's processes are accounted for: whoever starts this knows what to remove.
+// Where a pod's processes are accounted for: whoever starts this knows what to remove. CGROUP in the environment is another place.
 const cgroupParent = "/plexus-clients"
 
 func main() {
 	if len(os.Args) < 3 {
-		fmt.Fprintln(os.Stderr, "usage: cri SOCKET ready|run|addresses|stop|remove|list [ARGUMENT]")
+		fmt.Fprintln(os.Stderr, "usage: cri SOCKET ready|run|addresses|stop|remove|list|time|time-node [ARGUMENT [UID]]")
 		os.Exit(2)
 	}
-	argument := ""
+	argument, uid := "", ""
 	if len(os.Args) > 3 {
-		argument = os.Args[3]
+		argument, uid = os.Args[3], os.Args[3]
 	}
-	if err := call(os.Args[1], os.Args[2], argument); err != nil {
+	if len(os.Args) > 4 {
+		uid = os.Args[4]
+	}
+	if err := call(os.Args[1], os.Args[2], argument, uid); err != nil {
 		fmt.Fprintf(os.Stderr, "cri %s %s: %v\n", os.Args[2], argument, err)
 		os.Exit(1)
 	}
 }
 
-func call(socket, act, argument string) error {
+func call(socket, act, argument, uid string) error {
 	connection, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
@@ -62,15 +67,7 @@ func call(socket, act, argument string) error {
 	case "ready":
 		return ready(ctx, runtime)
 	case "run":
-		pod := &cri.PodSandboxConfig{
-			Metadata: &cri.PodSandboxMetadata{Name: argument, Namespace: "default", Uid: argument},
-			Linux: &cri.LinuxPodSandboxConfig{
-				CgroupParent:    cgroupParent,
-				SecurityContext: &cri.LinuxSandboxSecurityContext{},
-			},
-			LogDirectory: os.TempDir(),
-		}
-		reply, err := runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod})
+		reply, err := runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod(argument, uid, cri.NamespaceMode_POD)})
 		if err != nil {
 			return err
 		}
@@ -97,10 +94,48 @@ func call(socket, act, argument string) error {
 		for _, one := range reply.Items {
 			fmt.Println(one.Id, one.State, one.GetMetadata().GetName())
 		}
+	case "time":
+		return measure(ctx, runtime, pod(argument, uid, cri.NamespaceMode_POD))
+	case "time-node":
+		return measure(ctx, runtime, pod(argument, uid, cri.NamespaceMode_NODE))
 	default:
 		return fmt.Errorf("no such call")
 	}
 	return err
+}
+
+func pod(name, uid string, network cri.NamespaceMode) *cri.PodSandboxConfig {
+	parent := cgroupParent
+	if given := os.Getenv("CGROUP"); given != "" {
+		parent = "/" + given
+	}
+	return &cri.PodSandboxConfig{
+		Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "default", Uid: uid},
+		Linux: &cri.LinuxPodSandboxConfig{
+			CgroupParent:    parent,
+			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Network: network}},
+		},
+		LogDirectory: os.TempDir(),
+	}
+}
+
+func measure(ctx context.Context, runtime cri.RuntimeServiceClient, pod *cri.PodSandboxConfig) error {
+	begin := time.Now()
+	reply, err := runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod})
+	if err != nil {
+		return err
+	}
+	run := time.Since(begin)
+	begin = time.Now()
+	if _, err = runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: reply.PodSandboxId}); err != nil {
+		return err
+	}
+	stop := time.Since(begin)
+	if _, err = runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: reply.PodSandboxId}); err != nil {
+		return err
+	}
+	fmt.Println(run.Microseconds(), stop.Microseconds())
+	return nil
 }
 
 func ready(ctx context.Context, runtime cri.RuntimeServiceClient) error {
