@@ -2,10 +2,11 @@
 //!
 //! It does not know where the plan came from, nor how its result is printed.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::Instant;
 
-use backends::chained::Original;
+use backends::chained::{Gain, Original};
 use backends::{Built, Entering, Host, Kind, Layer3, Made, NetNs, Pod, Resolved, Target, nft};
 use serde_json::Value;
 
@@ -31,7 +32,7 @@ use crate::{rules, status};
 mod beside;
 mod undo;
 
-use beside::Beside;
+use beside::Ruled;
 use undo::undo;
 
 /// What a request became.
@@ -95,11 +96,22 @@ enum Done<'a> {
 }
 
 /// What has begun, and what is taken for what has not.
-struct Begun<'a, 'r> {
+struct Begun<'a, 'r, 'n> {
     done: &'r mut Vec<Done<'a>>,
     leases: Ahead<'r, Wanted<'a>>,
     /// Where rules are added, once any is.
     filter: Option<nft::Filter>,
+    /// Which attachment is at work, and which of its later steps have been done while its link was made.
+    position: usize,
+    early: BTreeMap<usize, Gain>,
+    /// Writes down what is about to change.
+    note: &'n mut dyn FnMut(&Progress) -> Result<(), CniError>,
+}
+
+impl Begun<'_, '_, '_> {
+    fn note(&mut self, step: usize, original: &Original) -> Result<(), CniError> {
+        (self.note)(&Progress { attachment: self.position, step, original: original.clone() })
+    }
 }
 
 /// Does it all, or nothing.
@@ -266,8 +278,8 @@ fn run<'a>(
     let wanted = Wanted::all(plan);
     thread::scope(|scope| {
         let leases = Ahead::start(scope, &wanted, kernel.place.has_idle_processor());
-        let mut begun = Begun { done, leases, filter: None };
-        let ran = in_order(plan, kernel, resolved, &mut begun, note);
+        let mut begun = Begun { done, leases, filter: None, position: 0, early: BTreeMap::new(), note };
+        let ran = in_order(plan, kernel, resolved, &mut begun);
         let Begun { done, leases, .. } = begun;
         for (position, taken) in leases.rest() {
             if let (Ok(_), Some(Wanted { attachment, step, native, .. })) = (taken, wanted.get(position)) {
@@ -283,8 +295,7 @@ fn in_order<'a>(
     plan: &'a Plan,
     kernel: &mut Kernel,
     resolved: ResolvedSteps,
-    begun: &mut Begun<'a, '_>,
-    note: &mut dyn FnMut(&Progress) -> Result<(), CniError>,
+    begun: &mut Begun<'a, '_, '_>,
 ) -> Result<(Vec<CniResult>, Vec<Outcome>), CniError> {
     let mut results = Vec::with_capacity(plan.attachments.len());
     let mut outcomes = Vec::with_capacity(plan.attachments.len());
@@ -294,10 +305,8 @@ fn in_order<'a>(
             begun.done.push(Done::Description { attachment });
             claims::publish(plan, attachment);
         }
-        let mut note =
-            |step: usize, original: &Original| note(&Progress { attachment: index, step, original: original.clone() });
-        let (result, made) =
-            one(plan, attachment, resolved, kernel, begun, &mut note).map_err(|e| named(plan, attachment, e))?;
+        begun.position = index;
+        let (result, made) = one(plan, attachment, resolved, kernel, begun).map_err(|e| named(plan, attachment, e))?;
         let taken = begin.elapsed();
         kernel.place.attached(kind_of(attachment), taken);
         let micros = u64::try_from(taken.as_micros()).unwrap_or(u64::MAX);
@@ -322,8 +331,7 @@ fn one<'a>(
     attachment: &'a Attachment,
     resolved: Vec<Option<Resolved>>,
     kernel: &mut Kernel,
-    begun: &mut Begun<'a, '_>,
-    note: &mut dyn FnMut(usize, &Original) -> Result<(), CniError>,
+    begun: &mut Begun<'a, '_, '_>,
 ) -> Result<(CniResult, Option<Made>), CniError> {
     let mut previous: Option<CniResult> = attachment.previous.clone();
     let mut made = None;
@@ -334,24 +342,32 @@ fn one<'a>(
                     Some(resolved) => resolved,
                     None => resolve_after(native, previous.as_ref(), kernel)?,
                 };
-                let built = build(plan, attachment, step, native, &resolved, previous.take(), kernel, begun)?;
+                let built = build(plan, attachment, (index, step), native, &resolved, previous.take(), kernel, begun)?;
                 made = built.1;
                 built.0
             }
             How::Chained(spec) => {
-                let link = chained::Link { owner: owner(plan, attachment), sandbox: netns_of(plan), group: plan.group };
                 let before = previous.take().unwrap_or_default();
-                let known = Box::new(before.clone());
-                let mut found = None;
-                let mut note = |original: &Original| {
-                    found = Some(original.clone());
-                    note(index, original)
-                };
-                let result = timed(kernel.place, Phase::Address, || {
-                    chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)
-                })?;
-                begun.done.push(Done::Chained { attachment, step, result: known, original: found });
-                result
+                let (place, owner) = (kernel.place, owner(plan, attachment));
+                if let Some(gain) = begun.early.remove(&index) {
+                    let host = &mut kernel.host;
+                    let mut note = |original: &Original| begun.note(index, original);
+                    timed(place, Phase::Address, || chained::complete(spec, &owner, &before, host, gain, &mut note))?;
+                    before
+                } else {
+                    let link = chained::Link { owner, sandbox: netns_of(plan), group: plan.group };
+                    let known = Box::new(before.clone());
+                    let mut found = None;
+                    let mut note = |original: &Original| {
+                        found = Some(original.clone());
+                        begun.note(index, original)
+                    };
+                    let result = timed(place, Phase::Address, || {
+                        chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)
+                    })?;
+                    begun.done.push(Done::Chained { attachment, step, result: known, original: found });
+                    result
+                }
             }
             How::Executed(_) => {
                 begun.done.push(Done::Delegate { attachment, step });
@@ -399,12 +415,12 @@ fn caller<'a>(plan: &'a Plan, attachment: &'a Attachment) -> Caller<'a> {
 fn build<'a>(
     plan: &'a Plan,
     attachment: &'a Attachment,
-    step: &'a Step,
+    (index, step): (usize, &'a Step),
     native: &'a Native,
     resolved: &Resolved,
     previous: Option<CniResult>,
     kernel: &mut Kernel,
-    begun: &mut Begun<'a, '_>,
+    begun: &mut Begun<'a, '_, '_>,
 ) -> Result<(CniResult, Option<Made>), CniError> {
     if matches!(native.ipam, Ipam::Executed(_)) {
         begun.done.push(Done::Leases { attachment, native, step }); // CNI spec: a delegate whose ADD failed gets a DEL
@@ -423,28 +439,18 @@ fn build<'a>(
         leased.print_check(attachment.version)?;
     }
     let layer3 = convert::layer3(&leased);
-    let beside = native.rules.need_no_link() && kernel.place.has_idle_processor();
-    let (built, ruled) = if beside {
-        begun.done.push(Done::Rules { attachment, rules: native.rules });
-        let (rules, owner, addresses) = (native.rules, owner(plan, attachment), layer3.addresses.clone());
-        let beside = Beside { filter: &mut begun.filter, rules, owner, addresses };
-        beside.add_while(|| link(plan, attachment, native, resolved, kernel, layer3))
-    } else {
-        (link(plan, attachment, native, resolved, kernel, layer3), None)
-    };
+    let (built, ruled) =
+        beside::link_and_rules(plan, attachment, (index, native), resolved, kernel, layer3, &leased, begun);
     let built = built?;
     let ifname = &attachment.ifname;
     begun.done.push(match resolved {
         moved if moved.is_moved() => Done::Device { ifname, resolved: Box::new(moved.clone()) },
         _ => Done::Link { ifname },
     });
-    match ruled {
-        Some(ruled) => ruled?,
-        None if native.rules.is_empty() => {}
-        None => {
-            if !beside {
-                begun.done.push(Done::Rules { attachment, rules: native.rules });
-            }
+    match ruled? {
+        Ruled::All => {}
+        Ruled::After => {
+            begun.done.push(Done::Rules { attachment, rules: native.rules });
             timed(kernel.place, Phase::Address, || {
                 let owner = owner(plan, attachment);
                 rules::add(&mut begun.filter, native.rules, &owner, &built.interfaces, &built.layer3.addresses)

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use backends::chained::{self, Chained, Original, Previous, Remains, Scene, Spec};
+use backends::chained::{self, Chained, Gain, Original, Previous, Remains, Scene, Spec};
 use backends::nft::{Filter, Listed, Owner};
 use backends::{Deleter, Deletion, Host, Pod};
 
@@ -57,13 +57,33 @@ pub fn add(
         note(&original)?;
     }
     let gain = looked.carry_out(&mut scene).map_err(refused)?;
+    note_after(spec, &gain, note);
+    convert::gain(&mut previous, link.owner.ifname, gain, link.sandbox);
+    Ok(previous)
+}
+
+fn note_after(spec: &Spec, gain: &Gain, note: &mut dyn FnMut(&Original) -> Result<(), CniError>) {
     if let Some(original) = &gain.original
         && let Err(error) = note(original)
     {
         warn(&format!("{}: DEL will look for what it could find: {}", spec.chained().name(), error.msg));
     }
-    convert::gain(&mut previous, link.owner.ifname, gain, link.sandbox);
-    Ok(previous)
+}
+
+/// The rest of a step of which all that needs no link was done while that was made.
+///
+/// # Errors
+/// What the backend says; what was done stays.
+pub fn complete(
+    spec: &Spec,
+    owner: &Owner,
+    previous: &CniResult,
+    host: &mut Host,
+    gain: Gain,
+    note: &mut dyn FnMut(&Original) -> Result<(), CniError>,
+) -> Result<(), CniError> {
+    note_after(spec, &gain, note);
+    spec.complete(host, owner, &convert::previous(previous)).map_err(from_backend)
 }
 
 /// Compares a step with the kernel, as far as others' checks have it with what is `listed`.

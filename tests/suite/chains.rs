@@ -27,6 +27,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("chains::the_namespace_is_gone", filter, lost),
         Case::new("chains::gc_collects_the_whole_chain", filter, collected),
         Case::new("chains::a_failed_add_leaves_nothing", filter, failed),
+        Case::new("chains::a_link_that_fails_takes_the_rules_with_it", filter, refused),
+        Case::new("chains::on_one_processor_it_is_the_same", filter, alone),
         Case::new("chains::nothing_to_do_costs_nothing", &[Need::Nft], idle),
         Case::new("chains::a_taken_port_names_its_holder", &[Need::Nft], taken),
         Case::new("chains::a_port_of_the_go_plugin_is_taken", &[Need::Peers, Need::Nft, Need::Iptables], taken_by_go),
@@ -136,6 +138,46 @@ fn failed() {
     let mut conf = node_chain();
     conf["delegates"][0]["plugins"].as_array_mut().unwrap().push(json!({"type": "grump"}));
     call(&bed, "ADD", "a", &conf).run().fails(123, "not today");
+    assert_eq!(left(&bed), Vec::<String>::new());
+}
+
+/// Rules that need no link are added while that is made: the kernel refuses it, and no rule, port or address stays.
+fn refused() {
+    let bed = Testbed::new();
+    bed.pod("a");
+    let mut conf = node_chain();
+    conf["delegates"][0]["plugins"][0]["mtu"] = json!(70_000);
+    call(&bed, "ADD", "a", &conf).run().fails(999, "");
+    assert_eq!((left(&bed), records()), (vec![], 0));
+    // A later plugin refuses, which is neither.
+    let mut conf = node_chain();
+    conf["delegates"][0]["plugins"][2]["sysctl"] = json!({"net.ipv4.conf.IFNAME.no_such": "1"});
+    call(&bed, "ADD", "a", &conf).run().fails(999, "no_such");
+    assert_eq!((left(&bed), records()), (vec![], 0));
+    call(&bed, "ADD", "a", &node_chain()).run().ok();
+    call(&bed, "DEL", "a", &node_chain()).run().ok();
+    assert_eq!(left(&bed), Vec::<String>::new());
+}
+
+/// Where no processor is idle all of it is done in its turn: the same rules in the same order.
+fn alone() {
+    let bed = Testbed::new();
+    let rules_of = || {
+        bed.pod("a");
+        call(&bed, "ADD", "a", &node_chain()).run().ok();
+        let listed: Vec<(String, String)> = nft::facts(&bed).into_iter().collect();
+        call(&bed, "DEL", "a", &node_chain()).run().ok();
+        bed.lose_pod("a");
+        for entry in std::fs::read_dir(LEASES).unwrap().flatten() {
+            drop(std::fs::remove_dir_all(entry.path())); // the next one gets the same addresses
+        }
+        listed
+    };
+    let with_others = rules_of();
+    let mut one = nix::sched::CpuSet::new();
+    one.set(0).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
+    assert_eq!(rules_of(), with_others);
     assert_eq!(left(&bed), Vec::<String>::new());
 }
 

@@ -3,6 +3,7 @@
 //! Each has a `Conf` (as it arrives), which is validated into a `Spec` (nothing looked up), and functions that add, check and
 //! remove what the spec says. Adding undoes itself when it fails; removing succeeds whatever is gone.
 
+mod ahead;
 pub mod bandwidth;
 pub mod firewall;
 mod lock;

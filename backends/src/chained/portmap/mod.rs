@@ -45,6 +45,13 @@ pub fn add(
     owner: &Owner<'_>,
     previous: &Previous,
 ) -> Result<(), Error> {
+    add_ahead(filter, spec, owner, previous)?;
+    let completed = complete(host, spec, owner, previous);
+    completed.map_err(|error| error.after_undo(filter.take_back_ports(&spec.mappings, owner)))
+}
+
+/// What of [`add`] needs nothing of the pod's link.
+pub(super) fn add_ahead(filter: &mut Filter, spec: &Spec, owner: &Owner<'_>, previous: &Previous) -> Result<(), Error> {
     let addresses = addresses(previous, owner.ifname);
     if spec.is_idle() || addresses.is_empty() {
         return Ok(());
@@ -53,11 +60,16 @@ pub fn add(
     for address in &addresses {
         filter.forget_flows(&spec.mappings, address.is_ipv6());
     }
-    let routed = match addresses.iter().find(|address| address.is_ipv4()) {
-        Some(address) if spec.snat != Snat::Never => loopback::let_out(host, address.ip()),
+    Ok(())
+}
+
+/// The rest of [`add`].
+pub(super) fn complete(host: &mut Host, spec: &Spec, owner: &Owner<'_>, previous: &Previous) -> Result<(), Error> {
+    let addresses = addresses(previous, owner.ifname);
+    match addresses.iter().find(|address| address.is_ipv4()) {
+        Some(address) if !spec.is_idle() && spec.snat != Snat::Never => loopback::let_out(host, address.ip()),
         _ => Ok(()),
-    };
-    routed.map_err(|error| error.after_undo(filter.take_back_ports(&spec.mappings, owner)))
+    }
 }
 
 /// Removes an owner's mappings, and what the reference plugin made for them with either backend. Needs neither addresses nor the
