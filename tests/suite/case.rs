@@ -7,9 +7,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    admission, api, capability, chains, check, config, crash, daemon, defects, deploy, devices, examples, gc, image,
-    install, interop, known, kube, leave, lists, mend, meta, multus, neighbours, nft, observe, odd, oracle, own_node,
-    plugins, pool, process, program, reconcile, rendered, status, takeover, tools, traces, validate, world,
+    admission, api, capability, chains, check, config, cookbook, crash, daemon, defects, deploy, devices, examples, gc,
+    image, install, interop, known, kube, leave, lists, mend, meta, multus, neighbours, nft, observe, odd, oracle,
+    own_node, plugins, pool, process, program, reconcile, rendered, status, takeover, tools, traces, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -45,6 +45,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(image::cases());
     cases.extend(api::cases());
     cases.extend(examples::cases());
+    cases.extend(cookbook::cases());
     cases.extend(capability::cases());
     cases.extend(config::cases());
     cases.extend(status::cases());

@@ -23,6 +23,7 @@ mod chains;
 mod check;
 mod compare;
 mod config;
+mod cookbook;
 mod crash;
 mod daemon;
 mod defects;
