@@ -47,6 +47,7 @@ const RULES: &[(&str, Rule)] = &[
     ("each known defect has its case or its reason", documents::defects),
     ("scripts are executable and strict", documents::scripts),
     ("links and the code map lead somewhere", documents::links),
+    ("each page of docs is in the book", documents::book),
     ("the configuration's reference is up to date", documents::configuration),
     ("the metrics' reference is up to date", documents::metrics),
 ];

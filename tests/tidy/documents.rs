@@ -146,6 +146,22 @@ pub(crate) fn links(repository: &Repository) -> Vec<String> {
     wrong
 }
 
+/// The book's table of contents, which mdBook reads: a page that it does not name is in no book.
+const CONTENTS: &str = "docs/SUMMARY.md";
+
+/// Each page beside the table of contents is named there, once.
+pub(crate) fn book(repository: &Repository) -> Vec<String> {
+    let Some(contents) = repository.entry(CONTENTS) else { return vec![format!("{CONTENTS} is missing")] };
+    let pages = repository.entries.iter().filter(|entry| {
+        entry.directory() == contents.directory() && entry.path.ends_with(".md") && entry.path != CONTENTS
+    });
+    let named: Vec<String> =
+        targets(&contents.text).into_iter().map(|(_, target)| join(contents.directory(), target)).collect();
+    let count = |page: &Entry| named.iter().filter(|name| **name == page.path).count();
+    let wrong = pages.map(|page| (page, count(page))).filter(|(_, count)| *count != 1);
+    wrong.map(|(page, count)| format!("{CONTENTS} names {} {count} times, not once", page.path)).collect()
+}
+
 /// Relative link targets with their lines. Code blocks have none, except a Mermaid `click`.
 fn targets(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
