@@ -15,6 +15,7 @@ mod announcement;
 mod attach;
 mod card;
 mod choice;
+mod cookbook;
 mod crash;
 mod daemon;
 mod detach;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         attach::CASES,
         detach::CASES,
         choice::CASES,
+        cookbook::CASES,
         daemon::CASES,
         supply::CASES,
         crash::CASES,
