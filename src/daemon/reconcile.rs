@@ -26,6 +26,8 @@ const INTERVAL_OF_MANY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(500);
 /// A round over changes that took long is not repeated before so many times that long: a twentieth of a processor at most.
 const QUIET_SHARE: u32 = 20;
+/// But no longer than this: who waits for a plugin waits for one.
+const QUIET_MAX: Duration = Duration::from_secs(60);
 /// How long a round waits for requests to end.
 const REST_WAIT: Duration = Duration::from_secs(10);
 /// Longer than a kubelet waits for a pod's networks: a lease that is younger may be of an ADD under way.
@@ -67,7 +69,7 @@ fn run(shared: &Shared, conf_dir: &Path) {
         if has_more || !matches!(cause, Cause::Changed { .. }) {
             whole = Instant::now() + if has_more { INTERVAL_OF_MANY } else { INTERVAL };
         }
-        cause = next(&mut watch, whole, QUIET.max(begun.elapsed() * QUIET_SHARE));
+        cause = next(&mut watch, whole, (begun.elapsed() * QUIET_SHARE).clamp(QUIET, QUIET_MAX));
         // Pods that come and go change many links; who attaches them is not to wait for this.
         shared.await_rest(REST_WAIT);
     }

@@ -59,34 +59,56 @@ pub(super) fn uses(record: &Record, changed: &Changed) -> bool {
         })
 }
 
-/// As [`differences`], while nobody can be at work on the record; none where somebody is. Rules that are missing are made anew; `reloaded`:
-/// firewalld is told again what it has forgotten.
+/// What is to be made anew of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mends {
+    /// Rules that are missing.
+    pub(super) rules: bool,
+    /// What firewalld was told, which has forgotten it.
+    pub(super) firewalld: bool,
+}
+
+/// What a pod was like, and became.
+#[derive(Debug, Default)]
+pub(super) struct Confirmed {
+    pub(super) found: Vec<(What, Became, String)>,
+    /// What could not be made anew.
+    pub(super) failures: Vec<String>,
+    /// Something was made anew, and is not right all the same.
+    pub(super) is_mended_in_vain: bool,
+}
+
+/// As [`differences`], while nobody can be at work on the record; none where somebody is. Rules that are missing are made anew, unless a
+/// link or an address is missing, too: then a DEL has got half way, or others may have what was the pod's.
 ///
 /// # Errors
 /// As [`differences`]; the record cannot be read.
-pub(super) fn confirmed(
-    key: &Key,
-    observer: &Observer,
-    places: &Places,
-    reloaded: bool,
-) -> Result<Vec<(What, Became, String)>, CniError> {
+pub(super) fn confirmed(key: &Key, observer: &Observer, places: &Places, mends: Mends) -> Result<Confirmed, CniError> {
     let held = match Journal::new(&places.state_dir).hold_within(key, false, Duration::ZERO) {
-        Err(e) if e.is_held() => return Ok(Vec::new()),
+        Err(e) if e.is_held() => return Ok(Confirmed::default()),
         held => held.map_err(|e| from_journal(&e))?,
     };
-    let Some(held) = held else { return Ok(Vec::new()) };
+    let Some(held) = held else { return Ok(Confirmed::default()) };
     let records = held.records().map_err(|e| from_journal(&e))?;
-    let Some(last) = records.last() else { return Ok(Vec::new()) };
+    let Some(last) = records.last() else { return Ok(Confirmed::default()) };
     let told = |(what, line)| (what, Became::Reported, line);
     let found = differences(last, observer, places, &mut Shared::default())?;
-    let differs = found.iter().any(|(what, _)| *what == What::LinkChanged);
-    if !(differs && mend::has_rules(last) || reloaded && mend::has_firewall(last)) {
-        return Ok(found.into_iter().map(told).collect());
+    let has = |sought: What| found.iter().any(|(what, _)| *what == sought);
+    let is_leaving = has(What::LinkMissing) || has(What::LeaseMissing);
+    let differs = mends.rules && has(What::LinkChanged) && mend::has_rules(last);
+    if is_leaving || !(differs || mends.firewalld && mend::has_firewall(last)) {
+        return Ok(Confirmed { found: found.into_iter().map(told).collect(), ..Confirmed::default() });
     }
-    let mended = mend::rules(last, observer, places, reloaded)?;
-    let left = if mended.is_empty() { found } else { differences(last, observer, places, &mut Shared::default())? };
-    let mended = mended.into_iter().map(|line| (What::RulesMissing, Became::Repaired, line));
-    Ok(mended.chain(left.into_iter().map(told)).collect())
+    let mended = mend::rules(last, observer, places, mends)?;
+    let left =
+        if mended.told.is_empty() { found } else { differences(last, observer, places, &mut Shared::default())? };
+    let is_mended_in_vain = differs && left.iter().any(|(what, _)| *what == What::LinkChanged);
+    let again = mended.told.into_iter().map(|line| (What::RulesMissing, Became::Repaired, line));
+    Ok(Confirmed {
+        found: again.chain(left.into_iter().map(told)).collect(),
+        failures: mended.failures,
+        is_mended_in_vain,
+    })
 }
 
 /// What differs; nothing of a pod that cannot be looked into from here, or whose ADD has not ended.

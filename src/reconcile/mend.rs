@@ -1,11 +1,13 @@
 //! Rules of a pod that lives, which somebody took from the packet filter (`nft flush ruleset`, a reload of firewalld), made anew: each
 //! attachment's own, from its record. It does not know who took them, nor when to look.
 
-use backends::chained::{Chained, Original, Spec};
-use backends::nft::{Listed, Owner};
-use backends::{Before, Pod};
+use std::path::Path;
 
-use super::look::{job_of, request_in, subject};
+use backends::chained::{Chained, Fit, Original, Spec};
+use backends::nft::{Listed, Owner};
+use backends::{Before, Host, Pod};
+
+use super::look::{Mends, job_of, request_in, subject};
 use crate::alive::Observer;
 use crate::chain::Caller;
 use crate::chained::{self, Link};
@@ -16,7 +18,6 @@ use crate::cni::version::Version;
 use crate::convert;
 use crate::job::Job;
 use crate::journal::{Attachment, Record, Step};
-use crate::log::warn;
 use crate::native::{self, Around, Verdict, from_backend};
 use crate::rules;
 use crate::survey::Places;
@@ -29,7 +30,7 @@ pub(super) fn has_rules(record: &Record) -> bool {
 
 /// Whether a step has rules, as far as its configuration says it.
 fn is_ruled(attachment: &Attachment, position: usize, step: &Step) -> bool {
-    match read(attachment, (position, step), std::path::Path::new("/")) {
+    match read(attachment, (position, step), Path::new("/")) {
         Some(Verdict::Native(native, _)) => !native.rules.is_empty(),
         Some(Verdict::Chained(spec, _)) => spec.chained().is_in_filter() && !spec.is_idle(),
         Some(Verdict::Executed(_)) | None => false,
@@ -47,48 +48,58 @@ fn is_executed_firewall(step: &Step) -> bool {
     !step.native && step.plugin == Chained::Firewall.name()
 }
 
-/// Makes what is missing anew; a line for each step of which something was. `reloaded`: what executed plugins told firewalld is missing.
+/// A line for each step.
+#[derive(Debug, Default)]
+pub(super) struct Mended {
+    /// What was missing, and is there again.
+    pub(super) told: Vec<String>,
+    /// What could not be made anew.
+    pub(super) failures: Vec<String>,
+}
+
+/// Makes what is missing anew.
 ///
 /// # Errors
 /// The pod's namespace cannot be entered, or its record is no longer readable.
-pub(super) fn rules(
-    record: &Record,
-    observer: &Observer,
-    places: &Places,
-    reloaded: bool,
-) -> Result<Vec<String>, CniError> {
+pub(super) fn rules(record: &Record, observer: &Observer, places: &Places, mends: Mends) -> Result<Mended, CniError> {
     let intent = &record.intent;
-    let (Some(done), Some(netns)) = (&record.commitment, observer.reach(intent)) else { return Ok(Vec::new()) };
+    let mut mended = Mended::default();
+    let (Some(done), Some(netns)) = (&record.commitment, observer.reach(intent)) else { return Ok(mended) };
     let request = request_in(record, &netns);
     let job = job_of(&request, places);
     let mut pod = Pod::enter(netns).map_err(from_backend)?;
-    let mut told = Vec::new();
     for (attachment, outcome) in intent.attachments.iter().zip(&done.outcomes) {
         let (result, _) = CniResult::parse(&outcome.result, Version::V1_1_0)?;
         for (position, step) in attachment.steps.iter().enumerate().filter(|_| !attachment.disable_check) {
-            let one = One { job: &job, attachment, step, result: &result, reloaded };
+            let one = One { job: &job, attachment, step, result: &result, mends };
             let subject = || subject(intent, attachment);
             match one.mend(position, &mut pod) {
                 Ok(None) => {}
-                Ok(Some(missing)) => told.push(format!("{}: {missing}: its rules are made anew", subject())),
-                // It is found to differ once more, and told with that; what only a plugin knows is not.
-                Err(e) => warn(&format!("{}: rules that were removed are not made anew: {}", subject(), e.msg)),
+                Ok(Some(missing)) => mended.told.push(format!("{}: {missing}: its rules are made anew", subject())),
+                Err(e) => {
+                    let told = format!("{}: rules that were removed are not made anew: {}", subject(), e.msg);
+                    mended.failures.push(told);
+                }
             }
         }
     }
-    Ok(told)
+    Ok(mended)
 }
 
-fn read(attachment: &Attachment, (position, step): (usize, &Step), state_dir: &std::path::Path) -> Option<Verdict> {
-    let around = Around {
+fn read(attachment: &Attachment, (position, step): (usize, &Step), state_dir: &Path) -> Option<Verdict> {
+    let before = if position > 0 { Before::Awaited } else { Before::Nothing };
+    native::read(&step.plugin, &step.conf, &around(attachment, state_dir, before)).ok().filter(|_| step.native)
+}
+
+fn around<'a>(attachment: &'a Attachment, state_dir: &'a Path, before: Before<'a>) -> Around<'a> {
+    Around {
         network: &attachment.cni_name,
         version: version_of(attachment),
         args: &attachment.args,
         ifname: &attachment.ifname,
         state_dir,
-        before: if position > 0 { Before::Awaited } else { Before::Nothing },
-    };
-    native::read(&step.plugin, &step.conf, &around).ok().filter(|_| step.native)
+        before,
+    }
 }
 
 fn version_of(attachment: &Attachment) -> Version {
@@ -101,7 +112,7 @@ struct One<'a> {
     attachment: &'a Attachment,
     step: &'a Step,
     result: &'a CniResult,
-    reloaded: bool,
+    mends: Mends,
 }
 
 impl One<'_> {
@@ -113,10 +124,14 @@ impl One<'_> {
     /// What was missing, and is there again.
     fn mend(&self, position: usize, pod: &mut Pod) -> Result<Option<String>, CniError> {
         match read(self.attachment, (position, self.step), &self.job.state_dir) {
-            Some(Verdict::Native(native, _)) if !native.rules.is_empty() => self.own_rules(native.rules),
-            Some(Verdict::Chained(spec, _)) if spec.chained().is_in_filter() => self.chained(&spec, pod),
+            Some(Verdict::Native(native, _)) if self.mends.rules && !native.rules.is_empty() => {
+                self.own_rules(native.rules)
+            }
+            Some(Verdict::Chained(spec, _)) if self.mends.rules && spec.chained().is_in_filter() => {
+                self.chained(&spec, pod)
+            }
             Some(_) => Ok(None),
-            None if self.reloaded && is_executed_firewall(self.step) => self.executed(),
+            None if self.mends.firewalld && is_executed_firewall(self.step) => self.executed(),
             None => Ok(None),
         }
     }
@@ -136,35 +151,60 @@ impl One<'_> {
 
     fn chained(&self, spec: &Spec, pod: &mut Pod) -> Result<Option<String>, CniError> {
         let mut host = self.job.place.host().map_err(from_backend)?;
-        let link = Link { owner: self.owner(), sandbox: self.job.netns(), group: None };
-        let checked = chained::check(spec, &link, self.result, (&mut host, pod), &mut Listed::default());
-        let Err(missing) = checked else { return Ok(None) };
-        let around = Around {
-            network: &self.attachment.cni_name,
-            version: version_of(self.attachment),
-            args: &self.attachment.args,
-            ifname: &self.attachment.ifname,
-            state_dir: &self.job.state_dir,
-            before: Before::Awaited,
+        let ends = &mut (&mut host, pod);
+        let Err(missing) = self.check(spec, ends) else { return Ok(None) };
+        let Some([plain, ..]) = spec.policies() else {
+            self.add(spec, ends)?;
+            return Ok(Some(missing.msg));
         };
-        let known = chained::Known {
-            owner: self.owner(),
-            step: self.step,
-            around,
-            result: Some(self.result),
-            original: None,
-            link_stays: true,
-        };
-        chained::remove(spec.chained(), &known, &mut rules::open()?, None)?;
+        self.add(&plain, ends)?;
+        // What another pod says of the bridge since then stays.
+        if spec.policies().into_iter().flatten().skip(1).all(|any| self.check(&any, ends).is_err()) {
+            self.add(spec, ends)?;
+        }
+        Ok(Some(missing.msg))
+    }
+
+    fn link(&self) -> Link<'_> {
+        Link { owner: self.owner(), sandbox: self.job.netns(), group: None }
+    }
+
+    fn check(&self, spec: &Spec, ends: &mut (&mut Host, &mut Pod)) -> Result<(), CniError> {
+        let (host, pod) = (&mut *ends.0, &mut *ends.1);
+        chained::check(spec, &self.link(), self.result, (host, pod), &mut Listed::default())
+    }
+
+    /// Without what is there of it still: ports that lead here already do not become more.
+    fn add(&self, spec: &Spec, ends: &mut (&mut Host, &mut Pod)) -> Result<(), CniError> {
+        // Somebody else may have a port since.
+        spec.claim(&self.owner()).map_err(from_backend)?;
+        if spec.chained() != Chained::Portmap {
+            let known = chained::Known {
+                owner: self.owner(),
+                step: self.step,
+                around: around(self.attachment, &self.job.state_dir, Before::Awaited),
+                result: Some(self.result),
+                original: None,
+                link_stays: true,
+            };
+            chained::remove(spec.chained(), &known, &mut rules::open()?, None)?;
+        }
         // DEL finds them by their owner: what the record says of where they were is only the quicker way.
         let mut note = |_: &Original| Ok(());
-        chained::add(spec, &link, self.result.clone(), (&mut host, pod), &mut note)?;
-        Ok(Some(missing.msg))
+        let (host, pod) = (&mut *ends.0, &mut *ends.1);
+        chained::add(spec, &self.link(), self.result.clone(), (host, pod), &mut note).map(drop)
     }
 
     /// By the plugin itself: what firewalld knows already it does not tell twice. Its CHECK is not asked: it finds nothing missing.
     fn executed(&self) -> Result<Option<String>, CniError> {
         let (job, attachment, plugin) = (self.job, self.attachment, &self.step.plugin);
+        let around = around(attachment, &job.state_dir, Before::Awaited);
+        if let Ok(Verdict::Chained(spec, _)) = native::read(plugin, &self.step.conf, &around)
+            && spec.fit().map_err(from_backend)? == Fit::Here
+        {
+            // Executed now, it would take iptables, and DEL not find that when firewalld is back.
+            return Err(CniError::generic("firewalld was loaded anew, and does not answer here on the system's bus"));
+        }
         let caller = job.caller(&attachment.ifname, &job.request.path, version_of(attachment));
         let caller = Caller { args: &attachment.args, ..caller };
         caller.execute(Command::Add, plugin, &self.step.conf, Some(self.result))?;

@@ -61,7 +61,10 @@ pub enum Cause {
         taken: Taken,
     },
     /// Links changed faster than they were told: everything is looked at.
-    Lost,
+    Lost {
+        /// What was taken from the packet filter.
+        taken: Taken,
+    },
 }
 
 /// What does not agree.
@@ -205,6 +208,10 @@ pub struct Reconciler {
     collected: Option<Key>,
     /// The last record whose pod was looked into.
     looked: Option<Key>,
+    /// firewalld was loaded anew, and has not been told of all pods again.
+    reloaded: bool,
+    /// Pods whose rules are not right although they were made anew: once more in the next whole round.
+    unmended: BTreeSet<Key>,
 }
 
 impl Reconciler {
@@ -212,9 +219,16 @@ impl Reconciler {
     /// or detached is let be.
     pub fn round(&mut self, places: &Places, what: &Cause, definitions: &Definitions) -> Report {
         let mut report = Report::default();
+        let taken = match what {
+            Cause::Changed { taken, .. } | Cause::Lost { taken } => *taken,
+            Cause::Start | Cause::Timer => Taken::default(),
+        };
+        self.reloaded |= taken.firewalld;
         let (done, is_whole) = match what {
-            Cause::Changed { links, taken } => (self.changed(places, links, *taken, &mut report), false),
-            Cause::Start | Cause::Timer | Cause::Lost => (self.everything(places, definitions, &mut report), true),
+            Cause::Changed { links, .. } => (self.changed(places, links, taken, &mut report), false),
+            Cause::Start | Cause::Timer | Cause::Lost { .. } => {
+                (self.everything(places, definitions, &mut report), true)
+            }
         };
         report.failures.extend(done.err().map(|e| e.msg));
         self.remember(&mut report, is_whole);
@@ -226,6 +240,9 @@ impl Reconciler {
         let lines = report.found.iter().map(|found| &found.line).chain(&report.failures);
         let lines: BTreeSet<String> = lines.take(FINDINGS_MAX).cloned().collect();
         report.news = lines.difference(&self.told).cloned().collect();
+        // What was put right was wrong again.
+        let repaired = report.found.iter().filter(|found| found.became == Became::Repaired);
+        report.news.extend(repaired.map(|found| found.line.clone()));
         if is_whole {
             self.told.clear();
         }
@@ -253,7 +270,8 @@ impl Reconciler {
         self.collect(&survey.ended, places, &observer, report)?;
         let records = last_records(&journal)?;
         compare(records.iter().filter(|record| observer.reach(&record.intent).is_some()), definitions, report);
-        self.look_at(&records, places, &observer, false, report);
+        self.unmended.clear();
+        self.look_at(&records, places, &observer, report);
         Ok(())
     }
 
@@ -270,7 +288,7 @@ impl Reconciler {
             return Ok(());
         }
         let observer = Observer::look(places.on_node)?;
-        self.look_at(&records, places, &observer, taken.firewalld, report);
+        self.look_at(&records, places, &observer, report);
         Ok(())
     }
 
@@ -319,32 +337,39 @@ impl Reconciler {
         Ok(())
     }
 
-    /// `reloaded`: firewalld has forgotten what plugins told it.
-    fn look_at(
-        &mut self,
-        records: &[Record],
-        places: &Places,
-        observer: &Observer,
-        reloaded: bool,
-        report: &mut Report,
-    ) {
+    fn look_at(&mut self, records: &[Record], places: &Places, observer: &Observer, report: &mut Report) {
         let mut all: Vec<&Record> = records.iter().collect();
         all.sort_by(|one, other| one.intent.key.cmp(&other.intent.key));
         go_on_behind(self.looked.as_ref(), &mut all, |record| &record.intent.key);
         let mut shared = look::Shared::default();
+        let (reloaded, mut left) = (self.reloaded, all.len() > LOOKED_MAX);
         for record in all.into_iter().take(LOOKED_MAX) {
-            self.looked = Some(record.intent.key.clone());
+            let key = &record.intent.key;
+            self.looked = Some(key.clone());
             match look::differences(record, observer, places, &mut shared) {
                 Ok(found) if found.is_empty() && !(reloaded && mend::has_firewall(record)) => {}
                 // Something differs, or could not be looked at: it may be leaving. Once more while nobody can be at work on it.
-                Ok(_) | Err(_) => match look::confirmed(&record.intent.key, observer, places, reloaded) {
-                    Ok(found) => {
-                        found.into_iter().for_each(|(what, became, line)| report.note_done(what, became, line))
+                Ok(_) | Err(_) => match look::confirmed(key, observer, places, self.mends_of(key)) {
+                    Ok(confirmed) => {
+                        left |= reloaded && !confirmed.failures.is_empty();
+                        if confirmed.is_mended_in_vain {
+                            self.unmended.insert(key.clone());
+                        }
+                        confirmed
+                            .found
+                            .into_iter()
+                            .for_each(|(what, became, line)| report.note_done(what, became, line));
+                        report.failures.extend(confirmed.failures);
                     }
                     Err(e) => report.failures.push(format!("{}: {}", whose(&record.intent), e.msg)),
                 },
             }
         }
+        self.reloaded &= left;
+    }
+
+    fn mends_of(&self, key: &Key) -> look::Mends {
+        look::Mends { rules: !self.unmended.contains(key), firewalld: self.reloaded }
     }
 }
 

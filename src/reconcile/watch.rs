@@ -58,7 +58,7 @@ impl Watch {
                 heard.taken |= rules.taken().map_err(native::from_backend)?;
             }
             if was_nothing && !heard.is_nothing() {
-                until = Instant::now() + quiet;
+                until = (Instant::now() + quiet).min(deadline);
             }
         }
         Ok(heard.cause())
@@ -108,7 +108,7 @@ impl Heard {
 
     fn cause(self) -> Option<Cause> {
         if self.is_lost {
-            return Some(Cause::Lost);
+            return Some(Cause::Lost { taken: self.taken });
         }
         let (names, indices) = self.changes.into_iter().map(|change| (change.name, change.index)).unzip();
         let links = Changed { names, indices };

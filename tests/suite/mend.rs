@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use backends::nft::Taken;
-use plexus::reconcile::{Cause, Changed, What, watch_host};
+use plexus::reconcile::{Cause, Changed, Reconciler, What, watch_host};
 use serde_json::json;
 
 use crate::case::Case;
 use crate::meta::{Node, node};
 use crate::need::Need;
-use crate::reconcile::{found, round};
+use crate::reconcile::{found, places, round};
 use crate::tools::CACHE;
 
 /// The cases.
@@ -24,6 +24,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("mend::rules_that_others_removed_are_made_anew", rules, removed),
         Case::new("mend::half_of_the_rules_becomes_all_of_them", rules, half),
         Case::new("mend::of_pods_that_leave_nothing_is_made", rules, leaving),
+        Case::new("mend::what_others_have_by_now_stays_theirs", rules, others),
+        Case::new("mend::a_del_that_got_half_way_is_not_a_living_pod", rules, half_gone),
+        Case::new("mend::what_cannot_be_mended_is_tried_once", rules, in_vain),
         Case::new("mend::an_executed_firewall_is_executed_again_after_a_reload", rules, executed),
         Case::new("mend::a_daemon_hears_of_it", rules, daemon),
     ]
@@ -115,6 +118,68 @@ fn leaving() {
     node.assert_clean();
 }
 
+/// A port that another pod was given since, and a bridge's policy that a later pod has set.
+fn others() {
+    let mut node = ruled();
+    add(&mut node, "a", 8080);
+    node.bed.tool("nft", &["delete", "table", "ip", "plexus_portmap"], "").unwrap();
+    node.bed.tool("nft", &["delete", "table", "ip6", "plexus_portmap"], "").unwrap();
+    node.conf["delegates"][0]["plugins"][2]["ingressPolicy"] = json!("isolated");
+    add(&mut node, "b", 8080);
+    let text = || node.bed.tool("nft", &["-a", "list", "chain", "ip", "filter", "CNI-FORWARD"], "").unwrap();
+    let rule = text().lines().find(|line| line.contains("ip saddr 10.1.0.2")).unwrap().to_owned();
+    let handle = rule.rsplit(' ').next().unwrap();
+    let stage = || node.bed.tool("nft", &["list", "chain", "ip", "filter", "CNI-ISOLATION-STAGE-1"], "").unwrap();
+    let isolated = stage();
+    node.bed.tool("nft", &["delete", "rule", "ip", "filter", "CNI-FORWARD", "handle", handle], "").unwrap();
+    let report = round(&rules_gone());
+    assert!(text().contains("ip saddr 10.1.0.2"), "{report:?}");
+    assert_eq!(stage(), isolated, "what b says of the bridge");
+    assert_eq!(report.failures.len(), 1, "the port is b's: {report:?}");
+    assert!(report.failures[0].contains("8080") && report.failures[0].contains("default/a"), "{report:?}");
+    let ports = node.bed.tool("nft", &["list", "map", "ip", "plexus_portmap", "ports"], "").unwrap();
+    assert!(ports.contains("10.1.0.3") && !ports.contains("10.1.0.2"), "{ports}");
+    for id in ["a", "b"] {
+        node.call("DEL", id).run().ok();
+    }
+    node.assert_clean();
+}
+
+/// Its address may be another pod's already.
+fn half_gone() {
+    let mut node = ruled();
+    add(&mut node, "a", 8080);
+    node.bed.tool("nft", &["flush", "ruleset"], "").unwrap();
+    node.bed.ip("-n a link del eth0");
+    let report = round(&rules_gone());
+    assert!(found(&report).iter().all(|(what, _)| *what == What::LinkMissing), "{report:?}");
+    assert_eq!(listed(&node), listed(&node).into_iter().filter(|left| !left.contains("id-a")).collect::<Vec<_>>());
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
+/// Nobody repeats for ever what does not help: what mending removes and adds is announced, too.
+fn in_vain() {
+    let mut node = ruled();
+    add(&mut node, "a", 8080);
+    node.bed.ip("-n a link set eth0 address 02:00:00:00:77:77");
+    let chain = ["chain", "inet", "cni_plugins_masquerade", "masq_checks"];
+    let mut reconciler = Reconciler::default();
+    let mut mended = || {
+        node.bed.tool("nft", &[&["flush"][..], &chain].concat(), "").unwrap();
+        let report = reconciler.round(&places(), &rules_gone(), &|_, _| None);
+        found(&report).iter().filter(|(what, _)| *what == What::RulesMissing).count()
+    };
+    assert_eq!((mended(), mended()), (1, 0), "the link differs still: not again before the next whole round");
+    assert!(
+        found(&reconciler.round(&places(), &Cause::Timer, &|_, _| None))
+            .iter()
+            .any(|(what, _)| *what == What::RulesMissing)
+    );
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
+}
+
 /// As where firewalld keeps the rules: the plugin alone knows what it told.
 fn executed() {
     let mut node = node();
@@ -134,9 +199,15 @@ fn executed() {
     let told = found(&report);
     assert_eq!((told.len(), calls()), (1, 2), "{report:?}");
     assert!(told[0].0 == What::RulesMissing && told[0].1.contains("firewall executed again"), "{told:?}");
+    // What could not be told is told in the next round, whatever that is for.
     fs::write("/run/scratch/fail", "").unwrap();
-    assert_eq!(found(&round(&reload)), [], "the log says why");
+    let mut reconciler = Reconciler::default();
+    let mut again = |cause: &Cause| reconciler.round(&places(), cause, &|_, _| None);
+    let report = again(&reload);
+    assert_eq!((found(&report), report.failures.len()), (vec![], 1), "{report:?}");
     fs::remove_file("/run/scratch/fail").unwrap();
+    assert_eq!(again(&Cause::Timer).found.len(), 1);
+    assert_eq!(again(&Cause::Timer).found.len(), 0);
     node.call("DEL", "a").run().ok();
     node.assert_clean();
 }

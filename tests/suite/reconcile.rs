@@ -51,7 +51,7 @@ const QUIET: Duration = Duration::from_millis(200);
 const KILLS: u32 = 40;
 
 /// A case's own namespaces may not look at all processes of the machine: it says itself that it sees everything.
-fn places() -> Places {
+pub(crate) fn places() -> Places {
     Places {
         state_dir: RECORDS.into(),
         cache_dirs: vec![CACHE.into()],

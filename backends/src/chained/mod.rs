@@ -234,6 +234,14 @@ impl Spec {
         }
     }
 
+    /// firewall with a policy: without it, and with each that a bridge can have. What is said of a bridge is for all of its pods, and the
+    /// last one says it.
+    #[must_use]
+    pub fn policies(&self) -> Option<[Self; 3]> {
+        let Self::Firewall(spec) = self else { return None };
+        spec.policies().map(|all| all.map(Self::Firewall))
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {

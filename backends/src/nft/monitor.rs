@@ -63,7 +63,8 @@ impl RuleMonitor {
             match self.0.netfilter().receive() {
                 Ok(Some(datagram)) => taken |= all_of(datagram),
                 Ok(None) => break,
-                Err(failure) if failure.is_overrun() => taken = Taken { rules: true, firewalld: true },
+                // A reload may be among what was lost; that it was is no reason to tell firewalld anything.
+                Err(failure) if failure.is_overrun() => taken.rules = true,
                 Err(failure) => return Err(Error::kernel("listen to the packet filter of", "the host", failure)),
             }
         }

@@ -141,6 +141,12 @@ fn validate_chain(name: &str) -> Result<(), Error> {
 }
 
 impl Spec {
+    /// The same without a policy, and with each that there is; none where it says nothing of a bridge.
+    pub(in crate::chained) fn policies(&self) -> Option<[Self; 3]> {
+        let with = |policy| Self { policy, ..self.clone() };
+        self.policy.map(|_| [with(None), with(Some(Policy::SameBridge)), with(Some(Policy::Isolated))])
+    }
+
     /// Whether its bridge is isolated from others.
     pub(crate) fn isolates(&self) -> bool {
         self.policy.is_some()
