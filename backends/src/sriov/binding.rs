@@ -18,7 +18,8 @@ const GROUPS: &str = "/dev/vfio";
 pub(super) const PROBE_TIMEOUT_MS: u64 = 10_000;
 
 /// Whether nobody has a function that is bound to vfio-pci. To unbind one that somebody has waits in the kernel until that one ends, and
-/// nothing can end the wait: its group is opened first, which is refused where it is open already.
+/// nothing can end the wait: its group is opened first, which is refused where it is open already. Where the group has no file, as in a
+/// container, the function tells: vfio-pci has it enabled for as long as a program has it.
 pub(super) fn check_free(sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
     check_free_in(Path::new(GROUPS), sysfs, address)
 }
@@ -36,6 +37,9 @@ fn check_free_in(groups: &Path, sysfs: &Sysfs, address: &PciAddress) -> Result<(
                 return Err(Error::new(ErrorKind::Busy, text).because(e));
             }
         }
+    }
+    if sysfs.driver(address).as_deref() == Some(VFIO) && sysfs.is_enabled(address) {
+        return Err(Error::new(ErrorKind::Busy, format!("{address} is in use: a program has it by vfio-pci")));
     }
     Ok(())
 }
@@ -109,5 +113,20 @@ mod tests {
             fs::write(groups.join(name), "").unwrap();
             assert!(is_free(), "{name}");
         }
+    }
+
+    #[test]
+    fn one_that_vfio_has_enabled_is_in_use_also_where_its_group_is_no_file() {
+        let tree = Tree::new("enabled").with_functions(1);
+        let address = "0000:01:10.0".parse().unwrap();
+        let device = tree.0.join("bus/pci/devices/0000:01:10.0");
+        let is_free = || check_free_in(&tree.0.join("no such folder"), &tree.sysfs(), &address).is_ok();
+        fs::write(device.join("enable"), "1\n").unwrap();
+        assert!(is_free(), "another driver has what it drives enabled, whoever uses it");
+        fs::remove_file(device.join("driver")).unwrap();
+        std::os::unix::fs::symlink("/x/drivers/vfio-pci", device.join("driver")).unwrap();
+        assert!(!is_free());
+        fs::write(device.join("enable"), "0\n").unwrap();
+        assert!(is_free());
     }
 }

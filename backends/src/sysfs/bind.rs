@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::{PciAddress, Sysfs, link_name};
+use super::{PciAddress, Sysfs, link_name, read};
 
 /// Where a device is said to that has no driver yet.
 const PROBE: &str = "bus/pci/drivers_probe";
@@ -19,6 +19,11 @@ impl Sysfs {
     /// The IOMMU group of a function; none where there is no IOMMU.
     pub(crate) fn iommu_group(&self, address: &PciAddress) -> Option<u32> {
         link_name(&self.device(address).join("iommu_group")).and_then(|name| name.parse().ok())
+    }
+
+    /// Whether a driver has enabled a function: vfio-pci does when a program takes it, and undoes it when that one lets go.
+    pub(crate) fn is_enabled(&self, address: &PciAddress) -> bool {
+        read(&self.device(address).join("enable")).is_ok_and(|count| count != "0")
     }
 
     /// Which driver alone may have a function; none: whichever knows it.
