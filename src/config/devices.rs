@@ -245,16 +245,30 @@ impl Devices {
         Ok(devices)
     }
 
-    /// Adds the resources of a file as the other plugin reads it.
+    /// Adds the resources of a file as the other plugin reads it. One that only that plugin offers is warned of and left out: a node's
+    /// pods do not wait for it.
     ///
     /// # Errors
-    /// A sentence: it is none, or says what cannot be meant.
+    /// A sentence: it is no such file.
     pub fn add_file(&mut self, text: &[u8]) -> Result<(), String> {
         let object = gojson::parse_object(text, "config.ResourceConfList").map_err(|e| e.to_string())?;
         match gojson::field(&object, "resourceList") {
-            Some(Value::Array(list)) => self.add(list),
+            Some(Value::Array(list)) => self.add_known(list),
             Some(_) => Err("resourceList is no list".to_owned()),
             None => Err("it has no resourceList".to_owned()),
+        }
+    }
+
+    fn add_known(&mut self, list: &[Value]) -> Result<(), String> {
+        for item in list.iter().take(RESOURCES_MAX) {
+            if let Err(why) = self.add(std::slice::from_ref(item)) {
+                let name = item.get("resourceName").and_then(Value::as_str).unwrap_or("without a name");
+                self.warnings.push(format!("devices: resource {name} of the file is not offered: {why}"));
+            }
+        }
+        match list.len().checked_sub(RESOURCES_MAX) {
+            None | Some(0) => Ok(()),
+            Some(more) => Err(format!("resourceList: {more} more than {RESOURCES_MAX} resources")),
         }
     }
 
@@ -407,6 +421,21 @@ mod tests {
         assert_eq!(devices.warnings, ["devices: unknown key more of a resource is ignored"]);
         assert_eq!(devices.cdi_dir, Some(PathBuf::from(CDI_DIR)));
         assert_eq!(devices.plugin_dir, PathBuf::from(PLUGIN_DIR));
+    }
+
+    #[test]
+    fn what_only_the_other_plugin_offers_is_left_out_of_its_file() {
+        let mut devices = parse(&json!({})).unwrap();
+        let file = json!({"resourceList": [
+            {"resourceName": "gpu", "deviceType": "accelerator", "selectors": {"vendors": ["8086"]}},
+            {"resourceName": "vf", "selectors": {"vendors": ["8086"]}},
+            {"resourceName": "vf", "selectors": {"vendors": ["15b3"]}},
+            {"resourceName": "sf", "selectors": {"auxTypes": ["sf"]}}]});
+        devices.add_file(file.to_string().as_bytes()).unwrap();
+        let names: Vec<String> = devices.resources.iter().map(Resource::full_name).collect();
+        assert_eq!(names, ["intel.com/vf"]);
+        let told = devices.warnings.join("; ");
+        assert!(["gpu", "vf is there twice", "auxTypes"].iter().all(|part| told.contains(part)), "{told}");
     }
 
     #[test]

@@ -83,7 +83,8 @@ pub(super) fn find<'a>(shelf: &'a Shelf, id: &str) -> Result<(&'a PciAddress, &'
     let found = found.ok_or_else(|| format!("{:.64} has no device {id:.64}", shelf.resource.full_name()))?;
     match found.1.ailment {
         Some(Ailment::Gone) => Err(format!("device {id} of {} is gone", shelf.resource.full_name())),
-        _ => Ok(found),
+        Some(Ailment::Needed) => Err(format!("device {id} of {}: {}", shelf.resource.full_name(), Ailment::Needed)),
+        Some(Ailment::CardDown(_)) | None => Ok(found),
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Device {
 pub enum Ailment {
     /// Its card, by its interface, is down.
     CardDown(String),
+    /// It is the node's own: it has the default route, or functions by now.
+    Needed,
     /// There is no such device any more.
     Gone,
 }
@@ -57,6 +59,7 @@ impl std::fmt::Display for Ailment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Ailment::CardDown(card) => write!(f, "its card {card} is down"),
+            Ailment::Needed => f.write_str("the node needs it itself, for its default route or for its functions"),
             Ailment::Gone => f.write_str("it is gone"),
         }
     }
@@ -80,7 +83,7 @@ impl Stock {
                 && let Some(shelf) = stock.shelves.get_mut(position)
             {
                 let numa_node = function.numa_node.filter(|_| !shelf.resource.exclude_topology);
-                let device = Device { numa_node, ailment: ailment(function), is_rdma, needs_vhost_net };
+                let device = Device { numa_node, ailment: ailment(function, uplinks), is_rdma, needs_vhost_net };
                 shelf.devices.insert(function.address.clone(), device);
             }
         }
@@ -129,14 +132,21 @@ impl Stock {
     }
 }
 
-fn ailment(function: &NetworkFunction) -> Option<Ailment> {
+fn is_needed(function: &NetworkFunction, uplinks: &[String]) -> bool {
+    function.functions > 0 || function.interfaces.iter().any(|interface| uplinks.contains(interface))
+}
+
+/// What it was offered as says nothing of what it has become.
+fn ailment(function: &NetworkFunction, uplinks: &[String]) -> Option<Ailment> {
+    if is_needed(function, uplinks) {
+        return Some(Ailment::Needed);
+    }
     let is_down = function.index.is_some() && function.is_pf_up == Some(false);
     is_down.then(|| Ailment::CardDown(function.pf_interface.clone().unwrap_or_default()))
 }
 
 fn chosen(resources: &[Resource], function: &NetworkFunction, uplinks: &[String]) -> Option<(usize, bool, bool)> {
-    let is_needed = function.interfaces.iter().any(|interface| uplinks.contains(interface));
-    if is_needed || function.functions > 0 {
+    if is_needed(function, uplinks) {
         return None;
     }
     resources.iter().enumerate().find_map(|(position, resource)| {
@@ -187,6 +197,18 @@ mod tests {
             let all = stock.shelves[position].devices.iter();
             all.map(|(address, device)| format!("{}{}", &address.as_str()[5..], mark(device))).collect()
         })
+    }
+
+    #[test]
+    fn a_card_that_the_node_needs_by_now_is_not_healthy() {
+        let plain = NetworkFunction { functions: 0, ..card(0) };
+        let before = new(std::slice::from_ref(&plain), &[]);
+        assert_eq!(shown(&before)[1].len(), 1, "nobody needs it yet");
+        let name = plain.interfaces.first().cloned().unwrap();
+        for (functions, uplinks) in [(2, vec![]), (0, vec![name.as_str()])] {
+            let now = of(&[NetworkFunction { functions, ..plain.clone() }], &uplinks, &before, &Devices::default());
+            assert!(shown(&now)[1][0].ends_with('!'), "{now:?}");
+        }
     }
 
     #[test]

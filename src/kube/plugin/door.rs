@@ -42,6 +42,10 @@ impl Identity {
         let found = fs::symlink_metadata(path).ok()?;
         Some(Identity { device: found.dev(), inode: found.ino(), made: (found.ctime(), found.ctime_nsec()) })
     }
+
+    fn is_file_of(&self, other: &Identity) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
 }
 
 /// Whether somebody listens there.
@@ -74,7 +78,8 @@ impl Door {
 
     /// The kubelet finds it by its name.
     pub(super) fn is_there(&self) -> bool {
-        Identity::of(&self.path) == Some(self.identity)
+        // Somebody may have changed whose it is: while it is listened to, its number is no other file's.
+        Identity::of(&self.path).is_some_and(|found| found.is_file_of(&self.identity))
     }
 }
 
