@@ -2,9 +2,6 @@
 //! not how they are made anew.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use backends::nft::Taken;
@@ -14,7 +11,7 @@ use serde_json::json;
 use crate::case::Case;
 use crate::meta::{Node, node};
 use crate::need::Need;
-use crate::reconcile::{found, places, round};
+use crate::reconcile::{found, places, round, started};
 use crate::tools::CACHE;
 
 /// The cases.
@@ -221,16 +218,8 @@ fn daemon() {
         .unwrap();
     assert_eq!(watch.wait(Instant::now() + QUIET, QUIET).unwrap(), None, "a table of others");
     let before = listed(&node);
-    let mut daemon = Command::new(env!("CARGO_BIN_EXE_plexus"))
-        .args(["daemon", "--socket-dir", "/run/plexus"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    let (mut daemon, mut lines) = started();
     let deadline = Instant::now() + LIMIT;
-    while !Path::new("/run/plexus/plexus.sock").exists() {
-        assert!(Instant::now() < deadline, "the daemon has no socket");
-    }
     // As a reload of firewalld's iptables backend does it: one table after the other.
     for table in ["filter", "nat"] {
         drop(node.bed.tool("nft", &["delete", "table", "ip", table], ""));

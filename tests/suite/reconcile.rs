@@ -2,9 +2,9 @@
 //! knows where plexus keeps its records, and not how a round is made.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -345,21 +345,27 @@ fn killed() {
     node.assert_clean();
 }
 
-/// A daemon hears it, and writes it down.
-fn daemon() {
-    let node = node();
-    node.add("a", "six");
-    fs::create_dir_all(CACHE).unwrap();
+/// A daemon at work, and what it writes to its log.
+pub(crate) fn started() -> (Child, Lines<BufReader<ChildStderr>>) {
     let mut daemon = Command::new(env!("CARGO_BIN_EXE_plexus"))
         .args(["daemon", "--socket-dir", "/run/plexus"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    let lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
     let deadline = Instant::now() + LIMIT;
     while !Path::new("/run/plexus/plexus.sock").exists() {
         assert!(Instant::now() < deadline, "the daemon has no socket");
     }
+    (daemon, lines)
+}
+
+/// A daemon hears it, and writes it down.
+fn daemon() {
+    let node = node();
+    node.add("a", "six");
+    fs::create_dir_all(CACHE).unwrap();
+    let (mut daemon, mut lines) = started();
     node.bed.ip("-n a link del net1");
     let told = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("net1 of network"))).unwrap().unwrap();
     daemon.kill().unwrap();
