@@ -53,6 +53,8 @@ struct Added {
     steps: Vec<(usize, Gain)>,
     /// Of the step after these.
     failure: Option<CniError>,
+    /// Whoever added them has not said how far it came.
+    is_unknown: bool,
 }
 
 impl Beside<'_> {
@@ -63,14 +65,15 @@ impl Beside<'_> {
             let thread = thread.spawn_scoped(scope, || self.add()).ok();
             let made = link();
             let unknown = || CniError::generic("whoever adds this request's rules has failed in a way it should not");
-            let failed = |_| Added { rules: Err(unknown()), steps: Vec::new(), failure: None };
+            let failed = |_| Added { rules: Err(unknown()), steps: Vec::new(), failure: None, is_unknown: true };
             (made, thread.map(|thread| thread.join().unwrap_or_else(failed)))
         })
     }
 
     fn add(self) -> Added {
         let Self { filter, rules, owner, addresses, steps } = self;
-        let mut added = Added { rules: Ok(()), steps: Vec::with_capacity(steps.len()), failure: None };
+        let mut added =
+            Added { rules: Ok(()), steps: Vec::with_capacity(steps.len()), failure: None, is_unknown: false };
         if !rules.is_empty() {
             added.rules = rules::add(filter, rules, &owner, &[], &addresses);
         }
@@ -130,16 +133,19 @@ pub(super) fn link_and_rules<'a>(
         begun.done.push(Done::Rules { attachment, rules });
     }
     let addresses = layer3.addresses.clone();
+    let indices: Vec<usize> = steps.iter().map(|early| early.index).collect();
     let beside = Beside { filter: &mut begun.filter, rules, owner: owner(plan, attachment), addresses, steps };
     let (built, added) = beside.add_while(|| link(plan, attachment, native, resolved, kernel, layer3));
     // Without a thread nothing was begun: all of it is done in its turn.
-    let Some(Added { rules: ruled, steps, failure }) = added else { return (built, Ok(left)) };
-    for (index, gain) in steps {
-        let original = gain.original.clone().or_else(|| noted.get(&index).cloned());
+    let Some(Added { rules: ruled, steps, failure, is_unknown }) = added else { return (built, Ok(left)) };
+    begun.early.extend(steps);
+    // What of it is not there is no error of the undo.
+    for index in indices.into_iter().filter(|index| is_unknown || begun.early.contains_key(index)) {
+        let gained = begun.early.get(&index).and_then(|gain| gain.original.clone());
+        let original = gained.or_else(|| noted.get(&index).cloned());
         if let Some(step) = attachment.steps.get(index) {
             begun.done.push(Done::Chained { attachment, step, result: Box::new(leased.clone()), original });
         }
-        begun.early.insert(index, gain);
     }
     let done = if rules.is_empty() { left } else { Ruled::All };
     (built, failure.map_or(ruled, Err).map(|()| done))
