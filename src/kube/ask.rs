@@ -23,6 +23,22 @@ const APPEAR_POLL: Duration = Duration::from_millis(100);
 /// Pages of definitions: more than any cluster has.
 const PAGES_MAX: usize = 20;
 
+/// What the server has in its memory is new enough: without it etcd is asked for each object, as nobody else on a node does (the
+/// kubelet and every informer have what a watch tells). Kubernetes API concepts, "Resource versions: get".
+const FROM_MEMORY: &str = "?resourceVersion=0";
+
+/// A pod as the server has it in its memory, if that is surely the one: it is of the UID that the runtime knows, and bound to a node,
+/// so whatever was written before the kubelet heard of it is there.
+pub(super) async fn pod_in_memory(calls: &Calls, name: &PodName) -> Result<Option<(Pod, PodClaims)>, Failure> {
+    if name.uid.is_empty() {
+        return Ok(None);
+    }
+    let path = objects::pod_path(&name.namespace, &name.name)? + FROM_MEMORY;
+    let found = in_memory::<PodObject>(calls, &path, (&name.namespace, &name.name)).await?;
+    let sure = found.filter(|object| object.is_bound() && object.is_of(&name.uid));
+    Ok(sure.map(|object| object.into_pod(&name.namespace, &name.name)))
+}
+
 /// A pod by its name, waited for as long as `wait`.
 pub(super) async fn pod(calls: &Calls, name: &PodName, wait: Duration) -> Result<(Pod, PodClaims), Failure> {
     let path = objects::pod_path(&name.namespace, &name.name)?;
@@ -37,6 +53,13 @@ pub(super) fn no_pod(name: &PodName, failure: Failure) -> SourceError {
         Failure::Missing => SourceError::NoPod { namespace: namespace.clone(), name: name.clone() },
         other => other.told(format!("asking the API server for pod {namespace}/{name}")),
     }
+}
+
+/// A definition as the server has it in its memory; what is not there may be about to come.
+pub(super) async fn definition_in_memory(calls: &Calls, name: &Name) -> Result<Option<Definition>, Failure> {
+    let path = objects::definition_path(name)? + FROM_MEMORY;
+    let found = in_memory::<NetworkAttachmentDefinition>(calls, &path, (&name.0, &name.1)).await?;
+    Ok(found.map(Definition::from))
 }
 
 /// A definition, waited for as long as `wait`.
@@ -60,6 +83,7 @@ pub(super) async fn several(calls: &Calls, names: BTreeSet<Name>) -> BTreeMap<Na
     let paths = names.into_iter().filter_map(|name| Some((objects::definition_path(&name).ok()?, name)));
     let paths: Vec<(String, Name)> = paths.collect();
     let ask = async |(path, name): (String, Name)| {
+        let path = path + FROM_MEMORY;
         let found = calls.get::<NetworkAttachmentDefinition>(&path).await.ok().filter(|one| one.is(&name.0, &name.1));
         Some((name, found?.into()))
     };
@@ -112,6 +136,18 @@ pub(super) async fn devices(
         devices.doubt = dra::add(calls, &pod.namespace, claims, &mut devices).await.err();
     }
     Ok(devices)
+}
+
+/// The object of this name; none where the server does not have it.
+async fn in_memory<T>(calls: &Calls, path: &str, (namespace, name): (&str, &str)) -> Result<Option<T>, Failure>
+where
+    T: DeserializeOwned + Identity,
+{
+    match calls.get::<T>(path).await {
+        Err(Failure::Missing) => Ok(None),
+        Ok(object) if !object.is(namespace, name) => Err(calls.foreign()),
+        other => other.map(Some),
+    }
 }
 
 /// An object that may be about to come, and that is the one of this name.

@@ -58,6 +58,12 @@ pub(super) struct PodSpec {
     resource_claims: Option<Vec<ClaimName>>,
 }
 
+impl PodSpec {
+    pub(super) fn is_bound(&self) -> bool {
+        !self.node_name.is_empty()
+    }
+}
+
 /// The parts of a pod's `status` that name claims.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -51,7 +51,7 @@ impl Live {
         let refuse = |why| SourceError::Api { act: "preparing to ask the API server".to_owned(), why, transient: true };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| refuse(e.to_string()))?;
         let runtime = Running(Some(runtime));
-        let connected = runtime.block_on(connect::within(config.kubeconfig.clone(), limit::of_all(config)))?;
+        let connected = runtime.block_on(connect::here(config.kubeconfig.clone(), limit::of_all(config)))?;
         Ok(Live {
             runtime,
             calls: Calls::new(connected, limit::of_one(config), end).renewing(config.kubeconfig.clone()),
@@ -85,7 +85,12 @@ impl Drop for Running {
 
 impl Cluster for Live {
     fn pod(&mut self, name: &PodName) -> Result<Option<Pod>, SourceError> {
-        let asked = self.runtime.block_on(ask::pod(&self.calls, name, self.appear_wait));
+        let asked = self.runtime.block_on(async {
+            match ask::pod_in_memory(&self.calls, name).await? {
+                Some(found) => Ok(found),
+                None => ask::pod(&self.calls, name, self.appear_wait).await,
+            }
+        });
         let (pod, claims) = asked.map_err(|failure| ask::no_pod(name, failure))?;
         self.claims = claims;
         pod.check_uid(&name.uid)?;
@@ -107,7 +112,12 @@ impl Cluster for Live {
             return Ok(known.clone());
         }
         let wait = if awaited { self.appear_wait } else { Duration::ZERO };
-        let asked = self.runtime.block_on(ask::definition(&self.calls, &key, wait));
+        let asked = self.runtime.block_on(async {
+            match ask::definition_in_memory(&self.calls, &key).await? {
+                Some(found) => Ok(found),
+                None => ask::definition(&self.calls, &key, wait).await,
+            }
+        });
         let found = asked.map_err(|failure| ask::no_definition(&key, failure))?;
         self.definitions.insert(key, found.clone());
         Ok(found)

@@ -171,6 +171,18 @@ impl Identity for NetworkAttachmentDefinition {
 }
 
 impl PodObject {
+    /// Whether a node has been chosen for it.
+    pub(super) fn is_bound(&self) -> bool {
+        self.spec.is_bound()
+    }
+
+    /// Whether it is surely the one that the kubelet knows by this UID: that of a static pod is its manifest's, which the API's object notes.
+    pub(super) fn is_of(&self, uid: &str) -> bool {
+        let Meta { uid: own, annotations, .. } = &self.metadata;
+        let of_manifest = annotations.as_ref().and_then(|all| all.get("kubernetes.io/config.hash"));
+        own == uid || of_manifest.is_some_and(|hash| hash == uid)
+    }
+
     pub(super) fn into_pod(self, namespace: &str, name: &str) -> (Pod, PodClaims) {
         let Meta { uid, annotations, .. } = self.metadata;
         let annotations = annotations.unwrap_or_default();

@@ -42,6 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("api::d21_every_way_to_log_in_and_a_rotated_token", needs, logins),
         Case::new("api::default_networks_are_definitions", needs, cluster_network),
         Case::new("api::an_empty_definition_is_a_file_of_confdir", needs, empty_definition),
+        Case::new("api::what_the_server_remembers_is_enough_where_it_is_surely_the_pod", needs, remembered),
         Case::new("api::what_appears_late_is_waited_for", needs, late),
         Case::new("api::a_pod_of_another_uid_is_another_pod", needs, uid),
         Case::new("api::a_runtime_that_tells_no_uid_means_the_pod_that_is_there", needs, no_uid),
@@ -156,7 +157,7 @@ fn plain() {
     let member = Member::new();
     let uid = member.pod("a", &[]);
     member.call("ADD", "a", &uid).run().ok();
-    assert_eq!(member.asked("GET"), ["pods/a"]);
+    assert_eq!(member.asked("GET"), ["pods/a?resourceVersion=0"]);
     assert_eq!(member.cluster.network_status("a")[0]["default"], true, "the default network is always there");
 }
 
@@ -275,6 +276,29 @@ fn uid() {
     assert!(!answer.succeeded() && answer.stdout.contains("expected pod UID"), "{}", answer.stdout);
     assert_eq!(member.node.bed.links("a"), ["lo"]);
     member.call("ADD", "a", &uid).run().ok();
+}
+
+/// Its memory may be older than what was said to the kubelet: of another pod of this name, or of this one before it was bound.
+fn remembered() {
+    let member = Member::new();
+    let asked = |pod: &str, uid: &str| {
+        let succeeded = member.call("ADD", pod, uid).run().succeeded();
+        (succeeded, member.asked("GET"))
+    };
+    let annotated = |name: &str, key: &str, value: &str| json!({"name": name, "annotations": {key: value}});
+    for name in ["bound", "unbound", "mirror"] {
+        member.node.bed.pod(name);
+    }
+    let uid = member.cluster.create_pod(&json!({"metadata": annotated("bound", NETWORKS, "blue")}));
+    let definition = "network-attachment-definitions/blue?resourceVersion=0".to_owned();
+    assert_eq!(asked("bound", &uid), (true, vec!["pods/bound?resourceVersion=0".to_owned(), definition]));
+    let other = "1b5d3f0e-6a51-4c5a-9d5c-2d5d0f2f3a11";
+    let twice = |name: &str| vec![format!("pods/{name}?resourceVersion=0"), format!("pods/{name}")];
+    assert_eq!(asked("bound", other), (false, twice("bound")));
+    let uid = member.cluster.create_pod(&json!({"metadata": {"name": "unbound"}, "spec": {"nodeName": ""}}));
+    assert_eq!(asked("unbound", &uid), (true, twice("unbound")));
+    member.cluster.create_pod(&json!({"metadata": annotated("mirror", "kubernetes.io/config.hash", other)}));
+    assert_eq!(asked("mirror", other).1, ["pods/mirror?resourceVersion=0"]);
 }
 
 /// Older runtimes tell none: it is the pod that is there, and its status and events are that one's.
