@@ -4,7 +4,7 @@ use super::backup;
 use super::conf::{Parameter, Spec};
 use super::look::Looked;
 use super::original::Original;
-use super::parameter;
+use super::parameter::{self, Opened};
 use super::value::is_same;
 use crate::Interface;
 use crate::error::Error;
@@ -49,7 +49,10 @@ pub fn add(mut host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, looked: &Loo
 
 fn change(host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, looked: &Looked) -> Result<(), Error> {
     if !spec.parameters.is_empty() {
-        let read = pod.netns().run(|| write_all(&spec.parameters))??;
+        let read = match &looked.opened {
+            Some(opened) => write_opened(&spec.parameters, opened)?,
+            None => pod.netns().run(|| write_all(&spec.parameters))??,
+        };
         remember(looked, read)?;
     }
     if !spec.tuning.is_empty() {
@@ -79,6 +82,15 @@ fn write_all(parameters: &[Parameter]) -> Result<Vec<(String, String)>, Error> {
         }
     }
     Ok(otherwise)
+}
+
+/// The same by their files, from wherever.
+fn write_opened(parameters: &[Parameter], opened: &[Opened]) -> Result<Vec<(String, String)>, Error> {
+    for (one, file) in parameters.iter().zip(opened) {
+        file.write(&one.value)?;
+    }
+    let read = parameters.iter().zip(opened).filter_map(|(one, file)| Some((one, file.read()?)));
+    Ok(read.filter(|(one, text)| !is_same(text, &one.value)).map(|(one, text)| (one.path.clone(), text)).collect())
 }
 
 /// Notes in the backup what the kernel made of the values. Rare: lists of ports, times that are no whole ticks.

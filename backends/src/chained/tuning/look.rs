@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use super::backup;
 use super::conf::{Parameter, Spec};
 use super::original::{Beyond, Former, Identity, Original, Peer};
-use super::parameter;
+use super::parameter::{self, Opened};
 use crate::error::{Error, ErrorKind};
 use crate::netlink::link::Link;
 use crate::nft::Owner;
 use crate::pod::{Host, Pod};
+
+/// Parameters whose files are kept open between looking and writing: more are rarely set, and descriptors are few.
+const OPENED_MAX: usize = 16;
 
 /// What was found, and what is to be kept of it.
 #[derive(Debug, Clone)]
@@ -23,6 +26,8 @@ pub struct Looked {
     pub(super) path: PathBuf,
     /// What is in the backup's place already.
     pub(super) previous: Option<Vec<u8>>,
+    /// All parameters, in order, if each can be written from outside the namespace.
+    pub(super) opened: Option<Vec<Opened>>,
 }
 
 impl Looked {
@@ -46,13 +51,14 @@ pub fn look(host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, owner: &Owner<'
             Error::new(ErrorKind::LinkMissing, format!("failed to get \"{ifname}\"")).because_of("Link not found")
         );
     }
+    let (sysctl, opened) = parameters(pod, spec)?;
     let beyond = Beyond {
         network: owner.network.to_owned(),
         sandbox: owner.sandbox.to_owned(),
         ifname: ifname.to_owned(),
         netns: pod.netns().id(),
         link: link.as_ref().map(Identity::of),
-        sysctl: parameters(pod, spec)?,
+        sysctl,
         peer: match (host, &link, spec.mtu()) {
             (Some(host), Some(link), Some(mtu)) => peer(host, link, mtu)?,
             _ => None,
@@ -72,20 +78,23 @@ pub fn look(host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, owner: &Owner<'
         Some(earlier) => present.clone().preceded_by(earlier),
         None => present.clone(),
     };
-    Ok(Looked { original, present, ifindex: link.map(|link| link.index).unwrap_or_default(), path, previous })
+    let ifindex = link.map(|link| link.index).unwrap_or_default();
+    Ok(Looked { original, present, ifindex, path, previous, opened })
 }
 
-/// The present values of the parameters.
-fn parameters(pod: &Pod, spec: &Spec) -> Result<Vec<Former>, Error> {
+/// The present values of the parameters, and their files.
+fn parameters(pod: &Pod, spec: &Spec) -> Result<(Vec<Former>, Option<Vec<Opened>>), Error> {
     if spec.parameters.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     }
     let former = |one: &Parameter| {
-        let old = parameter::writable(&one.path)?;
-        Ok(Former { path: one.path.clone(), old, new: one.value.clone(), reads: None })
+        let (old, opened) = parameter::writable(&one.path)?;
+        let opened = opened.filter(|_| spec.parameters.len() <= OPENED_MAX);
+        Ok((Former { path: one.path.clone(), old, new: one.value.clone(), reads: None }, opened))
     };
-    let read = || spec.parameters.iter().map(former).collect();
-    pod.netns().run(read)?
+    let read = || spec.parameters.iter().map(former).collect::<Result<Vec<_>, Error>>();
+    let (former, opened): (Vec<Former>, Vec<Option<Opened>>) = pod.netns().run(read)??.into_iter().unzip();
+    Ok((former, opened.into_iter().collect()))
 }
 
 /// The host's end of the link's pair, where it has to have the same MTU: a longer packet than the pod's end takes is lost without a

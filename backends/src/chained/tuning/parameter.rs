@@ -1,8 +1,10 @@
 //! Kernel parameters by their files. Every function is called by a thread inside the pod's namespace: which files are below
-//! `/proc/sys/net` depends on who looks, and some parameters' writers look at the caller's namespace too.
+//! `/proc/sys/net` depends on who looks, and some parameters' writers look at the caller's namespace too. What is [`Opened`] needs none.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -28,17 +30,44 @@ fn errno(error: &io::Error) -> Errno {
     }
 }
 
+/// A parameter of the interface, or of all, of one namespace: its file belongs to that, whoever writes to it then (`devinet_sysctl_register`
+/// and `addrconf_sysctl_register` note the namespace in the table).
+#[derive(Debug, Clone)]
+pub(super) struct Opened {
+    path: String,
+    file: Arc<File>,
+}
+
+impl Opened {
+    /// None: its writer may look at who writes.
+    fn of(path: &str, file: File) -> Option<Opened> {
+        let is_noted = path.starts_with("ipv4/conf/") || path.starts_with("ipv6/conf/");
+        is_noted.then(|| Opened { path: path.to_owned(), file: Arc::new(file) })
+    }
+
+    /// As [`write`].
+    pub(super) fn write(&self, value: &str) -> Result<(), Error> {
+        self.file.write_all_at(value.as_bytes(), 0).map_err(|error| failed("write", &self.path, &error))
+    }
+
+    /// The present value; none: it cannot be read.
+    pub(super) fn read(&self) -> Option<String> {
+        (&*self.file).rewind().ok()?;
+        text(&*self.file).ok()
+    }
+}
+
 /// The present value of a parameter that can be written; `None` if it can only be written (`ipv4/route/flush`), or has no value
-/// yet (`ipv6/conf/*/stable_secret`).
+/// yet (`ipv6/conf/*/stable_secret`). Besides, how to write it from outside, where that can be done.
 ///
 /// # Errors
 /// As the reference plugin's writing: there is no such parameter, it is not for writing.
-pub(super) fn writable(path: &str) -> Result<Option<String>, Error> {
+pub(super) fn writable(path: &str) -> Result<(Option<String>, Option<Opened>), Error> {
     match OpenOptions::new().read(true).write(true).open(place(path)) {
-        Ok(file) => Ok(text(file).ok()),
+        Ok(file) => Ok((text(&file).ok(), Opened::of(path, file))),
         Err(error) if [Errno::EACCES, Errno::EPERM].contains(&errno(&error)) => {
             let opened = OpenOptions::new().write(true).open(place(path));
-            opened.map(|_| None).map_err(|error| failed("open", path, &error))
+            opened.map(|_| (None, None)).map_err(|error| failed("open", path, &error))
         }
         Err(error) => Err(failed("open", path, &error)),
     }
@@ -61,7 +90,7 @@ pub(super) fn read(path: &str) -> Result<Option<String>, Error> {
     }
 }
 
-fn text(file: File) -> io::Result<String> {
+fn text(file: impl Read) -> io::Result<String> {
     let mut text = String::new();
     file.take(VALUE_BYTES_MAX).read_to_string(&mut text)?;
     if text.ends_with('\n') {
@@ -93,7 +122,7 @@ mod tests {
             ("ipv4/conf/lo/mc_forwarding", "open /proc/sys/net/ipv4/conf/lo/mc_forwarding: permission denied"),
             ("ipv4/\0", "open /proc/sys/net/ipv4/\0: invalid argument"),
         ] {
-            assert_eq!(writable(path).unwrap_err().chain(), expected);
+            assert_eq!(writable(path).map(drop).unwrap_err().chain(), expected);
         }
         assert_eq!(read("ipv4/nosuch").unwrap(), None);
     }
