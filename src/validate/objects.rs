@@ -195,8 +195,21 @@ fn misplaced(object: &Object, own: &Path, metadata: &Path, findings: &mut Vec<Fi
     }
 }
 
-/// Annotations that are nearly one that is read.
+/// Annotations that are no texts, which the API server takes of none, and those that are nearly one that is read.
 fn misspelt(object: &Object, metadata: &Path, annotations: &BTreeMap<String, String>, findings: &mut Vec<Finding>) {
+    let all = at(object.value, &metadata.join("annotations")).and_then(Value::as_object);
+    let odd = all.into_iter().flatten().filter(|(_, value)| !value.is_string() && !value.is_null());
+    for (key, value) in odd.take(KEYS_MAX) {
+        let path = metadata.join("annotations").join(key.as_str());
+        let finding =
+            object.finding(&path, Level::Error, format!("the annotation {key} is no text: the API server refuses it"));
+        let instead = if value.is_object() || value.is_array() {
+            format!("{key}: | and below it, indented, the JSON")
+        } else {
+            format!("{key}: \"{value}\"")
+        };
+        findings.push(Finding { instead, ..finding });
+    }
     let others = annotations.keys().filter(|key| !KNOWN.contains(&key.as_str()));
     for (key, near) in others.filter_map(|key| Some((key, words::nearest(key, KNOWN)?))).take(KEYS_MAX) {
         let path = metadata.join("annotations").join(key.as_str());

@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("validate::what_the_pages_of_multus_show_is_right", &[], pages),
         Case::new("validate::a_finding_has_place_object_and_remedy", &[], finding),
+        Case::new("validate::an_annotation_is_a_text", &[], no_text),
         Case::new("validate::the_node_s_configuration_counts", &[], configuration),
         Case::new("validate::standard_input_and_directories_are_read", &[], places),
         Case::new("validate::what_explain_refuses_is_found", &[], explained),
@@ -118,6 +119,19 @@ fn finding() {
     let (shown, summary) = (text(&output.stdout), text(&output.stderr));
     assert!(shown.starts_with("PLACE") && shown.contains(&format!("{path}:8:67   error")), "{shown}");
     assert!(summary.contains("1 definition(s), 0 pod(s): errors: 1") && summary.contains("1 mistake(s)"), "{summary}");
+}
+
+/// As YAML has it where the quotes are forgotten.
+fn no_text() {
+    let bed = Testbed::new();
+    let files = [pod("list", "\n      - name: a"), pod("number", "5"), pod("none", "")];
+    let dir = folder(&bed, &[("pods.yaml", &files.concat())]);
+    let (code, findings) = told(&[&dir.join("pods.yaml").display().to_string()]);
+    let shown = |index: usize, key: &str| findings[index][key].as_str().unwrap();
+    assert_eq!((code, findings.len()), (5, 2), "{findings:#?}");
+    assert!(shown(0, "object").ends_with("/list") && shown(0, "instead").contains("k8s.v1.cni.cncf.io/networks: |"));
+    assert_eq!(shown(1, "instead"), "k8s.v1.cni.cncf.io/networks: \"5\"");
+    assert!((0..2).all(|index| shown(index, "what").contains("is no text")), "{findings:#?}");
 }
 
 fn configuration() {
