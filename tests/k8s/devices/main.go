@@ -3,6 +3,11 @@
 //	devices RESOURCE DEVICE...
 //
 // It registers, serves until it is killed, and prints the devices of each allocation as a line. It sets nothing up for a container.
+//
+//	devices listed
+//
+// prints what the kubelet says of devices at its pod-resources socket, a line each: "RESOURCE DEVICE" for what it can give, with
+// " NAMESPACE/POD" where a pod has it.
 package main
 
 import (
@@ -17,10 +22,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+	resources "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
 // What the kubelet may take for an answer.
 const registerLimit = 30 * time.Second
+
+// Where the kubelet tells of its devices.
+const podResources = "unix:///var/lib/kubelet/pod-resources/kubelet.sock"
 
 type plugin struct {
 	api.UnimplementedDevicePluginServer
@@ -28,8 +37,15 @@ type plugin struct {
 }
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "listed" {
+		if err := listed(); err != nil {
+			fmt.Fprintf(os.Stderr, "devices: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) < 3 {
-		fmt.Fprintln(os.Stderr, "usage: devices RESOURCE DEVICE...")
+		fmt.Fprintln(os.Stderr, "usage: devices RESOURCE DEVICE... | devices listed")
 		os.Exit(2)
 	}
 	if err := serve(os.Args[1], os.Args[2:]); err != nil {
@@ -90,4 +106,40 @@ func (own *plugin) Allocate(_ context.Context, request *api.AllocateRequest) (*a
 		reply.ContainerResponses = append(reply.ContainerResponses, &api.ContainerAllocateResponse{})
 	}
 	return reply, nil
+}
+
+func listed() error {
+	connection, err := grpc.NewClient(podResources, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), registerLimit)
+	defer cancel()
+	client := resources.NewPodResourcesListerClient(connection)
+	all, err := client.GetAllocatableResources(ctx, &resources.AllocatableResourcesRequest{})
+	if err != nil {
+		return err
+	}
+	given, err := client.List(ctx, &resources.ListPodResourcesRequest{})
+	if err != nil {
+		return err
+	}
+	holders := map[string]string{}
+	for _, pod := range given.PodResources {
+		for _, container := range pod.Containers {
+			for _, devices := range container.Devices {
+				for _, id := range devices.DeviceIds {
+					holders[devices.ResourceName+" "+id] = " " + pod.Namespace + "/" + pod.Name
+				}
+			}
+		}
+	}
+	for _, devices := range all.Devices {
+		for _, id := range devices.DeviceIds {
+			name := devices.ResourceName + " " + id
+			fmt.Println(name + holders[name])
+		}
+	}
+	return nil
 }
