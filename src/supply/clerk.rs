@@ -23,8 +23,10 @@ impl Node for Clerk {
         self.sysfs.reach(address)
     }
 
+    /// In a container the node's files are not here, and what the kernel says of them is.
     fn has(&self, file: &str) -> bool {
-        Path::new(file).exists()
+        let name = Path::new(file).file_name().and_then(|name| name.to_str());
+        Path::new(file).exists() || name.is_some_and(|name| self.sysfs.has_misc(name))
     }
 }
 
@@ -71,5 +73,23 @@ impl Clerk {
             warn(&format!("describing device {id} of {}: {e}", allotted.resource));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_only_the_node_has_is_known_by_sysfs() {
+        let root = std::env::temp_dir().join(format!("plexus-clerk-{}", std::process::id()));
+        fs::create_dir_all(root.join("class/misc/net-of-nobody")).unwrap();
+        let clerk = Clerk { sysfs: Sysfs::at(&root), cdi_dir: None };
+        let has = ["/dev/net-of-nobody", "/dev/net/net-of-nobody", "/dev/other-of-nobody", "/dev/null", "/"];
+        let has = has.map(|file| clerk.has(file));
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(has, [true, true, false, true, true]);
     }
 }

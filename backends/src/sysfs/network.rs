@@ -13,6 +13,8 @@ const LINK_TYPES: [(&str, &str); 3] = [("1", "ether"), ("32", "infiniband"), ("7
 /// Where a driver's files for programs of user space are named, and where the files are.
 const CHARACTER_DEVICES: [(&str, &str); 3] =
     [("infiniband_verbs", "/dev/infiniband"), ("infiniband_mad", "/dev/infiniband"), ("uio", "/dev")];
+/// Devices of no bus, by the names that the kernel has for them; the file's last part is the same.
+const MISC: &str = "class/misc";
 
 /// A network controller: a physical function, or a virtual one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +111,12 @@ impl Sysfs {
     #[must_use]
     pub fn functions_made(&self, pf: &PciAddress) -> Option<u32> {
         read(&self.device(pf).join("sriov_numvfs")).ok()?.parse().ok().map(|count: u32| count.min(FUNCTIONS_MAX))
+    }
+
+    /// Whether the kernel has a device of this name that belongs to no bus (`vhost-net`, `tun`).
+    #[must_use]
+    pub fn has_misc(&self, name: &str) -> bool {
+        self.root.join(MISC).join(name).exists()
     }
 
     /// How a program of user space reaches a function, as it is now.
