@@ -27,7 +27,7 @@ const ALL: &str = "*";
 pub trait Node {
     /// How a program reaches a function.
     fn reach(&self, address: &PciAddress) -> Reach;
-    /// Whether there is this file.
+    /// Whether the node has this file of a device.
     fn has(&self, file: &str) -> bool;
 }
 
@@ -159,7 +159,6 @@ mod tests {
     use super::super::fixture::{devices, function};
     use super::super::stock::Stock;
     use super::*;
-    use crate::devices::Devices;
 
     struct Fixture(Reach);
 
@@ -182,8 +181,8 @@ mod tests {
         let resources = devices(&json!([resource])).resources;
         let mut functions = [function(0), function(1), function(2)];
         functions.iter_mut().for_each(|function| function.rdma = vec!["mlx5_0".to_owned()]);
-        let before = Stock::of(&resources, &functions, &[], (&Stock::default(), &Devices::default()));
-        let now = Stock::of(&resources, &functions[..2], &[], (&before, &Devices::default()));
+        let before = Stock::of(&resources, &functions, &[], (&Stock::default(), None));
+        let now = Stock::of(&resources, &functions[..2], &[], (&before, None));
         now.shelves.into_iter().next().unwrap()
     }
 

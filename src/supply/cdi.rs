@@ -79,7 +79,6 @@ mod tests {
     use super::super::fixture::{devices, function};
     use super::super::stock::Stock;
     use super::*;
-    use crate::devices::Devices;
 
     /// Functions of a driver.
     struct Bound(RefCell<&'static str>);
@@ -98,7 +97,7 @@ mod tests {
     fn a_file_says_what_there_is_to_say() {
         let dir = std::env::temp_dir().join(format!("plexus-cdi-{}", std::process::id()));
         let resources = devices(&json!([{"resourceName": "vf", "selectors": {"vendors": ["8086"]}}])).resources;
-        let stock = Stock::of(&resources, &[function(0)], &[], (&Stock::default(), &Devices::default()));
+        let stock = Stock::of(&resources, &[function(0)], &[], (&Stock::default(), None));
         let node = Bound(RefCell::new("vfio-pci"));
         let path = dir.join("plexus-a.b-net-pci-vf.json");
         write(&dir, &stock.shelves[0], &node).unwrap();

@@ -30,7 +30,7 @@ pub struct Lookout {
     sysfs: Sysfs,
     clerk: Clerk,
     stock: Stock,
-    /// What pods have had since before this daemon.
+    /// What pods had when it was last of interest: at first, and while a device has another driver than it was chosen with.
     given: Option<Devices>,
     made: Option<Instant>,
     /// What stood in the way of functions, when they were last asked for.
@@ -63,12 +63,10 @@ impl Lookout {
                 .flat_map(|card| card.interfaces.clone())
                 .collect()
         });
-        if self.given.is_none() {
+        if self.given.is_none() || self.stock.has_other_drivers(&functions) {
             self.given = self.ask_checkpoint(&mut trouble);
         }
-        let none = Devices::default();
-        let given = self.given.as_ref().unwrap_or(&none);
-        let now = Stock::of(&self.wanted.resources, &functions, &uplinks, (&self.stock, given));
+        let now = Stock::of(&self.wanted.resources, &functions, &uplinks, (&self.stock, self.given.as_ref()));
         now.news(&self.stock).iter().for_each(|line| warn(line));
         for shelf in &now.shelves {
             let name = shelf.resource.full_name();

@@ -2,9 +2,9 @@
 //!
 //! The first resource that chooses a device has it. Once it has it, it keeps it for as long as the daemon lives: a device that is given
 //! to a pod has another driver or no interface, and would not be chosen any more; one that is gone is offered as ailing, for
-//! the kubelet knows it.
+//! the kubelet knows it. One that no pod has is looked at again when its driver is another one: it was seen before it was bound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backends::sysfs::{NetworkFunction, PciAddress};
 
@@ -13,7 +13,7 @@ use crate::config::devices::{Resource, Selector};
 use crate::devices::Devices;
 
 /// More than any node has functions.
-const DEVICES_MAX: usize = 4096;
+pub(super) const DEVICES_MAX: usize = 4096;
 
 /// All resources, in the order of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Shelf {
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
+    /// The driver that it had when it was chosen.
+    pub driver: Option<String>,
     /// The NUMA node it is near, where that is to be told.
     pub numa_node: Option<u32>,
     /// What is wrong with it.
@@ -65,32 +67,52 @@ impl std::fmt::Display for Ailment {
     }
 }
 
+/// What is known of a device that was there before, or of one that is chosen: the resource, and what a container of it gets.
+#[derive(Clone, Debug)]
+struct Choice {
+    position: usize,
+    driver: Option<String>,
+    is_rdma: bool,
+    needs_vhost_net: bool,
+}
+
+impl Choice {
+    fn by(position: usize, selector: &Selector, function: &NetworkFunction) -> Choice {
+        let Selector { is_rdma, needs_vhost_net, .. } = *selector;
+        Choice { position, driver: function.driver.clone(), is_rdma, needs_vhost_net }
+    }
+}
+
 impl Stock {
     /// What there is now. `uplinks`: interfaces that the node itself needs. `before`: what there was; `given`: what the kubelet gave to
-    /// pods, which stays of its resource whatever has become of it.
+    /// pods, which stays of its resource whatever has become of it; where that is not known, it may have given all of them.
     pub(super) fn of(
         resources: &[Resource],
         functions: &[NetworkFunction],
         uplinks: &[String],
-        (before, given): (&Stock, &Devices),
+        (before, given): (&Stock, Option<&Devices>),
     ) -> Stock {
         let shelf = |resource: &Resource| Shelf { resource: resource.clone(), devices: BTreeMap::new() };
         let mut stock = Stock { shelves: resources.iter().map(shelf).collect() };
+        let mut there = BTreeSet::new();
         for function in functions.iter().take(DEVICES_MAX) {
-            let known = before.find(&function.address).or_else(|| of_given(resources, function, given));
-            let chosen = known.or_else(|| chosen(resources, function, uplinks));
-            if let Some((position, is_rdma, needs_vhost_net)) = chosen
+            there.insert(&function.address);
+            let of_given = || given.and_then(|given| of_given(resources, function, given));
+            let known = before.find(&function.address).filter(|known| !is_to_be_seen_again(known, function, given));
+            let chosen = known.or_else(of_given).or_else(|| chosen(resources, function, uplinks));
+            if let Some(Choice { position, driver, is_rdma, needs_vhost_net }) = chosen
                 && let Some(shelf) = stock.shelves.get_mut(position)
             {
                 let numa_node = function.numa_node.filter(|_| !shelf.resource.exclude_topology);
-                let device = Device { numa_node, ailment: ailment(function, uplinks), is_rdma, needs_vhost_net };
+                let device =
+                    Device { numa_node, driver, ailment: ailment(function, uplinks), is_rdma, needs_vhost_net };
                 shelf.devices.insert(function.address.clone(), device);
             }
         }
         let mut room = DEVICES_MAX.saturating_sub(stock.shelves.iter().map(|shelf| shelf.devices.len()).sum());
         for (old, shelf) in before.shelves.iter().zip(&mut stock.shelves) {
             for (address, device) in &old.devices {
-                if room > 0 && !shelf.devices.contains_key(address) {
+                if room > 0 && !there.contains(address) {
                     let device = Device { ailment: Some(Ailment::Gone), ..device.clone() };
                     shelf.devices.insert(address.clone(), device);
                     room -= 1;
@@ -100,11 +122,20 @@ impl Stock {
         stock
     }
 
+    /// Whether a device has another driver than when it was chosen.
+    pub(super) fn has_other_drivers(&self, functions: &[NetworkFunction]) -> bool {
+        functions
+            .iter()
+            .any(|function| self.find(&function.address).is_some_and(|known| is_bound_anew(&known, function)))
+    }
+
     /// Whose a device is, and what a container of it gets.
-    fn find(&self, address: &PciAddress) -> Option<(usize, bool, bool)> {
+    fn find(&self, address: &PciAddress) -> Option<Choice> {
         let mut all = self.shelves.iter().enumerate();
         all.find_map(|(position, shelf)| {
-            shelf.devices.get(address).map(|device| (position, device.is_rdma, device.needs_vhost_net))
+            let device = shelf.devices.get(address)?;
+            let Device { driver, is_rdma, needs_vhost_net, .. } = device.clone();
+            Some(Choice { position, driver, is_rdma, needs_vhost_net })
         })
     }
 
@@ -127,6 +158,12 @@ impl Stock {
                     (Some(_), None) => lines.push(format!("device {address} of {name} is healthy again")),
                 }
             }
+            for address in old.iter().flat_map(|old| old.devices.keys()).filter(|old| !shelf.devices.contains_key(old))
+            {
+                let now = self.find(address).and_then(|now| self.shelves.get(now.position));
+                let now = now.map_or_else(|| "no resource".to_owned(), |now| now.resource.full_name());
+                lines.push(format!("device {address} of {name} is of {now} now: it has another driver"));
+            }
         }
         lines
     }
@@ -145,26 +182,32 @@ fn ailment(function: &NetworkFunction, uplinks: &[String]) -> Option<Ailment> {
     is_down.then(|| Ailment::CardDown(function.pf_interface.clone().unwrap_or_default()))
 }
 
-fn chosen(resources: &[Resource], function: &NetworkFunction, uplinks: &[String]) -> Option<(usize, bool, bool)> {
+/// One without a driver is on its way: to another one, or out of the machine.
+fn is_bound_anew(known: &Choice, function: &NetworkFunction) -> bool {
+    function.driver.is_some() && known.driver != function.driver
+}
+
+/// What is bound for a pod is nobody else's.
+fn is_to_be_seen_again(known: &Choice, function: &NetworkFunction, given: Option<&Devices>) -> bool {
+    is_bound_anew(known, function) && given.is_some_and(|given| given.resource_of(function.address.as_str()).is_none())
+}
+
+fn chosen(resources: &[Resource], function: &NetworkFunction, uplinks: &[String]) -> Option<Choice> {
     if is_needed(function, uplinks) {
         return None;
     }
     resources.iter().enumerate().find_map(|(position, resource)| {
         let selector = resource.selectors.iter().find(|selector| chooses(selector, function))?;
-        Some(with(position, selector))
+        Some(Choice::by(position, selector, function))
     })
 }
 
 /// Which of its selectors chose it nobody knows any more: it is of none that others would not have been.
-fn of_given(resources: &[Resource], function: &NetworkFunction, given: &Devices) -> Option<(usize, bool, bool)> {
+fn of_given(resources: &[Resource], function: &NetworkFunction, given: &Devices) -> Option<Choice> {
     let owner = given.resource_of(function.address.as_str())?;
     let (position, resource) = resources.iter().enumerate().find(|(_, resource)| resource.full_name() == owner)?;
     let selector = resource.selectors.iter().find(|selector| chooses(selector, function));
-    selector.or(resource.selectors.first()).map(|selector| with(position, selector))
-}
-
-fn with(position: usize, selector: &Selector) -> (usize, bool, bool) {
-    (position, selector.is_rdma, selector.needs_vhost_net)
+    selector.or(resource.selectors.first()).map(|selector| Choice::by(position, selector, function))
 }
 
 #[cfg(test)]
@@ -183,7 +226,7 @@ mod tests {
 
     fn of(functions: &[NetworkFunction], uplinks: &[&str], before: &Stock, given: &Devices) -> Stock {
         let uplinks: Vec<String> = uplinks.iter().map(|name| (*name).to_owned()).collect();
-        Stock::of(&resources(), functions, &uplinks, (before, given))
+        Stock::of(&resources(), functions, &uplinks, (before, Some(given)))
     }
 
     fn new(functions: &[NetworkFunction], uplinks: &[&str]) -> Stock {
@@ -232,14 +275,41 @@ mod tests {
         let before = new(&[function(0), function(2)], &[]);
         let mut away = function(2);
         (away.link_type, away.driver, away.interfaces) = (None, Some("vfio-pci".to_owned()), Vec::new());
-        let none = Devices::default();
-        assert_eq!(shown(&of(&[function(0), away.clone()], &[], &before, &none)), [["01:10.0"], ["01:10.2"]]);
-        assert_eq!(shown(&new(&[function(0), away.clone()], &[])), [vec!["01:10.0"], vec![]]);
         let mut given = Devices::default();
         given.add("a.b/rest", "0000:01:10.2").unwrap();
         given.add("other/rest", "0000:01:10.3").unwrap();
-        let after_restart = of(&[function(0), away], &[], &Stock::default(), &given);
+        assert_eq!(shown(&of(&[function(0), away.clone()], &[], &before, &given)), [["01:10.0"], ["01:10.2"]]);
+        assert_eq!(shown(&new(&[function(0), away.clone()], &[])), [vec!["01:10.0"], vec![]]);
+        let after_restart = of(&[function(0), away.clone()], &[], &Stock::default(), &given);
         assert_eq!(shown(&after_restart), [["01:10.0"], ["01:10.2"]]);
+        // Whether a pod has it is not known: it may.
+        let unknown = Stock::of(&resources(), &[function(0), away], &[], (&before, None));
+        assert_eq!(shown(&unknown), [["01:10.0"], ["01:10.2"]]);
+    }
+
+    #[test]
+    fn one_that_no_pod_has_is_looked_at_again_when_it_is_bound() {
+        let all = json!([{"resourceName": "first", "selectors": {"drivers": ["vfio-pci"]}},
+            {"resourceName": "rest", "selectors": {"pfNames": ["eth0"]}}]);
+        let (resources, none) = (devices(&all).resources, Devices::default());
+        let of = |driver: Option<&str>, before: &Stock, given: &Devices| {
+            let function = NetworkFunction { driver: driver.map(str::to_owned), ..function(0) };
+            let differs = !before.shelves.is_empty() && driver.is_some();
+            assert_eq!(before.has_other_drivers(std::slice::from_ref(&function)), differs);
+            Stock::of(&resources, &[function], &[], (before, Some(given)))
+        };
+        let unbound = of(None, &Stock::default(), &none);
+        let bound = of(Some("vfio-pci"), &unbound, &none);
+        assert_eq!([&unbound, &bound].map(|stock| shown(stock).map(|shelf| shelf.len())), [[0, 1], [1, 0]]);
+        let line = "device 0000:01:10.0 of a.b/rest is of a.b/first now: it has another driver";
+        assert_eq!(bound.news(&unbound), [line]);
+        assert_eq!(shown(&of(None, &bound, &none)).map(|shelf| shelf.len()), [1, 0], "on its way");
+        // Bound for its pod: what it was chosen with is known, and it is no news that it has that again.
+        let mut given = Devices::default();
+        given.add("a.b/rest", "0000:01:10.0").unwrap();
+        let of_pod = of(Some("vfio-pci"), &unbound, &given);
+        assert_eq!((&of_pod, of_pod.news(&unbound)), (&unbound, vec![]));
+        assert_eq!(of(Some("igbvf"), &of_pod, &none).shelves[1].devices.len(), 1);
     }
 
     #[test]
