@@ -296,6 +296,9 @@ impl Devices {
         if !is_name(&name, 63, "-_.") || !is_name(&prefix, 253, "-.") {
             return Err(format!("{prefix}/{name} is no name of a resource"));
         }
+        if self.cdi_dir.is_some() && !prefix.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(format!("{prefix}/{name}: useCdi: a name of who makes devices begins with a letter"));
+        }
         if let Some(other) = given(written.device_type).filter(|kind| kind != NET_DEVICE) {
             return Err(format!("{name}: deviceType {other} is not offered, {NET_DEVICE} alone"));
         }
@@ -449,6 +452,10 @@ mod tests {
             (resource(&json!({"deviceType": "accelerator"})), "vf: deviceType accelerator is not offered"),
             (resource(&json!({"selectors": null})), "selectors: 1 to 64 are needed, and 0 given"),
             (resource(&json!({"additionalInfo": {"*": 7}})), "additionalInfo: texts"),
+            (
+                json!({"useCdi": true, "resourcePrefix": "3c.com", "resourceList": [resource(&json!({}))["resourceList"][0]]}),
+                "3c.com/vf: useCdi: a name of who makes devices begins with a letter",
+            ),
             (selectors(&json!({})), "would offer every card"),
             (selectors(&json!([{"vendors": ["x"]}, {"needVhostNet": true}])), "would offer every card"),
             (selectors(&json!({"ddpProfiles": ["gtp"]})), "ddpProfiles: nothing is chosen by that"),

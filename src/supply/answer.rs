@@ -227,7 +227,10 @@ mod tests {
         let by_cdi = answer(&shelf, &both, &node, true).unwrap();
         assert_eq!(by_cdi.nodes, []);
         let expected = "a.b/net-pci=0000:01:10.0,a.b/net-pci=0000:01:10.1";
-        assert_eq!(by_cdi.annotations, BTreeMap::from([("cdi.k8s.io/a.b_net-pci".to_owned(), expected.to_owned())]));
+        assert_eq!(
+            by_cdi.annotations,
+            BTreeMap::from([("cdi.k8s.io/a.b_intel_sriov".to_owned(), expected.to_owned())])
+        );
         node.0.driver = None;
         assert_eq!(answer(&shelf, &both, &node, true).unwrap().annotations, BTreeMap::new(), "nothing to describe");
     }

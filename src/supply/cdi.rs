@@ -1,6 +1,10 @@
 //! Descriptions of devices for the runtime (Container Device Interface 0.5): a file for each resource. Devices without a node are
 //! not in it, for a description of nothing is refused.
+//!
+//! A device that two files describe is refused by the runtime: files of resources that there are no more are removed. Ours is what is
+//! called as we call it, and describes what its name says.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +16,7 @@ use super::answer::{Node, share};
 use super::stock::Shelf;
 use crate::config::devices::Resource;
 use crate::durable;
+use crate::journal::fnv1a_128;
 
 /// The first version that takes names that begin with a digit, and paths of the host.
 const VERSION: &str = "0.5.0";
@@ -19,21 +24,69 @@ const VERSION: &str = "0.5.0";
 const CLASS: &str = "net-pci";
 /// Whoever writes such files begins their names in its own way.
 const BEGIN: &str = "plexus-";
+const END: &str = ".json";
 /// Begins annotations that runtimes read.
 const ANNOTATION: &str = "cdi.k8s.io";
+/// What follows that has so many bytes at most (names of Kubernetes' annotations, which the runtimes' library checks).
+const ANNOTATION_BYTES_MAX: usize = 63;
+/// What is left of a longer name before its hash.
+const ANNOTATION_BYTES_KEPT: usize = ANNOTATION_BYTES_MAX - 33;
+/// In bytes: a description of all devices of a node.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// How many files of the folder are looked at.
+const FILES_MAX: usize = 4096;
 
 /// A device as the runtime finds it.
 pub(super) fn device(resource: &Resource, address: &PciAddress) -> String {
-    format!("{}/{CLASS}={address}", resource.prefix)
+    format!("{}={address}", kind(&resource.prefix))
 }
 
-/// The annotation that names devices.
+/// The annotation that names devices of a resource: one each, for of a name that a container gets twice the kubelet takes the first.
 pub(super) fn annotation(resource: &Resource) -> String {
-    format!("{ANNOTATION}/{}_{CLASS}", resource.prefix)
+    let name = format!("{}_{}", resource.prefix, resource.name);
+    if name.len() <= ANNOTATION_BYTES_MAX {
+        return format!("{ANNOTATION}/{name}");
+    }
+    let kept: String = name.chars().take(ANNOTATION_BYTES_KEPT).collect();
+    format!("{ANNOTATION}/{kept}_{:032x}", fnv1a_128(name.as_bytes()))
+}
+
+fn kind(prefix: &str) -> String {
+    format!("{prefix}/{CLASS}")
 }
 
 fn file(dir: &Path, resource: &Resource) -> PathBuf {
-    dir.join(format!("{BEGIN}{}-{CLASS}-{}.json", resource.prefix, resource.name))
+    dir.join(format!("{BEGIN}{}-{CLASS}-{}{END}", resource.prefix, resource.name))
+}
+
+/// Removes what was written of resources that are not among these.
+///
+/// # Errors
+/// The folder cannot be read, or a file not removed.
+pub(super) fn tidy(dir: &Path, shelves: &[Shelf]) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let kept: BTreeSet<PathBuf> = shelves.iter().map(|shelf| file(dir, &shelf.resource)).collect();
+    for entry in entries.take(FILES_MAX) {
+        let path = entry?.path();
+        if !kept.contains(&path) && is_own(&path) {
+            durable::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is one of ours, by its name and by what it says.
+fn is_own(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(END));
+    let Some(named) = name.and_then(|name| name.strip_prefix(BEGIN)) else { return false };
+    let is_small = fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() <= FILE_BYTES_MAX);
+    let says = is_small.then(|| fs::read(path).ok()).flatten();
+    let says = says.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let prefix = says.as_ref().and_then(|says| says["kind"].as_str()?.strip_suffix(&format!("/{CLASS}")));
+    prefix.is_some_and(|prefix| named.starts_with(&format!("{prefix}-{CLASS}-")))
 }
 
 /// What the runtime is told of a resource; none: there is nothing to tell.
@@ -49,7 +102,7 @@ fn description(shelf: &Shelf, node: &dyn Node) -> Option<Value> {
             (!nodes.is_empty()).then(|| json!({"name": address, "containerEdits": edits}))
         })
         .collect();
-    let kind = format!("{}/{CLASS}", shelf.resource.prefix);
+    let kind = kind(&shelf.resource.prefix);
     (!devices.is_empty()).then(|| json!({"cdiVersion": VERSION, "kind": kind, "devices": devices}))
 }
 
@@ -114,5 +167,50 @@ mod tests {
         assert!(!path.exists());
         write(&dir, &stock.shelves[0], &node).unwrap();
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn an_annotation_is_a_resources_own_and_no_longer_than_one_may_be() {
+        let of = |prefix: &str, name: &str| {
+            let all = json!([{"resourceName": name, "resourcePrefix": prefix, "selectors": {"vendors": ["8086"]}}]);
+            annotation(&devices(&all).resources[0])
+        };
+        assert_eq!(of("a.b", "vf"), "cdi.k8s.io/a.b_vf");
+        let long = "x".repeat(63);
+        let keys =
+            [of("a.b", &long), of("a.b", &format!("{}y", &long[1..])), of(&format!("{}.y", "a.".repeat(100)), "vf")];
+        for key in &keys {
+            let name = key.strip_prefix("cdi.k8s.io/").unwrap();
+            let is_outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+            assert!(name.len() <= 63 && is_outer(name.chars().next()) && is_outer(name.chars().last()), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)), "{name}");
+        }
+        assert_eq!(BTreeSet::from(keys).len(), 3);
+    }
+
+    #[test]
+    fn only_what_was_written_here_is_removed() {
+        let dir = std::env::temp_dir().join(format!("plexus-cdi-tidy-{}", std::process::id()));
+        tidy(&dir, &[]).unwrap();
+        fs::create_dir_all(&dir).unwrap();
+        let own = json!({"cdiVersion": VERSION, "kind": "a.b/net-pci", "devices": []}).to_string();
+        for (name, text) in [
+            ("plexus-a.b-net-pci-old.json", own.as_str()),
+            ("plexus-a.b-net-pci-vf.json", &own),
+            ("plexus-a.b-net-pci-empty.json", ""),
+            ("plexus-c.d-net-pci-old.json", &own),
+            ("plexus-a.b-net-pci-old.yaml", &own),
+            ("other-a.b-net-pci-old.json", &own),
+        ] {
+            fs::write(dir.join(name), text).unwrap();
+        }
+        std::os::unix::fs::symlink("plexus-a.b-net-pci-vf.json", dir.join("plexus-a.b-net-pci-link.json")).unwrap();
+        let resource =
+            devices(&json!([{"resourceName": "vf", "selectors": {"vendors": ["8086"]}}])).resources.remove(0);
+        tidy(&dir, &[Shelf { resource, devices: std::collections::BTreeMap::new() }]).unwrap();
+        let left: BTreeSet<String> =
+            fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(left.len() == 6 && !left.contains("plexus-a.b-net-pci-old.json"), "{left:?}");
     }
 }

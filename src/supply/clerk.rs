@@ -57,6 +57,9 @@ impl Clerk {
     /// Describes for the runtime what is offered, before any of it is given.
     pub(super) fn describe_all(&self, stock: &Stock) {
         let Some(dir) = &self.cdi_dir else { return };
+        if let Err(e) = cdi::tidy(dir, &stock.shelves) {
+            warn(&format!("removing descriptions of resources that there are no more from {}: {e}", dir.display()));
+        }
         for shelf in &stock.shelves {
             if let Err(e) = cdi::write(dir, shelf, self) {
                 warn(&format!("describing {} in {}: {e}", shelf.resource.full_name(), dir.display()));
