@@ -1,15 +1,19 @@
 //! Gives devices out, as the kubelet asks for it: answers for containers, and what is written down of devices then.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backends::sysfs::{PciAddress, Reach, Sysfs};
 
 use super::answer::{Answer, Node, answer, find};
 use super::cdi;
-use super::stock::{Shelf, Stock};
-use crate::devices::description;
+use super::stock::{DEVICES_MAX, Shelf, Stock};
+use crate::devices::{ID_BYTES_MAX, description};
 use crate::journal::Allotted;
 use crate::log::warn;
+
+/// A kubelet asks for one container at a time; its protocol allows more.
+const CONTAINERS_MAX: usize = 64;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +34,27 @@ impl Node for Clerk {
     }
 }
 
+/// What no kubelet asks: something that is no name, something twice, or more than a node has.
+fn check(shelf: &Shelf, containers: &[Vec<String>]) -> Result<(), String> {
+    let of = shelf.resource.full_name();
+    if containers.len() > CONTAINERS_MAX {
+        return Err(format!("devices of {of} for more than {CONTAINERS_MAX} containers are asked for"));
+    }
+    let mut asked = BTreeSet::new();
+    for id in containers.iter().flatten() {
+        if id.is_empty() || id.len() > ID_BYTES_MAX {
+            return Err(format!("{of}: {} bytes are no name of a device", id.len()));
+        }
+        if asked.len() >= DEVICES_MAX {
+            return Err(format!("more than {DEVICES_MAX} devices of {of} are asked for"));
+        }
+        if !asked.insert(id) {
+            return Err(format!("device {id} of {of} is asked for twice"));
+        }
+    }
+    Ok(())
+}
+
 impl Clerk {
     /// Who describes devices for the runtime in this folder, if in any.
     pub fn new(cdi_dir: Option<PathBuf>) -> Clerk {
@@ -42,6 +67,7 @@ impl Clerk {
     /// A sentence: a device is not there to be given, or cannot be described for a runtime that would look for it.
     pub fn give(&self, stock: &Stock, resource: &str, containers: &[Vec<String>]) -> Result<Vec<Answer>, String> {
         let shelf = stock.shelf(resource).ok_or_else(|| format!("{resource} is not offered"))?;
+        check(shelf, containers)?;
         let by_cdi = self.cdi_dir.is_some();
         let answers: Vec<Answer> =
             containers.iter().map(|ids| answer(shelf, ids, self, by_cdi)).collect::<Result<_, _>>()?;

@@ -30,6 +30,9 @@ use crate::supply::{Answer, Clerk, Stock};
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// How long giving may take: a few files of sysfs, and of a file system in memory.
 const GIVE_TIME: Duration = Duration::from_secs(10);
+/// Of what is asked for, so many ids are told, and of each so much.
+const SHOWN_MAX: usize = 16;
+const SHOWN_CHARS_MAX: usize = 64;
 /// A container's devices cgroup lets it do this.
 const PERMISSIONS: &str = "rw";
 
@@ -107,7 +110,7 @@ impl Service {
         let asked = AllocateRequest::decode(asked).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let containers: Vec<Vec<String>> = asked.containers.into_iter().map(|container| container.ids).collect();
         let (stock, clerk) = (Arc::clone(&self.stock.borrow()), Arc::clone(&self.clerk));
-        let (resource, told) = (Arc::clone(&self.resource), containers.clone());
+        let (resource, told) = (Arc::clone(&self.resource), shown(&containers));
         let work = tokio::task::spawn_blocking(move || clerk.give(&stock, &resource, &containers));
         let given = match timeout(GIVE_TIME, work).await {
             Ok(Ok(given)) => given,
@@ -115,13 +118,24 @@ impl Service {
             Err(_) => Err(format!("the node's files have not answered within {} s", GIVE_TIME.as_secs())),
         };
         let given = given.map_err(|why| {
-            warn(&format!("devices {told:?} of {} are not given: {why}", self.resource));
+            warn(&format!("devices {told} of {} are not given: {why}", self.resource));
             Status::failed_precondition(why)
         })?;
-        verbose(|| format!("devices {told:?} of {} are given", self.resource));
+        verbose(|| format!("devices {told} of {} are given", self.resource));
         let containers = given.into_iter().map(container).collect();
         Ok(AllocateResponse { containers }.encode_to_vec())
     }
+}
+
+/// The ids that are asked for, as far as a line has room for them.
+fn shown(containers: &[Vec<String>]) -> String {
+    let all = || containers.iter().flatten();
+    let some: Vec<String> = all().take(SHOWN_MAX).map(|id| format!("{id:.SHOWN_CHARS_MAX$}")).collect();
+    let more = match all().count().saturating_sub(SHOWN_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{some:?}{more}")
 }
 
 fn listed(stock: &Stock, resource: &str) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! The device side in the daemon: the node's cards, as sysfs shows them, offered to a kubelet at its sockets. The kubelet is what
 //! one is at the wire; the card is files of a test's own, and a link.
 
+mod rules;
 mod wire;
 
 use std::fs;
@@ -17,7 +18,7 @@ use crate::case::Case;
 use crate::meta::{Node, statuses};
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case::new("daemon::supply_offers_a_card_and_gives_its_functions", &[], offers),
         Case::new("daemon::supply_gives_what_a_pods_status_tells", &[], told),
         Case::new("daemon::supply_tells_how_devices_are", &[], health),
@@ -26,7 +27,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::supply_goes_over_to_a_newer_daemon", &[], handed_over),
         Case::new("daemon::supply_makes_functions_where_there_are_none", &[], made),
         Case::new("daemon::supply_is_off_unless_it_is_wanted", &[], off),
-    ]
+    ];
+    cases.extend(rules::cases());
+    cases
 }
 
 const KUBELET: &str = "/run/scratch/kubelet";
