@@ -21,6 +21,7 @@ const MANNERS: Manners = Manners {
     announce_v6: false,
     connected_routes: true,
     late_carrier: false,
+    by_driver: false,
 };
 
 pub(crate) fn build(pod: &mut Pod, target: &Target<'_>, l3: Layer3) -> Result<Built, Error> {

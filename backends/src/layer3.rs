@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use nix::errno::Errno;
 
+use crate::busy;
 use crate::error::Error;
 use crate::mac::Mac;
 use crate::netlink::addr::{self, Manner};
@@ -145,6 +146,8 @@ pub(crate) struct Manners {
     pub(crate) connected_routes: bool,
     /// The link has no carrier yet when it comes up: what the kernel announces then is lost.
     pub(crate) late_carrier: bool,
+    /// The link is a card's: its driver may have no time to bring it up.
+    pub(crate) by_driver: bool,
 }
 
 /// Brings the link up with these addresses and routes. `entries` are [`Layer3::entries`], with whatever the kind adds.
@@ -158,18 +161,32 @@ pub(crate) fn configure(
     parameters(pod, link, manners, addresses)?;
     let mut steps = steps(pod, link, manners, addresses, entries);
     let up = steps.iter().position(|step| matches!(step, Step::Up));
-    let Some(up) = up.filter(|_| manners.late_carrier && !addresses.is_empty()) else {
+    let Some(up) = up.filter(|_| manners.by_driver) else {
         return send(pod, link, manners, &steps);
     };
-    let failed = |e| Error::kernel("wait for the carrier of", link.name.clone(), e);
     let after = steps.split_off(up + 1);
-    // Joined before the link comes up: nothing is missed.
-    pod.socket.join(GROUP_LINK).map_err(failed)?;
-    send(pod, link, manners, &steps)?;
-    let has_carrier = await_carrier(pod, link)?;
-    pod.socket.leave(GROUP_LINK).and_then(|()| pod.socket.forget()).map_err(failed)?;
+    send(pod, link, manners, steps.get(..up).unwrap_or_default())?;
+    let is_awaited = manners.late_carrier && !addresses.is_empty();
+    let has_carrier = raise(pod, link, is_awaited)?;
     let again = link.mac.filter(|_| has_carrier).map(Step::Again);
     send(pod, link, manners, &again.into_iter().chain(after).collect::<Vec<_>>())
+}
+
+/// Brings a link of a driver up. Says whether its carrier, which may be waited for, came afterwards.
+fn raise(pod: &mut Side, link: &Link, is_carrier_awaited: bool) -> Result<bool, Error> {
+    let failed = |e| Error::kernel("wait for the carrier of", link.name.clone(), e);
+    if is_carrier_awaited {
+        // Joined before the link comes up: nothing is missed.
+        pod.socket.join(GROUP_LINK).map_err(failed)?;
+    }
+    let raised = busy::apply(pod, || link::set_up(link.index, true));
+    raised.map_err(|e| Error::kernel("failed to set", format!("\"{}\" UP", link.name), e))?;
+    if !is_carrier_awaited {
+        return Ok(false);
+    }
+    let has_carrier = await_carrier(pod, link)?;
+    pod.socket.leave(GROUP_LINK).and_then(|()| pod.socket.forget()).map_err(failed)?;
+    Ok(has_carrier)
 }
 
 /// Waits for a link's carrier, and says whether it came.

@@ -5,6 +5,7 @@
 //! which undoes everything if a step fails.
 
 pub mod bridge;
+mod busy;
 pub mod chained;
 mod check;
 mod default_route;

@@ -179,6 +179,7 @@ pub(crate) fn build_on_master(
         announce_v6: !l3.is_empty(),
         connected_routes: true,
         late_carrier: false,
+        by_driver: false,
     };
     if let Err(error) = layer3::configure(&mut pod.side, &link, manners, &l3.addresses, &entries) {
         return Err(error.after_undo(pod.side.delete(link.index, &link.name)));

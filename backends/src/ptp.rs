@@ -156,6 +156,7 @@ fn configure(host: &mut Host, pod: &mut Pod, ends: &Ends, plan: &Plan, l3: &Laye
         // The pod's network is reached through the gateway, so the kernel's own route to it must not be.
         connected_routes: false,
         late_carrier: false,
+        by_driver: false,
     };
     let name = ends.host_name.as_str();
     // What the host forwards to the pod waits for a neighbour solicitation, which it sends from its link-local address only when

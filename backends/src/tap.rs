@@ -140,6 +140,7 @@ impl Resolved {
                 announce_v6: !l3.is_empty(),
                 connected_routes: true,
                 late_carrier: false,
+                by_driver: false,
             };
             layer3::configure(&mut pod.side, &link, manners, &l3.addresses, &entries)
         });

@@ -200,6 +200,7 @@ impl Resolved {
             announce_v6: l3.addresses.iter().any(|a| a.address.is_ipv6()),
             connected_routes: true,
             late_carrier: false,
+            by_driver: false,
         };
         layer3::configure(&mut pod.side, link, manners, &l3.addresses, &l3.entries()?)
     }

@@ -129,6 +129,7 @@ impl Resolved {
             announce_v6: !l3.is_empty(),
             connected_routes: true,
             late_carrier: false,
+            by_driver: link.kind.is_empty(),
         };
         if let Err(error) = layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries) {
             return Err(error.after_undo(self.undo(host, pod, target.ifname)));

@@ -18,6 +18,7 @@ pub use conf::{Args, CniArgs, Conf, RuntimeConfig, Spec};
 pub use home::{give_back, unrecorded};
 pub use making::{Making, make_functions};
 
+use crate::busy;
 use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};
 use crate::host_device::{self, Device};
@@ -268,6 +269,7 @@ impl Resolved {
             announce_v6: true,
             connected_routes: true,
             late_carrier: self.awaits_carrier(),
+            by_driver: true,
         };
         layer3::configure(&mut pod.side, &moved, manners, &l3.addresses, &entries)?;
         let missing = || Error::at(ErrorKind::LinkMissing, "find the moved interface", target.ifname);
@@ -311,7 +313,7 @@ impl Resolved {
     /// What is done to the interface while it is on the host, and down: the pod never sees it half done.
     fn prepare(&self, host: &mut Host, link: &Link, mac: Option<Mac>, told: &mut Vec<String>) -> Result<(), Error> {
         if link.up {
-            let down = host.side.apply(link::set_up(link.index, false));
+            let down = busy::apply(&mut host.side, || link::set_up(link.index, false));
             down.map_err(|e| Error::kernel("set down", link.name.clone(), e))?;
         }
         if let Some(mac) = mac {
@@ -339,7 +341,7 @@ impl Resolved {
         let was_up = self.link.as_ref().is_some_and(|link| link.up);
         let Some(on_host) = self.function.interface.as_ref().filter(|_| was_up) else { return Ok(()) };
         let Some(link) = on_host.find(host)? else { return Ok(()) };
-        let set = host.side.apply(link::set_up(link.index, true));
+        let set = busy::apply(&mut host.side, || link::set_up(link.index, true));
         set.map_err(|e| Error::kernel("set up", link.name.clone(), e))
     }
 }
@@ -361,8 +363,9 @@ fn take_mac(host: &mut Host, link: &Link, driver: &str, mac: Mac) -> Result<(), 
         match act {
             Act::Done => return Ok(()),
             Act::Reset => {
-                host.side.apply(link::set_up(link.index, true)).map_err(failed)?;
-                host.side.apply(link::set_up(link.index, false)).map_err(failed)?;
+                for up in [true, false] {
+                    busy::apply(&mut host.side, || link::set_up(link.index, up)).map_err(failed)?;
+                }
                 (seen.was_reset, seen.answer) = (true, None);
             }
             Act::Give | Act::WaitAndGive => {
@@ -380,8 +383,8 @@ fn take_mac(host: &mut Host, link: &Link, driver: &str, mac: Mac) -> Result<(), 
 }
 
 fn set_mtu(side: &mut Side, link: &Link, mtu: u32) -> Result<(), Error> {
-    let request = Tuning { mtu: Some(mtu), ..Tuning::default() }.request(link.index);
-    side.apply(request).map_err(|e| Error::kernel("set mtu of", link.name.clone(), e))
+    let request = || Tuning { mtu: Some(mtu), ..Tuning::default() }.request(link.index);
+    busy::apply(side, request).map_err(|e| Error::kernel("set mtu of", link.name.clone(), e))
 }
 
 /// CHECK of one function: its port, its driver, and its interface in the pod.

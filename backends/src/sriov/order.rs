@@ -6,10 +6,8 @@
 
 use nix::errno::Errno;
 
-/// How often it is tried or looked at.
-pub(super) const ATTEMPTS_MAX: u32 = 20;
-/// How long until the next look, in milliseconds, if the kernel announces no change before: 20 times this is what sriov-cni waits.
-pub(super) const PAUSE_MS: u64 = 100;
+/// How often it is tried or looked at, and how long until the next look: together what sriov-cni waits.
+pub(super) use crate::busy::{ATTEMPTS_MAX, PAUSE_MS};
 
 /// Drivers of functions that take their address when they are reset.
 const TAKING_BY_RESET: [&str; 1] = ["igbvf"];

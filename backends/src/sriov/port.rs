@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::conf::{Attribute, Spec};
 use super::order::{self, Act, PAUSE_MS, Seen};
+use crate::busy;
 use crate::error::{Error, ErrorKind};
 use crate::guid::Guid;
 use crate::mac::Mac;
@@ -60,6 +61,12 @@ impl Port {
         host.side.apply(change.request(self.index, self.vf))
     }
 
+    /// As often as it takes until the card has time.
+    fn insist(&self, host: &mut Host, change: Change) -> Result<(), Error> {
+        let told = busy::apply(&mut host.side, || change.request(self.index, self.vf));
+        told.map_err(|e| self.refused(change, e))
+    }
+
     /// Sets up what the configuration asks for and is not so already. What may be lacking and is refused is told.
     pub(super) fn set_up(
         &self,
@@ -72,7 +79,7 @@ impl Port {
         for (change, may_lack) in wanted(spec, mac, now) {
             let done = match change {
                 Change::Mac(mac) => self.give_mac(host, mac),
-                other => self.tell(host, other).map_err(|e| self.refused(other, e)),
+                other => self.insist(host, other),
             };
             match done {
                 Err(e) if !may_lack.is_empty() && e.errno().is_some() => {
@@ -132,7 +139,7 @@ impl Port {
             is_renumbered |= matches!(change, Change::NodeGuid(_) | Change::PortGuid(_));
             let done = match change {
                 Change::Mac(mac) if !mac.is_zero() => self.give_mac(host, mac),
-                other => self.tell(host, other).map_err(|e| self.refused(other, e)),
+                other => self.insist(host, other),
             };
             let done = done.or_else(|e| if is_beyond(change, e.errno()) { Ok(()) } else { Err(e) });
             first = first.and(done);
