@@ -18,6 +18,8 @@ const PROTO_8021AD: u16 = 0x88a8;
 pub(super) const LINK_AUTO: u32 = 0;
 /// No link, whatever the card has (`IFLA_VF_LINK_STATE_DISABLE`).
 pub(super) const LINK_DISABLED: u32 = 2;
+/// sriov-cni's.
+const LOG_LEVELS: [&str; 5] = ["panic", "error", "warning", "info", "debug"];
 /// The smallest and the largest MTU that any card takes, in bytes (RFC 791; `ETH_MAX_MTU`).
 const MTU: std::ops::RangeInclusive<i64> = 68..=65_535;
 
@@ -57,10 +59,10 @@ pub struct Conf {
     pub optional: Vec<String>,
     /// What the function must be bound to: "netdev" or "vfio-pci".
     pub driver: Option<String>,
-    /// sriov-cni's own log, which there is none of here.
+    /// What sriov-cni's own log has: "panic", "error", "warning", "info" or "debug". There is no such log here.
     #[serde(rename = "logLevel")]
     pub log_level: Option<String>,
-    /// As above.
+    /// Where that is. It is not written: who may write definitions would say to which of the node's files.
     #[serde(rename = "logFile")]
     pub log_file: Option<String>,
     /// What the runtime adds.
@@ -181,6 +183,7 @@ impl Conf {
                 "deviceID, the PCI address of a virtual function, is missing, and so is pf, of which one is chosen";
             return Err(Error::invalid(text));
         }
+        log(given(self.log_level), given(self.log_file), &mut told);
         let vlan = vlan(self.vlan, self.vlan_qos, given(self.vlan_proto))?;
         let link_state = match given(self.link_state).as_deref() {
             None => None,
@@ -309,6 +312,16 @@ fn switch(key: &str, text: &str, told: &mut Vec<String>) -> bool {
     text == "on"
 }
 
+/// A level is sriov-cni's business, which takes any; where what it would write to a file is to be found instead is said.
+fn log(level: Option<String>, file: Option<String>, told: &mut Vec<String>) {
+    if let Some(level) = level.filter(|level| !LOG_LEVELS.contains(&level.as_str())) {
+        told.push(format!("logLevel \"{level}\" is none of {}, and says nothing", LOG_LEVELS.join(", ")));
+    }
+    if let Some(file) = file {
+        told.push(format!("logFile {file} is not written: what is said of this attachment is in the log of plexus"));
+    }
+}
+
 fn attribute(key: &str) -> Result<Attribute, Error> {
     let known = Attribute::ALL.into_iter().find(|attribute| attribute.key() == key);
     let all = || Attribute::ALL.map(Attribute::key).join(", ");
@@ -368,7 +381,7 @@ mod tests {
             optional: vec![Attribute::Trust, Attribute::Mtu],
             binding: Some(Binding::Interface),
             guid: Some(Guid::new(0xc211_2233_4455_6677)),
-            told: Vec::new(),
+            told: vec!["logFile /x is not written: what is said of this attachment is in the log of plexus".to_owned()],
         };
         assert_eq!(spec(all), Ok(expected));
     }
@@ -417,5 +430,12 @@ mod tests {
             "trust \"true\" is neither on nor off: it is taken for off",
         ];
         assert_eq!(spec.told, told);
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_said() {
+        assert_eq!(spec(r#","logLevel":"info","logFile":"""#).unwrap().told, Vec::<String>::new());
+        let told = spec(r#","logLevel":"verbose""#).unwrap().told;
+        assert_eq!(told, ["logLevel \"verbose\" is none of panic, error, warning, info, debug, and says nothing"]);
     }
 }
