@@ -26,8 +26,8 @@ const SELECTORS_MAX: usize = 64;
 const WORDS_MAX: usize = 1024;
 /// More functions than any card has.
 const FUNCTIONS_MAX: u64 = 4096;
-/// Of the plugin's selectors, those that nothing here can say of a card.
-const UNSUPPORTED: [&str; 4] = ["auxTypes", "ddpProfiles", "pKeys", "vdpaType"];
+/// Of the plugin's selectors, those that sysfs says nothing of.
+const UNSUPPORTED: [&str; 2] = ["auxTypes", "ddpProfiles"];
 
 keys::table! {
     /// `devices` as it is written.
@@ -94,6 +94,10 @@ keys::table! {
         "The same by the card's PCI address.";
     link_types: Vec<String> = "linkTypes", Unset::Nothing, DevicePlugin, r#"["ether"]"#,
         "The type of its interface, or of its card's: `ether` or `infiniband`.";
+    p_keys: Vec<String> = "pKeys", Unset::Nothing, DevicePlugin, r#"["0x8001"]"#,
+        "The partition key of its InfiniBand interface, as the kernel shows it (`pkey`).";
+    vdpa_type: String = "vdpaType", Unset::Nothing, DevicePlugin, r#""vhost""#,
+        "It is a vDPA device of this use: `virtio`, an interface of the kernel, or `vhost`; of the latter a container gets `/dev/vhost-vdpa-N` too.";
     is_rdma: bool = "isRdma", Unset::Flag(false), DevicePlugin, "true",
         "It has RDMA devices; a container gets their files too.";
     need_vhost_net: bool = "needVhostNet", Unset::Flag(false), DevicePlugin, "true",
@@ -189,10 +193,33 @@ pub struct Selector {
     pub root_devices: Vec<OfCard>,
     /// The type of its interface.
     pub link_types: Vec<String>,
+    /// The partition key of its interface.
+    pub partitions: Vec<u16>,
+    /// How it is used as a vDPA device; its containers get that one's file.
+    pub vdpa: Option<VdpaType>,
     /// It has RDMA devices.
     pub is_rdma: bool,
     /// Its containers get the files of vhost-net.
     pub needs_vhost_net: bool,
+}
+
+/// Who uses a vDPA device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VdpaType {
+    /// The kernel.
+    Virtio,
+    /// A program.
+    Vhost,
+}
+
+impl VdpaType {
+    fn parse(text: &str) -> Result<VdpaType, String> {
+        match text {
+            "virtio" => Ok(VdpaType::Virtio),
+            "vhost" => Ok(VdpaType::Vhost),
+            _ => Err(format!("vdpaType {text:?} is neither virtio nor vhost")),
+        }
+    }
 }
 
 /// Functions of a card.
@@ -340,6 +367,8 @@ impl Devices {
             pf_names: cards(written.pf_names)?,
             root_devices: cards(written.root_devices)?,
             link_types: words(written.link_types)?,
+            partitions: words(written.p_keys)?.iter().map(|key| partition(key)).collect::<Result<_, _>>()?,
+            vdpa: given(written.vdpa_type).map(|text| VdpaType::parse(&text)).transpose()?,
             is_rdma: written.is_rdma.unwrap_or(false),
             needs_vhost_net: written.need_vhost_net.unwrap_or(false),
         };
@@ -358,6 +387,12 @@ fn said(why: &str) -> CniError {
 fn words(list: Option<Vec<String>>) -> Result<Vec<String>, String> {
     let list = list.unwrap_or_default();
     if list.len() > WORDS_MAX { Err(format!("more than {WORDS_MAX} words")) } else { Ok(list) }
+}
+
+/// A partition key as the kernel shows it.
+fn partition(text: &str) -> Result<u16, String> {
+    let number = text.strip_prefix("0x").and_then(|digits| u16::from_str_radix(digits, 16).ok());
+    number.ok_or_else(|| format!("pKeys: {text:?} is no partition key, as \"0x8001\""))
 }
 
 fn functions_of(item: &Value) -> Result<Functions, String> {
@@ -459,6 +494,8 @@ mod tests {
             (selectors(&json!({})), "would offer every card"),
             (selectors(&json!([{"vendors": ["x"]}, {"needVhostNet": true}])), "would offer every card"),
             (selectors(&json!({"ddpProfiles": ["gtp"]})), "ddpProfiles: nothing is chosen by that"),
+            (selectors(&json!({"pKeys": ["7"]})), "\"7\" is no partition key"),
+            (selectors(&json!({"vdpaType": "vduse"})), "\"vduse\" is neither virtio nor vhost"),
             (selectors(&json!({"pfNames": ["eth0#"]})), "\"eth0#\" is no card with functions"),
             (selectors(&json!({"pfNames": ["eth0#3-1"]})), "\"eth0#3-1\" is no card"),
             (selectors(&json!({"rootDevices": ["#1"]})), "\"#1\" is no card"),

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use backends::sysfs::{Vdpa, VdpaUse};
 use nix::fcntl::OFlag;
 use serde_json::{Map, Value, json};
 
@@ -38,6 +39,15 @@ fn part(text: &str) -> String {
     text.replace('/', "-")
 }
 
+/// What is known of a function of the PCI bus, besides its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its RDMA devices.
+    pub rdma: Vec<String>,
+    /// It is given as a vDPA device.
+    pub vdpa: Option<Vdpa>,
+}
+
 /// Copies the device plugin's file, where there is one. What an earlier attempt of the same attachment left is replaced.
 ///
 /// # Errors
@@ -46,20 +56,38 @@ pub fn publish(device: &Allotted, to: &Path) -> io::Result<()> {
     copy(&of_device(device), to)
 }
 
-/// Writes the device plugin's file, for a function of the PCI bus with these RDMA devices.
+/// Writes an attachment's file, for a function that no device plugin describes.
 ///
 /// # Errors
 /// It cannot be written.
-pub fn describe(device: &Allotted, rdma: &[String]) -> io::Result<()> {
-    put(of_pci(device, rdma).to_string().as_bytes(), &of_device(device))
+pub fn publish_own(device: &Allotted, known: &Known, to: &Path) -> io::Result<()> {
+    put(told(device, known).to_string().as_bytes(), to)
 }
 
-fn of_pci(device: &Allotted, rdma: &[String]) -> Value {
-    let mut pci = Map::from_iter([("pci-address".to_owned(), Value::from(device.id.clone()))]);
-    if !rdma.is_empty() {
-        pci.insert("rdma-device".to_owned(), rdma.join(",").into());
-    }
-    json!({"type": "pci", "version": VERSION, "pci": pci})
+/// Writes the device plugin's file, for a function of the PCI bus.
+///
+/// # Errors
+/// It cannot be written.
+pub fn describe(device: &Allotted, known: &Known) -> io::Result<()> {
+    put(told(device, known).to_string().as_bytes(), &of_device(device))
+}
+
+fn told(device: &Allotted, known: &Known) -> Value {
+    let mut told = Map::from_iter([("pci-address".to_owned(), Value::from(device.id.clone()))]);
+    let Some(vdpa) = &known.vdpa else {
+        if !known.rdma.is_empty() {
+            told.insert("rdma-device".to_owned(), known.rdma.join(",").into());
+        }
+        return json!({"type": "pci", "version": VERSION, "pci": told});
+    };
+    let driver = match vdpa.usage {
+        VdpaUse::Virtio => "virtio",
+        VdpaUse::Vhost => "vhost",
+    };
+    told.insert("parent-device".to_owned(), vdpa.name.clone().into());
+    told.insert("driver".to_owned(), driver.into());
+    told.extend(vdpa.path.clone().map(|path| ("path".to_owned(), path.into())));
+    json!({"type": "vdpa", "version": VERSION, "vdpa": told})
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
@@ -184,9 +212,16 @@ mod tests {
         let device = Allotted { resource: "a.b/vf".into(), id: "0000:01:10.0".into() };
         assert_eq!(of_device(&device), Path::new(PLACE).join("dp/a.b-vf-0000:01:10.0-device.json"));
         let plain = json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": "0000:01:10.0"}});
-        assert_eq!(of_pci(&device, &[]), plain);
-        let both = of_pci(&device, &["mlx5_0".to_owned(), "mlx5_1".to_owned()]);
+        assert_eq!(told(&device, &Known::default()), plain);
+        let rdma = vec!["mlx5_0".to_owned(), "mlx5_1".to_owned()];
+        let both = told(&device, &Known { rdma, vdpa: None });
         assert_eq!(both["pci"]["rdma-device"], "mlx5_0,mlx5_1");
+        let path = "/dev/vhost-vdpa-1".to_owned();
+        let vdpa = Some(Vdpa { name: "vdpa1".to_owned(), usage: VdpaUse::Vhost, path: Some(path.clone()) });
+        let vdpa = told(&device, &Known { rdma: Vec::new(), vdpa });
+        let expected =
+            json!({"parent-device": "vdpa1", "driver": "vhost", "path": path, "pci-address": "0000:01:10.0"});
+        assert_eq!(vdpa, json!({"type": "vdpa", "version": "1.1.0", "vdpa": expected}));
     }
 
     proptest! {

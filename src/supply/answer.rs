@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backends::sysfs::{PciAddress, Reach};
+use backends::sysfs::{PciAddress, Reach, VdpaUse};
 use serde_json::{Map, Value, json};
 
 use super::cdi;
@@ -111,13 +111,16 @@ pub(super) fn share(shelf: &Shelf, address: &PciAddress, device: &Device, node: 
             share.info.insert("uio", texts(&[("mount", file)]));
         }
     }
-    if device.is_rdma {
+    if device.besides.is_rdma {
         share.rdma(&reach);
     }
-    if device.needs_vhost_net && node.has(VHOST_NET) && node.has(TUN) {
+    if device.besides.needs_vhost_net && node.has(VHOST_NET) && node.has(TUN) {
         share.same(VHOST_NET);
         share.same(TUN);
         share.info.insert("vhost", texts(&[("net-mount", VHOST_NET), ("tun-mount", TUN)]));
+    }
+    if device.besides.is_vdpa {
+        share.vdpa(&reach);
     }
     let more = &shelf.resource.additional_info;
     if !more.is_empty() {
@@ -131,6 +134,14 @@ impl Share {
     /// A node that has the same path on both sides.
     fn same(&mut self, path: &str) {
         self.nodes.push((path.to_owned(), path.to_owned()));
+    }
+
+    /// One that the kernel uses has no file.
+    fn vdpa(&mut self, reach: &Reach) {
+        let vhost = reach.vdpa.as_ref().filter(|vdpa| vdpa.usage == VdpaUse::Vhost);
+        let path = vhost.and_then(|vdpa| vdpa.path.as_ref());
+        path.into_iter().for_each(|path| self.same(path));
+        self.info.insert("vdpa", path.map(|path| ("mount".to_owned(), path.clone())).into_iter().collect());
     }
 
     fn rdma(&mut self, reach: &Reach) {
@@ -157,7 +168,9 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{devices, function};
-    use super::super::stock::Stock;
+    use backends::sysfs::Vdpa;
+
+    use super::super::stock::{Besides, Stock};
     use super::*;
 
     struct Fixture(Reach);
@@ -238,7 +251,8 @@ mod tests {
     #[test]
     fn files_of_rdma_uio_and_vhost_and_what_is_told_besides() {
         let files = ["/dev/infiniband/uverbs1", "/dev/infiniband/umad1", "/dev/uio0"].map(str::to_owned).to_vec();
-        let reach = Reach { driver: Some("mlx5_core".to_owned()), rdma: vec!["mlx5_3".to_owned()], files, group: None };
+        let reach =
+            Reach { driver: Some("mlx5_core".to_owned()), rdma: vec!["mlx5_3".to_owned()], files, ..Reach::default() };
         let more = json!({"selectors": {"isRdma": true, "needVhostNet": true},
             "additionalInfo": {"*": {"a": "1", "b": "1"}, "0000:01:10.0": {"b": "2"}}});
         let (one, node) = (ids(&["0000:01:10.0"]), Fixture(reach));
@@ -258,6 +272,34 @@ mod tests {
             (got.nodes.clone(), &info(&got)["0000:01:10.0"]["uio"]),
             (same(&["/dev/uio0"]), &json!({"mount": "/dev/uio0"}))
         );
+    }
+
+    #[test]
+    fn the_file_of_a_vdpa_device() {
+        let vdpa = |usage: VdpaUse, path: &str| {
+            Fixture(Reach {
+                vdpa: Some(Vdpa { name: "vdpa0".to_owned(), usage, path: Some(path.to_owned()) }),
+                ..Reach::default()
+            })
+        };
+        let (one, wanted) = (ids(&["0000:01:10.0"]), json!({"selectors": {"vdpaType": "vhost"}}));
+        let all = shelf(&json!({}));
+        let device = all.devices.values().next().unwrap();
+        let shelf = Shelf {
+            resource: devices(&json!([{"resourceName": "intel_sriov", "selectors": wanted["selectors"]}]))
+                .resources
+                .remove(0),
+            devices: BTreeMap::from([(
+                "0000:01:10.0".parse().unwrap(),
+                Device { besides: Besides { is_vdpa: true, ..device.besides }, ..device.clone() },
+            )]),
+        };
+        let path = "/dev/vhost-vdpa-3";
+        let got = answer(&shelf, &one, &vdpa(VdpaUse::Vhost, path), false).unwrap();
+        assert_eq!((got.nodes.clone(), &info(&got)["0000:01:10.0"]["vdpa"]), (same(&[path]), &json!({"mount": path})));
+        let got = answer(&shelf, &one, &vdpa(VdpaUse::Virtio, "/sys/bus/virtio/devices/virtio3"), false).unwrap();
+        assert_eq!((got.nodes.len(), &info(&got)["0000:01:10.0"]["vdpa"]), (0, &json!({})));
+        assert_eq!(answer(&all, &one, &vdpa(VdpaUse::Vhost, path), false).unwrap().nodes, [], "nobody asked for it");
     }
 
     #[test]

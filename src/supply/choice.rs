@@ -1,8 +1,8 @@
 //! Whether a function is what a selector chooses. Pure.
 
-use backends::sysfs::NetworkFunction;
+use backends::sysfs::{NetworkFunction, VdpaUse};
 
-use crate::config::devices::{OfCard, Selector};
+use crate::config::devices::{OfCard, Selector, VdpaType};
 
 /// All that the selector says is so.
 pub(super) fn chooses(selector: &Selector, function: &NetworkFunction) -> bool {
@@ -20,7 +20,16 @@ pub(super) fn chooses(selector: &Selector, function: &NetworkFunction) -> bool {
         && of_card(&selector.pf_names, function.pf_interface.as_deref())
         && of_card(&selector.root_devices, Some(function.pf.as_str()))
         && said(&selector.link_types, function.link_type.as_deref())
+        && (selector.partitions.is_empty() || function.partition.is_some_and(|key| selector.partitions.contains(&key)))
+        && (selector.vdpa.is_none() || selector.vdpa == function.vdpa.map(used))
         && (!selector.is_rdma || !function.rdma.is_empty())
+}
+
+fn used(usage: VdpaUse) -> VdpaType {
+    match usage {
+        VdpaUse::Virtio => VdpaType::Virtio,
+        VdpaUse::Vhost => VdpaType::Vhost,
+    }
 }
 
 fn is_of(card: &OfCard, name: &str, index: Option<u32>) -> bool {
@@ -46,6 +55,7 @@ mod tests {
     fn each_word_chooses_and_all_must() {
         let mut one = function(3);
         one.acpi_index = Some("101".to_owned());
+        (one.partition, one.vdpa) = (Some(0x8001), Some(VdpaUse::Vhost));
         for (yes, no) in [
             (json!({"vendors": ["15b3", "8086"]}), json!({"vendors": ["15b3"]})),
             (json!({"devices": ["10CA"]}), json!({"devices": ["10c9"]})),
@@ -56,6 +66,8 @@ mod tests {
             (json!({"pfNames": ["eth1", "eth0#0,2-7,9"]}), json!({"pfNames": ["eth0#0,4-7"]})),
             (json!({"rootDevices": ["0000:01:00.0#3"]}), json!({"rootDevices": ["0000:01:00.0#2"]})),
             (json!({"linkTypes": ["ether"]}), json!({"linkTypes": ["infiniband"]})),
+            (json!({"pKeys": ["0x1", "0x8001"]}), json!({"pKeys": ["0x1"]})),
+            (json!({"vdpaType": "vhost"}), json!({"vdpaType": "virtio"})),
         ] {
             assert!(chosen(&yes, &one) && !chosen(&no, &one), "{yes} {no}");
             let mut both = yes.clone();
@@ -71,7 +83,13 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_chosen_by() {
         let away = NetworkFunction { driver: None, link_type: None, pf_interface: None, ..function(0) };
-        for selector in [json!({"drivers": ["igbvf"]}), json!({"linkTypes": ["ether"]}), json!({"pfNames": ["eth0"]})] {
+        for selector in [
+            json!({"drivers": ["igbvf"]}),
+            json!({"linkTypes": ["ether"]}),
+            json!({"pfNames": ["eth0"]}),
+            json!({"pKeys": ["0x0"]}),
+            json!({"vdpaType": "vhost"}),
+        ] {
             assert!(!chosen(&selector, &away), "{selector}");
         }
         assert!(chosen(&json!({"rootDevices": ["0000:01:00.0"]}), &away));

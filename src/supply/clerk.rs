@@ -8,6 +8,7 @@ use backends::sysfs::{PciAddress, Reach, Sysfs};
 use super::answer::{Answer, Node, answer, find};
 use super::cdi;
 use super::stock::{DEVICES_MAX, Shelf, Stock};
+use crate::devices::description::Known;
 use crate::devices::{ID_BYTES_MAX, description};
 use crate::journal::Allotted;
 use crate::log::warn;
@@ -96,9 +97,11 @@ impl Clerk {
     /// A pod can be attached without its device's description: it is said, and no more.
     fn describe(&self, shelf: &Shelf, id: &str) -> Result<(), String> {
         let (address, device) = find(shelf, id)?;
-        let rdma = if device.is_rdma { self.sysfs.reach(address).rdma } else { Vec::new() };
+        let reach = self.sysfs.reach(address);
+        let rdma = if device.besides.is_rdma { reach.rdma } else { Vec::new() };
+        let known = Known { rdma, vdpa: reach.vdpa.filter(|_| device.besides.is_vdpa) };
         let allotted = Allotted { resource: shelf.resource.full_name(), id: id.to_owned() };
-        if let Err(e) = description::describe(&allotted, &rdma) {
+        if let Err(e) = description::describe(&allotted, &known) {
             warn(&format!("describing device {id} of {}: {e}", allotted.resource));
         }
         Ok(())

@@ -11,7 +11,7 @@ mod stock;
 pub use answer::{Answer, Node};
 pub use clerk::Clerk;
 pub use lookout::{Lookout, run};
-pub use stock::{Ailment, Device, Shelf, Stock};
+pub use stock::{Ailment, Besides, Device, Shelf, Stock};
 
 #[cfg(test)]
 pub(crate) mod fixture {
@@ -35,6 +35,8 @@ pub(crate) mod fixture {
             interfaces: vec![format!("eth{}", index + 1)],
             link_type: Some("ether".to_owned()),
             rdma: Vec::new(),
+            partition: None,
+            vdpa: None,
             pf: "0000:01:00.0".parse().unwrap(),
             pf_interface: Some("eth0".to_owned()),
             is_pf_up: Some(true),

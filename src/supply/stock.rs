@@ -40,10 +40,19 @@ pub struct Device {
     pub numa_node: Option<u32>,
     /// What is wrong with it.
     pub ailment: Option<Ailment>,
-    /// A container gets the files of its RDMA devices.
+    /// What a container gets besides.
+    pub besides: Besides,
+}
+
+/// What a container of a device gets besides what its driver says, by the selector that chose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Besides {
+    /// The files of its RDMA devices.
     pub is_rdma: bool,
-    /// A container gets the files of vhost-net.
+    /// The files of vhost-net.
     pub needs_vhost_net: bool,
+    /// The file of its vDPA device.
+    pub is_vdpa: bool,
 }
 
 /// What is wrong with a device.
@@ -72,14 +81,14 @@ impl std::fmt::Display for Ailment {
 struct Choice {
     position: usize,
     driver: Option<String>,
-    is_rdma: bool,
-    needs_vhost_net: bool,
+    besides: Besides,
 }
 
 impl Choice {
     fn by(position: usize, selector: &Selector, function: &NetworkFunction) -> Choice {
-        let Selector { is_rdma, needs_vhost_net, .. } = *selector;
-        Choice { position, driver: function.driver.clone(), is_rdma, needs_vhost_net }
+        let Selector { is_rdma, needs_vhost_net, vdpa, .. } = *selector;
+        let besides = Besides { is_rdma, needs_vhost_net, is_vdpa: vdpa.is_some() };
+        Choice { position, driver: function.driver.clone(), besides }
     }
 }
 
@@ -100,12 +109,11 @@ impl Stock {
             let of_given = || given.and_then(|given| of_given(resources, function, given));
             let known = before.find(&function.address).filter(|known| !is_to_be_seen_again(known, function, given));
             let chosen = known.or_else(of_given).or_else(|| chosen(resources, function, uplinks));
-            if let Some(Choice { position, driver, is_rdma, needs_vhost_net }) = chosen
+            if let Some(Choice { position, driver, besides }) = chosen
                 && let Some(shelf) = stock.shelves.get_mut(position)
             {
                 let numa_node = function.numa_node.filter(|_| !shelf.resource.exclude_topology);
-                let device =
-                    Device { numa_node, driver, ailment: ailment(function, uplinks), is_rdma, needs_vhost_net };
+                let device = Device { numa_node, driver, ailment: ailment(function, uplinks), besides };
                 shelf.devices.insert(function.address.clone(), device);
             }
         }
@@ -134,8 +142,8 @@ impl Stock {
         let mut all = self.shelves.iter().enumerate();
         all.find_map(|(position, shelf)| {
             let device = shelf.devices.get(address)?;
-            let Device { driver, is_rdma, needs_vhost_net, .. } = device.clone();
-            Some(Choice { position, driver, is_rdma, needs_vhost_net })
+            let Device { driver, besides, .. } = device.clone();
+            Some(Choice { position, driver, besides })
         })
     }
 
@@ -259,7 +267,7 @@ mod tests {
         let stock = new(&[card(3), function(0), function(1), function(2)], &[]);
         assert_eq!(shown(&stock), [vec!["01:10.0", "01:10.1"], vec!["01:10.2"]]);
         let device = |shelf: usize, index: u32| stock.shelves[shelf].devices[&function(index).address].clone();
-        assert_eq!([device(0, 0).needs_vhost_net, device(0, 1).needs_vhost_net], [false, true]);
+        assert_eq!([device(0, 0).besides.needs_vhost_net, device(0, 1).besides.needs_vhost_net], [false, true]);
         assert_eq!([device(0, 0).numa_node, device(1, 2).numa_node], [Some(1), None]);
     }
 

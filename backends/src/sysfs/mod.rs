@@ -15,7 +15,7 @@ mod network;
 
 pub use address::{PciAddress, PciAddressError};
 pub use card::PhysicalFunction;
-pub use network::{NetworkFunction, Reach};
+pub use network::{NetworkFunction, Reach, Vdpa, VdpaUse};
 
 use crate::error::{Error, ErrorKind};
 

@@ -1,6 +1,7 @@
 //! The PCI functions of a node that are network controllers, with all that one may be chosen by; and what the kernel has made
 //! for a program that has one. Reads only.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::card::is_up;
@@ -15,6 +16,8 @@ const CHARACTER_DEVICES: [(&str, &str); 3] =
     [("infiniband_verbs", "/dev/infiniband"), ("infiniband_mad", "/dev/infiniband"), ("uio", "/dev")];
 /// Devices of no bus, by the names that the kernel has for them; the file's last part is the same.
 const MISC: &str = "class/misc";
+/// Where programs find a device of virtio's.
+const VIRTIO: &str = "/sys/bus/virtio/devices";
 
 /// A network controller: a physical function, or a virtual one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +40,10 @@ pub struct NetworkFunction {
     pub link_type: Option<String>,
     /// It has RDMA devices: their names.
     pub rdma: Vec<String>,
+    /// The partition key of its InfiniBand interface, as a number.
+    pub partition: Option<u16>,
+    /// How it is used as a vDPA device, where it is one.
+    pub vdpa: Option<VdpaUse>,
     /// The address of its physical function, which is its own where it is one.
     pub pf: PciAddress,
     /// The interface of the physical function; none where that is in another namespace.
@@ -47,6 +54,38 @@ pub struct NetworkFunction {
     pub index: Option<u32>,
     /// How many virtual functions it has.
     pub functions: u32,
+}
+
+/// Who uses a vDPA device: which driver of the vDPA bus it is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VdpaUse {
+    /// The kernel, as an interface of virtio's.
+    Virtio,
+    /// A program of user space, by a file.
+    Vhost,
+}
+
+/// A vDPA device of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vdpa {
+    /// Its name on its bus.
+    pub name: String,
+    /// Who uses it.
+    pub usage: VdpaUse,
+    /// The file of one for programs; of one for the kernel, the device on virtio's bus.
+    pub path: Option<String>,
+}
+
+/// What is known of cards by now: each is read once, whatever number of functions it has.
+#[derive(Debug, Default)]
+struct Cards(BTreeMap<PciAddress, Card>);
+
+#[derive(Debug, Clone, Default)]
+struct Card {
+    interface: Option<String>,
+    is_up: Option<bool>,
+    link_type: Option<String>,
+    indexes: BTreeMap<PciAddress, u32>,
 }
 
 /// The files by which a program of user space reaches a function.
@@ -60,29 +99,38 @@ pub struct Reach {
     pub rdma: Vec<String>,
     /// The character devices of its driver, as paths.
     pub files: Vec<String>,
+    /// Its vDPA device.
+    pub vdpa: Option<Vdpa>,
 }
 
 impl Sysfs {
     /// All network controllers on the PCI bus, by address.
     #[must_use]
     pub fn network_functions(&self) -> Vec<NetworkFunction> {
-        let all = names(&self.root.join(PCI));
-        all.iter().take(ENTRIES_MAX).filter_map(|name| self.network_function(&name.parse().ok()?)).collect()
+        let (all, mut cards) = (names(&self.root.join(PCI)), Cards::default());
+        all.iter().take(ENTRIES_MAX).filter_map(|name| self.function_among(&name.parse().ok()?, &mut cards)).collect()
     }
 
     /// The network controller of this address; none where there is none.
     #[must_use]
     pub fn network_function(&self, address: &PciAddress) -> Option<NetworkFunction> {
+        self.function_among(address, &mut Cards::default())
+    }
+
+    fn function_among(&self, address: &PciAddress, cards: &mut Cards) -> Option<NetworkFunction> {
         let device = self.device(address);
         read(&device.join("class")).ok().filter(|class| class.starts_with(NETWORK))?;
         let identity = |name: &str| read(&device.join(name)).ok().map(|id| id.trim_start_matches("0x").to_owned());
-        let pf = link_name(&device.join("physfn")).and_then(|name| name.parse::<PciAddress>().ok());
-        let index = pf.as_ref().and_then(|pf| self.index_of(pf, address));
-        let pf = pf.unwrap_or_else(|| address.clone());
-        let pf_interface = self.uplink(&pf);
+        let physical = link_name(&device.join("physfn")).and_then(|name| name.parse::<PciAddress>().ok());
+        let is_virtual = physical.is_some();
+        let pf = physical.unwrap_or_else(|| address.clone());
+        let card = cards.0.entry(pf.clone()).or_insert_with(|| self.card(&pf));
         let interfaces = self.interfaces(address);
-        let named = interfaces.first().map(|name| (address, name)).or(pf_interface.as_ref().map(|name| (&pf, name)));
-        let link_type = named.and_then(|(of, name)| self.link_type(of, name));
+        let link_type = match interfaces.first() {
+            Some(name) => self.link_type(address, name),
+            None => card.link_type.clone(),
+        };
+        let partition = interfaces.first().and_then(|name| read(&device.join("net").join(name).join("pkey")).ok());
         Some(NetworkFunction {
             vendor: identity("vendor").unwrap_or_default(),
             device: identity("device").unwrap_or_default(),
@@ -90,15 +138,49 @@ impl Sysfs {
             acpi_index: read(&device.join("acpi_index")).ok().filter(|index| !index.is_empty()),
             numa_node: self.numa_node(address),
             rdma: names(&device.join("infiniband")),
-            is_pf_up: pf_interface.as_ref().and_then(|name| is_up(&self.device(&pf), name)),
+            partition: partition.and_then(|key| u16::from_str_radix(key.strip_prefix("0x")?, 16).ok()),
+            vdpa: self.vdpa(address).map(|vdpa| vdpa.usage),
+            is_pf_up: card.is_up,
+            index: card.indexes.get(address).copied().filter(|_| is_virtual),
             functions: self.functions_made(address).unwrap_or_default(),
+            pf_interface: card.interface.clone(),
             address: address.clone(),
             interfaces,
             link_type,
             pf,
-            pf_interface,
-            index,
         })
+    }
+
+    fn card(&self, pf: &PciAddress) -> Card {
+        let device = self.device(pf);
+        let interface = self.uplink(pf);
+        let all = (0..FUNCTIONS_MAX).map(|index| (index, link_name(&device.join(format!("virtfn{index}")))));
+        let all = all.map_while(|(index, name)| Some((index, name?)));
+        Card {
+            is_up: interface.as_ref().and_then(|name| is_up(&device, name)),
+            link_type: interface.as_ref().and_then(|name| self.link_type(pf, name)),
+            indexes: all.filter_map(|(index, name)| Some((name.parse().ok()?, index))).collect(),
+            interface,
+        }
+    }
+
+    /// The vDPA device of a function, where it has one that somebody can use (Documentation/ABI/testing/sysfs-bus-vdpa).
+    fn vdpa(&self, address: &PciAddress) -> Option<Vdpa> {
+        let device = self.device(address);
+        let numbered = |name: &String, begin: &str| {
+            name.strip_prefix(begin)
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()))
+        };
+        let name = names(&device).into_iter().find(|name| numbered(name, "vdpa"))?;
+        let own = device.join(&name);
+        let (usage, begin, place) = match link_name(&own.join("driver"))?.as_str() {
+            "virtio_vdpa" => (VdpaUse::Virtio, "virtio", VIRTIO),
+            "vhost_vdpa" => (VdpaUse::Vhost, "vhost-vdpa-", "/dev"),
+            _ => return None,
+        };
+        let found = names(&own).into_iter().find(|name| numbered(name, begin));
+        let path = found.map(|name| Path::new(place).join(name).to_string_lossy().into_owned());
+        Some(Vdpa { name, usage, path })
     }
 
     fn link_type(&self, of: &PciAddress, interface: &str) -> Option<String> {
@@ -131,7 +213,13 @@ impl Sysfs {
             let of_driver = names(&device.join(folder)).into_iter().filter(|name| is_file_name(name));
             of_driver.map(move |name| Path::new(place).join(name).to_string_lossy().into_owned())
         });
-        Reach { driver: self.driver(address), group, files: files.collect(), rdma: names(&device.join("infiniband")) }
+        Reach {
+            driver: self.driver(address),
+            group,
+            files: files.collect(),
+            rdma: names(&device.join("infiniband")),
+            vdpa: self.vdpa(address),
+        }
     }
 }
 
@@ -143,6 +231,8 @@ fn is_file_name(name: &str) -> bool {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
     use super::super::tests::Tree;
     use super::*;
@@ -181,6 +271,8 @@ mod tests {
             interfaces: vec!["eth2".to_owned()],
             link_type: None,
             rdma: vec!["mlx5_3".to_owned()],
+            partition: None,
+            vdpa: None,
             pf: address("0000:01:00.0"),
             pf_interface: Some("eth0".to_owned()),
             is_pf_up: Some(true),
@@ -212,5 +304,46 @@ mod tests {
         assert_eq!(reach.files, ["/dev/infiniband/uverbs1", "/dev/infiniband/umad1", "/dev/uio0"]);
         assert_eq!((reach.group, reach.rdma), (Some((8, true)), vec!["rocep1".to_owned()]));
         assert_eq!(sysfs.reach(&address("0000:09:00.0")), Reach::default());
+    }
+
+    #[test]
+    fn a_card_is_read_once_whatever_number_of_functions_it_has() {
+        let tree = Tree::new("once").with_functions(64);
+        let devices = tree.0.join(PCI);
+        for name in names(&devices) {
+            fs::write(devices.join(name).join("class"), "0x020000\n").unwrap();
+        }
+        let (net, watch) = (devices.join("0000:01:00.0/net"), Inotify::init(InitFlags::IN_NONBLOCK).unwrap());
+        fs::write(net.join("eth0/flags"), "0x1003\n").unwrap();
+        // Of two that follow each other and are the same the kernel tells one: the file is read in between.
+        let folder = watch.add_watch(&net, AddWatchFlags::IN_OPEN).unwrap();
+        watch.add_watch(&net.join("eth0"), AddWatchFlags::IN_OPEN).unwrap();
+        assert_eq!(tree.sysfs().network_functions().len(), 65);
+        let opened = watch.read_events().unwrap();
+        // Once for its name, once as a function of its own.
+        assert_eq!(opened.iter().filter(|event| event.wd == folder && event.name.is_none()).count(), 2);
+    }
+
+    #[test]
+    fn a_partition_key_and_a_vdpa_device_are_seen() {
+        let tree = Tree::new("vdpa").with_functions(3);
+        let (devices, sysfs) = (tree.0.join(PCI), tree.sysfs());
+        let found = |index: u32| sysfs.network_function(&address(&format!("0000:01:10.{index}"))).unwrap();
+        for (index, driver, child) in [(0, "vhost_vdpa", "vhost-vdpa-4"), (1, "virtio_vdpa", "virtio7"), (2, "", "x")] {
+            let device = devices.join(format!("0000:01:10.{index}"));
+            fs::write(device.join("class"), "0x020700\n").unwrap();
+            fs::create_dir_all(device.join("vdpa3").join(child)).unwrap();
+            fs::create_dir_all(device.join("vdpa_mgmt")).unwrap();
+            if !driver.is_empty() {
+                symlink(format!("/x/bus/vdpa/drivers/{driver}"), device.join("vdpa3/driver")).unwrap();
+            }
+        }
+        assert_eq!([0, 1, 2].map(|index| found(index).vdpa), [Some(VdpaUse::Vhost), Some(VdpaUse::Virtio), None]);
+        let path = |index: u32| sysfs.reach(&address(&format!("0000:01:10.{index}"))).vdpa.and_then(|vdpa| vdpa.path);
+        let paths = [0, 1, 2].map(path);
+        assert_eq!(paths, [Some("/dev/vhost-vdpa-4".to_owned()), Some(format!("{VIRTIO}/virtio7")), None]);
+        assert_eq!(found(0).partition, None);
+        fs::write(devices.join("0000:01:10.0/net/eth1/pkey"), "0x8001\n").unwrap();
+        assert_eq!(found(0).partition, Some(0x8001));
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::supply_looks_again_at_a_device_whose_driver_changed", &[], driver_changed),
         Case::new("daemon::supply_does_not_offer_what_a_default_route_goes_through", &[], under_a_bridge),
         Case::new("daemon::supply_refuses_what_no_kubelet_asks", &[], refused),
+        Case::new("daemon::supply_gives_the_file_of_a_vdpa_device", &[], vdpa),
         Case::new("daemon::supply_describes_devices_for_the_runtime", &[], described),
     ]
 }
@@ -122,6 +123,27 @@ fn refused() {
     client.ask::<Given>("Allocate", &ask(&["0000:01:10.2", "0000:01:10.0"])).unwrap();
     let said = daemon.said();
     assert!(said.contains("are not given") && said.len() < 20_000, "{} bytes", said.len());
+    daemon.stop();
+}
+
+fn vdpa() {
+    let _node = rig(4);
+    let device = Path::new(DEVICES).join(address(2)).join("vdpa0");
+    fs::create_dir_all(device.join("vhost-vdpa-5")).unwrap();
+    symlink("/x/drivers/vhost_vdpa", device.join("driver")).unwrap();
+    let kubelet = Kubelet::serve();
+    let devices = json!({"resourcePrefix": "a.b", "resourceList": [
+        {"resourceName": "vdpa", "selectors": {"vdpaType": "vhost"}}, {"resourceName": "rest", "selectors": {"pfNames": ["eth0"]}}]});
+    let daemon = Daemon::start_keeping(&config(&devices));
+    assert_eq!(ids(&mut kubelet.client("a.b/rest").watch()), [0, 1, 3].map(address));
+    let given: Given = kubelet.client("a.b/vdpa").ask("Allocate", &ask(&[&address(2)])).unwrap();
+    let nodes: Vec<&str> = given.containers[0].nodes.iter().map(|node| node.host.as_str()).collect();
+    assert_eq!(nodes, ["/dev/vhost-vdpa-5"]);
+    let description = format!("/var/run/k8s.cni.cncf.io/devinfo/dp/a.b-vdpa-{}-device.json", address(2));
+    let description: Value = serde_json::from_slice(&fs::read(description).unwrap()).unwrap();
+    let vdpa =
+        json!({"parent-device": "vdpa0", "driver": "vhost", "path": "/dev/vhost-vdpa-5", "pci-address": address(2)});
+    assert_eq!(description, json!({"type": "vdpa", "version": "1.1.0", "vdpa": vdpa}));
     daemon.stop();
 }
 
