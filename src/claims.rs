@@ -8,12 +8,13 @@ mod choice;
 use std::path::{Path, PathBuf};
 
 use backends::NetNs;
+use backends::sysfs::{PciAddress, Sysfs};
 use serde_json::{Map, Value};
 
 use crate::cni::error::{CniError, Code};
 use crate::detach;
 use crate::devices::claim::{self, Error, Ledger, Taken};
-use crate::devices::description;
+use crate::devices::description::{self, Known};
 use crate::homecoming::peer;
 use crate::journal::{self, Allotted, Journal, Key, Record};
 use crate::log::warn;
@@ -169,7 +170,15 @@ fn devices_of(intent: &journal::Intent) -> impl Iterator<Item = (&journal::Attac
 pub fn publish(plan: &Plan, attachment: &Attachment) {
     let Some(device) = &attachment.device else { return };
     let path = description_of(plan, attachment);
-    if let Err(e) = description::publish(device, &path) {
+    // No device plugin describes what is of no resource.
+    let published = match device.id.parse::<PciAddress>() {
+        Ok(address) if device.resource.is_empty() => {
+            let known = Known { rdma: Sysfs::default().reach(&address).rdma, vdpa: None };
+            description::publish_own(device, &known, &path)
+        }
+        _ => description::publish(device, &path),
+    };
+    if let Err(e) = published {
         warn(&format!("the description of device {} is not copied to {}: {e}", device.id, path.display()));
     }
 }

@@ -1,5 +1,5 @@
-//! A virtual function for who names only a card: the first that nobody has is claimed, before anything of it is looked up. Which node
-//! of memory a pod is near is not known here, so functions are given out in the order of their numbers.
+//! A virtual function for who names only a card: the first that nobody has is claimed, before anything of it is looked up. All functions of a
+//! card are near the node of memory that the card is near, whichever the pod's is: they are given out in the order of their numbers.
 //!
 //! Two requests that want one at once both find it free, and one of them gets it: the other claims the next. The request is held
 //! meanwhile, so that a claim leads to a record that somebody holds; after a kill -9 to one that says nothing, and is free.

@@ -17,6 +17,14 @@ fn conf(card: &Card) -> Value {
     conf
 }
 
+/// How many attachments are told of a function (device information files).
+fn described(function: &str) -> usize {
+    let all = std::fs::read_dir("/var/run/k8s.cni.cncf.io/devinfo/cni").into_iter().flatten();
+    let told =
+        all.map(|entry| serde_json::from_slice::<Value>(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap());
+    told.filter(|told| *told == json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": function}})).count()
+}
+
 fn each_pod_gets_another_one_until_the_card_is_full(card: &Card) {
     let (before, conf) = (card.state(), conf(card));
     let pods: Vec<String> = (0..card.functions.len()).map(|index| format!("pod{index}")).collect();
@@ -24,6 +32,7 @@ fn each_pod_gets_another_one_until_the_card_is_full(card: &Card) {
         ip(&format!("netns add {pod}"));
         let result = card.add(pod, &conf);
         assert_eq!(link_of(pod, "net1")["parentdev"], function.pci, "in the order of their numbers");
+        assert_eq!(described(&function.pci), 1);
         let checked = card.check(pod, &conf, &result);
         assert!(checked.success, "{}", checked.json);
     }
@@ -34,6 +43,7 @@ fn each_pod_gets_another_one_until_the_card_is_full(card: &Card) {
     assert!(refused.json["code"] == 11 && said.contains(&expected) && said.contains("container pod3"), "{said}");
     // One that is given back, and one that was lost with its namespace.
     card.del("pod2", &netns("pod2"), &conf);
+    assert_eq!(described(&card.functions[2].pci), 0);
     card.add("late", &conf);
     assert_eq!(link_of("late", "net1")["parentdev"], card.functions[2].pci);
     ip("netns del pod1");
