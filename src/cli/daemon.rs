@@ -11,6 +11,7 @@ use plexus::config::devices::Devices;
 use plexus::config::{Level, LogConf, SOCKET};
 use plexus::daemon::compat::Compat;
 use plexus::daemon::http::{Exposure, Listen};
+use plexus::daemon::taint::Taint;
 use plexus::daemon::{self, Options};
 use plexus::keep::{Account, Keep};
 use plexus::kube::{Wanted, node_name};
@@ -52,6 +53,10 @@ pub(super) struct DaemonArgs {
     /// A file that is written to besides; it is put aside when it is full
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
+    /// The key of a taint that this node was registered with, `plexus/not-ready`: it is taken off when the configuration is there that
+    /// --config tells of
+    #[arg(long, value_name = "KEY", requires = "config", value_parser = taint_key)]
+    startup_taint: Option<String>,
     /// How long an ADD may wait and be served; then what it began is undone
     #[arg(long, value_name = "SECONDS", default_value_t = daemon::REQUEST_TIME.as_secs(),
         value_parser = clap::value_parser!(u64).range(1..=daemon::REQUEST_TIME_MAX.as_secs()))]
@@ -63,6 +68,22 @@ pub(super) struct DaemonArgs {
 
 fn level(word: &str) -> Result<Level, String> {
     Level::of(word).ok_or_else(|| "it is panic, error, verbose or debug".to_owned())
+}
+
+fn taint_key(word: &str) -> Result<String, String> {
+    Taint::is_key(word).then(|| word.to_owned()).ok_or_else(|| {
+        "it is no key of a taint: letters, digits, '-', '_' and '.', after a prefix such as plexus/".to_owned()
+    })
+}
+
+/// The node is this daemon's own: nobody else says when its pods can be attached.
+fn startup_taint(key: Option<String>) -> Result<Option<Taint>, Failure> {
+    let Some(key) = key else { return Ok(None) };
+    let node = node_name().ok_or_else(|| Failure::Input {
+        act: "reading --startup-taint".to_owned(),
+        why: "whose node this is, nobody says: set NODE_NAME".to_owned(),
+    })?;
+    Ok(Some(Taint { node, key }))
 }
 
 impl DaemonArgs {
@@ -177,6 +198,7 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
     let compat = args.compat_socket_dir.map(|dir| Compat::new(&dir, conf.as_ref().map(own).unwrap_or_default()));
     let certificate = conf.as_ref().and_then(|conf| conf.certificate.as_ref());
     let (certificate, kubeconfig) = login(certificate, args.kubeconfig)?;
+    let startup_taint = startup_taint(args.startup_taint)?;
     let notes = notes.into_iter().chain(devices.iter().flat_map(|devices| devices.warnings.clone())).collect();
     let options = Options {
         socket,
@@ -185,6 +207,7 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
         certificate,
         metrics,
         keep,
+        startup_taint,
         devices,
         notes,
         log,

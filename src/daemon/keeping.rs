@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::http::Page;
 use super::page::Board;
+use super::taint::Taint;
 use crate::keep::{Keep, Keeper};
 use crate::log::warn;
 
@@ -22,22 +23,31 @@ const INTERVAL_BEFORE: Duration = Duration::from_millis(250);
 /// Between two looks: another plugin that undoes each of them is not answered in a storm.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Starts it. It ends with the process, and what it wrote stays.
+/// Starts it. It ends with the process, and what it wrote stays. `taint`: what is taken off the node when the configuration is there.
 ///
 /// # Errors
 /// No thread, or no watch of the folder.
-pub(super) fn start(keep: Keep, board: Arc<Board>) -> io::Result<()> {
+pub(super) fn start(keep: Keep, taint: Option<Taint>, board: Arc<Board>) -> io::Result<()> {
     let awaited = keep.readiness.clone();
     let keeper = Keeper::new(keep)?;
-    thread::Builder::new().name("keep".to_owned()).spawn(move || run(keeper, awaited.as_deref(), &board)).map(drop)
+    thread::Builder::new()
+        .name("keep".to_owned())
+        .spawn(move || run(keeper, awaited.as_deref(), taint, &board))
+        .map(drop)
 }
 
-fn run(mut keeper: Keeper, awaited: Option<&Path>, board: &Board) {
+fn run(mut keeper: Keeper, awaited: Option<&Path>, mut taint: Option<Taint>, board: &Arc<Board>) {
     let mut ready = false;
     loop {
         // Once is enough: pods must not lose their networks because a server is away.
         ready |= awaited.is_none_or(Path::exists) && board.unready().is_empty();
         keeper.look(ready).iter().for_each(|line| warn(line));
+        if keeper.is_in_place()
+            && let Some(taint) = taint.take()
+            && let Err(why) = taint.remove(Arc::clone(board))
+        {
+            warn(&format!("the node's taint stays: {why}"));
+        }
         let looked = Instant::now();
         wait(&keeper, if ready { INTERVAL } else { INTERVAL_BEFORE });
         pause(PAUSE.saturating_sub(looked.elapsed()));

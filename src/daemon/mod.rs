@@ -20,6 +20,7 @@ mod running;
 mod seat;
 #[cfg(feature = "otel")]
 mod spans;
+pub mod taint;
 mod turns;
 mod work;
 
@@ -54,6 +55,7 @@ use listen::{Door, Ears, Standing, Tongue};
 use page::{Board, Window};
 use running::Running;
 use seat::Shared;
+use taint::Taint;
 use work::{Call, Refusal, Workers};
 
 /// Events that wait for the loop: each connection has at most two.
@@ -116,6 +118,8 @@ pub struct Options {
     pub metrics: Option<Listen>,
     /// The node's CNI configuration, where the daemon is to keep it.
     pub keep: Option<Keep>,
+    /// What is taken off the node once pods can be attached by that.
+    pub startup_taint: Option<Taint>,
     /// What of the node's cards is offered to its kubelet.
     pub devices: Option<Devices>,
     /// What a person should know of how it was started.
@@ -188,7 +192,8 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     }
     board.watch_sockets(doors.iter().map(|door| door.path().to_owned()).collect());
     if let Some(keep) = options.keep.clone() {
-        keeping::start(keep, Arc::clone(&board)).map_err(OpenError::system("watch the node's configuration"))?;
+        keeping::start(keep, options.startup_taint.clone(), Arc::clone(&board))
+            .map_err(OpenError::system("watch the node's configuration"))?;
     }
     if let Some(wanted) = options.devices.clone() {
         devices::start(wanted).map_err(OpenError::system("offer devices"))?;

@@ -71,6 +71,11 @@ impl Board {
         lost.map(|path| format!("the daemon's socket {} is not there: it is about to be made again", path.display()))
     }
 
+    /// The cluster that is watched, once one is.
+    pub(super) fn known(&self) -> Option<Known> {
+        self.shared.known()
+    }
+
     /// Answers a STATUS. It looks at files.
     pub(super) fn answer(&self, call: Call) {
         call.answer_status(&self.unready(), &self.shared.metrics);

@@ -33,6 +33,8 @@ pub struct Keeper {
     restored: u32,
     name: String,
     said: BTreeSet<String>,
+    /// The last look found plexus' file as it should be.
+    is_in_place: bool,
 }
 
 impl Keeper {
@@ -56,6 +58,7 @@ impl Keeper {
             restored: 0,
             name: compose::NAME.to_owned(),
             said: BTreeSet::new(),
+            is_in_place: false,
             conf,
         };
         keeper.take_up();
@@ -83,6 +86,11 @@ impl Keeper {
     /// Readable when something in the folders changed, until the next look; none: only a timer tells.
     pub fn watch_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.watch.descriptor()
+    }
+
+    /// Whether the last look left plexus' file as it should be: pods start by it.
+    pub fn is_in_place(&self) -> bool {
+        self.is_in_place
     }
 
     /// One look, and what follows from it. `ready`: requests can be served. Once it was so, the configuration is kept whatever it
@@ -118,12 +126,14 @@ impl Keeper {
 
     /// One change. Whether it was the last.
     fn step(&mut self, now: Instant, done: &mut Vec<String>) -> Result<(bool, Vec<String>), String> {
+        self.is_in_place = false;
         if self.is_begun {
             fs::create_dir_all(&self.conf.dir).map_err(|e| format!("{}: {e}", self.conf.dir.display()))?;
         }
         let known = Seen { last: self.last.clone(), name: self.name.clone(), ..Seen::default() };
         let seen = see::look(&self.conf, &mut self.ages, known, now)?;
         let decision = decide(&seen, &self.conf, self.is_begun);
+        self.is_in_place = decision.action == Action::Nothing;
         let mut says = decision.says;
         match decision.action {
             Action::Nothing => {

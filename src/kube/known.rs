@@ -22,6 +22,7 @@ use super::limit::{self, End, Limit};
 use super::objects;
 use super::outbox::Outbox;
 use super::status::Word;
+use super::taint;
 use super::watch::{Collection, Standing, Trouble};
 use super::wire::Wire;
 use crate::config::Config;
@@ -291,6 +292,19 @@ impl Known {
             count(&shared.counters.failures);
         }
         found
+    }
+
+    /// Takes every taint of this key off a node; whether there was one. Waits for the server.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses it.
+    pub fn remove_taint(&self, node: &str, key: &str) -> Result<bool, SourceError> {
+        let (of, taint) = (node.to_owned(), key.to_owned());
+        let removed = self.ask(End::after(self.running.shared.deadline), &Cancel::default(), move |calls| {
+            let (of, taint) = (of.clone(), taint.clone());
+            async move { taint::remove(&calls, &of, &taint).await }
+        });
+        removed.map_err(|failure| failure.told(format!("taking the taint {key} off the node {node}")))
     }
 
     /// Has told what requests told later than at once ([`Inquiry::told_later`]).

@@ -27,6 +27,7 @@ mod plugin;
 mod proto;
 mod shelf;
 mod status;
+mod taint;
 mod unwritten;
 mod watch;
 mod wire;

@@ -150,6 +150,13 @@ pub(super) struct PodObject {
     status: PodStatus,
 }
 
+/// What is read of a node.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct NodeObject {
+    #[serde(default)]
+    pub(super) metadata: Meta,
+}
+
 /// Which object an answer is: a proxy's page is JSON, too.
 pub(super) trait Identity {
     /// Whether it is the one of this namespace and name, and an object at all.
@@ -157,6 +164,13 @@ pub(super) trait Identity {
 }
 
 impl Identity for PodObject {
+    fn is(&self, namespace: &str, name: &str) -> bool {
+        let Meta { namespace: of, name: called, uid, .. } = &self.metadata;
+        of == namespace && called == name && !uid.is_empty()
+    }
+}
+
+impl Identity for NodeObject {
     fn is(&self, namespace: &str, name: &str) -> bool {
         let Meta { namespace: of, name: called, uid, .. } = &self.metadata;
         of == namespace && called == name && !uid.is_empty()
@@ -221,6 +235,11 @@ pub(super) fn pod_path(namespace: &str, name: &str) -> Result<String, Failure> {
 /// Where a pod's status is.
 pub(super) fn pod_status_path(pod: &About) -> Result<String, Failure> {
     Ok(pod_path(pod.namespace, pod.name)? + "/status")
+}
+
+/// Where a node is.
+pub(super) fn node_path(name: &str) -> Result<String, Failure> {
+    Ok(format!("/api/v1/nodes/{}", checked("node", name)?))
 }
 
 /// Where a namespace's events are.

@@ -9,7 +9,8 @@ use crate::need::Need;
 use crate::{
     admission, api, capability, chains, check, config, cookbook, crash, daemon, defects, deploy, devices, examples, gc,
     image, install, interop, known, kube, leave, lists, mend, meta, multus, neighbours, nft, observe, odd, oracle,
-    own_node, plugins, pool, process, program, reconcile, rendered, status, takeover, tools, traces, validate, world,
+    own_node, plugins, pool, process, program, reconcile, rendered, status, taint, takeover, tools, traces, validate,
+    world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -49,6 +50,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(capability::cases());
     cases.extend(config::cases());
     cases.extend(status::cases());
+    cases.extend(taint::cases());
     cases.extend(devices::cases());
     cases.extend(neighbours::cases());
     cases.extend(check::cases());

@@ -58,6 +58,7 @@ mod redact;
 mod rendered;
 mod snapshot;
 mod status;
+mod taint;
 mod takeover;
 mod testbed;
 mod tools;

@@ -19,7 +19,7 @@ const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 const RIGHTS: &str = "/apis/rbac.authorization.k8s.io/v1";
 const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1";
 /// The server hears of a new policy within a second or two; each question takes milliseconds.
-const ASKS_MAX: usize = 5000;
+pub(crate) const ASKS_MAX: usize = 5000;
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -27,6 +27,50 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("deploy::own_node::only_its_own_pods_statuses_are_written", &[Need::ApiServer], statuses),
         Case::new("deploy::own_node::nothing_else_of_a_pod_is_written", &[Need::ApiServer], nothing_else),
     ]
+}
+
+/// Makes the objects of files, with the namespace in the place of kube-system, and under names of the case's own where they have no namespace.
+pub(crate) fn applied(cluster: &Cluster, files: &[&str]) {
+    let namespace = cluster.namespace();
+    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap().replace("kube-system", namespace));
+    for mut object in texts.flat_map(|text| plexus::yaml::documents(&text).unwrap()) {
+        let own = |name: &Value| json!(format!("{}-{namespace}", name.as_str().unwrap()));
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        if kind != "ServiceAccount" {
+            object["metadata"]["name"] = own(&object["metadata"]["name"]);
+        }
+        let path = match kind.as_str() {
+            "ServiceAccount" => format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
+            "ClusterRole" => format!("{RIGHTS}/clusterroles"),
+            "ClusterRoleBinding" => {
+                object["roleRef"]["name"] = own(&object["roleRef"]["name"]);
+                format!("{RIGHTS}/clusterrolebindings")
+            }
+            "ValidatingAdmissionPolicy" => format!("{POLICIES}/validatingadmissionpolicies"),
+            "ValidatingAdmissionPolicyBinding" => {
+                object["spec"]["policyName"] = own(&object["spec"]["policyName"]);
+                format!("{POLICIES}/validatingadmissionpolicybindings")
+            }
+            other => panic!("a {other}"),
+        };
+        cluster.create(&path, &object);
+    }
+}
+
+/// A token of the service account, as a pod of this node has it; or of no pod.
+pub(crate) fn token(cluster: &Cluster, node: Option<&str>) -> String {
+    let namespace = cluster.namespace();
+    let mut spec = json!({});
+    if let Some(node) = node {
+        let name = format!("plexus-of-{node}");
+        let pod = json!({"metadata": {"name": name, "namespace": namespace}, "apiVersion": "v1", "kind": "Pod",
+            "spec": {"nodeName": node, "serviceAccountName": "plexus"}});
+        let uid = cluster.create_pod(&pod);
+        spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid});
+    }
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/plexus/token");
+    cluster.create(&path, &request)["status"]["token"].as_str().unwrap().to_owned()
 }
 
 /// A cluster with the role and the policy, under names of the case's own.
@@ -39,53 +83,14 @@ impl Guarded {
     fn new() -> Self {
         let bed = Testbed::new();
         let cluster = Cluster::of(&bed);
-        let namespace = cluster.namespace().to_owned();
-        let texts = FILES.map(|file| fs::read_to_string(file).unwrap().replace("kube-system", &namespace));
-        for mut object in texts.iter().flat_map(|text| plexus::yaml::documents(text).unwrap()) {
-            let own = json!(format!("plexus-{namespace}"));
-            let kind = object["kind"].as_str().unwrap().to_owned();
-            if kind != "ServiceAccount" {
-                object["metadata"]["name"] = own.clone();
-            }
-            let path = match kind.as_str() {
-                "ServiceAccount" => format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
-                "ClusterRole" => format!("{RIGHTS}/clusterroles"),
-                "ClusterRoleBinding" => {
-                    object["roleRef"]["name"] = own;
-                    format!("{RIGHTS}/clusterrolebindings")
-                }
-                "ValidatingAdmissionPolicy" => format!("{POLICIES}/validatingadmissionpolicies"),
-                "ValidatingAdmissionPolicyBinding" => {
-                    object["spec"]["policyName"] = own;
-                    format!("{POLICIES}/validatingadmissionpolicybindings")
-                }
-                other => panic!("a {other}"),
-            };
-            cluster.create(&path, &object);
-        }
+        applied(&cluster, &FILES);
         let guarded = Self { _bed: bed, cluster };
         guarded.cluster.pod("probe", &[]);
         // In force when somebody without a node is refused.
-        let token = guarded.token(None);
+        let token = token(&guarded.cluster, None);
         let refused = || guarded.write(&token, "probe", &json!({"metadata": {"annotations": {STATUS: "x"}}})).1;
         assert!((0..ASKS_MAX).any(|_| refused().contains("own node")), "the policy is never in force: {}", refused());
         guarded
-    }
-
-    /// A token of the service account, as a pod of this node has it; or of no pod.
-    fn token(&self, node: Option<&str>) -> String {
-        let namespace = self.cluster.namespace();
-        let mut spec = json!({});
-        if let Some(node) = node {
-            let name = format!("plexus-of-{node}");
-            let pod = json!({"metadata": {"name": name, "namespace": namespace}, "apiVersion": "v1", "kind": "Pod",
-                "spec": {"nodeName": node, "serviceAccountName": "plexus"}});
-            let uid = self.cluster.create_pod(&pod);
-            spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid});
-        }
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/plexus/token");
-        self.cluster.create(&path, &request)["status"]["token"].as_str().unwrap().to_owned()
     }
 
     /// A patch of a pod's status; the code, and what the server says.
@@ -104,13 +109,13 @@ fn statuses() {
     let elsewhere = json!({"metadata": {"name": "there", "namespace": guarded.cluster.namespace()}, "apiVersion": "v1", "kind": "Pod",
         "spec": {"nodeName": "other"}});
     guarded.cluster.create_pod(&elsewhere);
-    let token = guarded.token(Some("node"));
-    assert_eq!(guarded.write(&token, "here", &status), (200, String::new()));
-    let (code, said) = guarded.write(&token, "there", &status);
+    let own = token(&guarded.cluster, Some("node"));
+    assert_eq!(guarded.write(&own, "here", &status), (200, String::new()));
+    let (code, said) = guarded.write(&own, "there", &status);
     assert!(code == 403 && said.contains("on the node other") && said.contains("of the node node"), "{code}: {said}");
-    let (code, said) = guarded.write(&guarded.token(Some("other")), "here", &status);
+    let (code, said) = guarded.write(&token(&guarded.cluster, Some("other")), "here", &status);
     assert!(code == 403 && said.contains("on the node node") && said.contains("of the node other"), "{code}: {said}");
-    let (code, said) = guarded.write(&guarded.token(None), "here", &status);
+    let (code, said) = guarded.write(&token(&guarded.cluster, None), "here", &status);
     assert!(code == 403 && said.contains("the token is of none"), "{code}: {said}");
     // Others are not looked at.
     guarded.cluster.patch(
@@ -122,7 +127,7 @@ fn statuses() {
 fn nothing_else() {
     let guarded = Guarded::new();
     guarded.cluster.pod("a", &[("kept", "as it is")]);
-    let token = guarded.token(Some("node"));
+    let own = token(&guarded.cluster, Some("node"));
     for (change, told) in [
         (json!({"metadata": {"annotations": {STATUS: "[]", "other": "x"}}}), "no other"),
         (json!({"metadata": {"annotations": {"kept": "changed"}}}), "no other"),
@@ -132,9 +137,9 @@ fn nothing_else() {
         (json!({"status": {"phase": "Failed"}}), "nothing of the status"),
         (json!({"status": {"podIPs": [{"ip": "10.0.0.1"}]}}), "nothing of the status"),
     ] {
-        let (code, said) = guarded.write(&token, "a", &change);
+        let (code, said) = guarded.write(&own, "a", &change);
         assert!(code == 403 && said.contains(told), "{change}: {code}: {said}");
     }
-    assert_eq!(guarded.write(&token, "a", &json!({"metadata": {"annotations": {STATUS: "[]"}}})).0, 200);
-    assert_eq!(guarded.write(&token, "a", &json!({"metadata": {"annotations": {STATUS: null}}})).0, 200);
+    assert_eq!(guarded.write(&own, "a", &json!({"metadata": {"annotations": {STATUS: "[]"}}})).0, 200);
+    assert_eq!(guarded.write(&own, "a", &json!({"metadata": {"annotations": {STATUS: null}}})).0, 200);
 }

@@ -13,14 +13,15 @@ use crate::need::Need;
 use crate::testbed::Testbed;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployments");
-const OVERLAYS: [&str; 5] = ["daemon", "oneshot", "sriov", "from-multus", "monitored"];
+const OVERLAYS: [&str; 6] = ["daemon", "oneshot", "sriov", "from-multus", "monitored", "tainted"];
 /// Each overlay as the chart has it.
-const VALUES: [(&str, &str); 5] = [
+const VALUES: [(&str, &str); 6] = [
     ("daemon", "mode=daemon"),
     ("oneshot", "mode=oneshot"),
     ("sriov", "sriov.enabled=true"),
     ("from-multus", "fromMultus.enabled=true"),
     ("monitored", "metrics.exposed=true,metrics.podMonitor=true,metrics.rules=true,metrics.dashboard=true"),
+    ("tainted", "startupTaint.enabled=true"),
 ];
 const METRICS: &str = include_str!("../../docs/metrics.md");
 
@@ -170,8 +171,16 @@ fn equal() {
             assert_eq!(one, other, "{name}: {key:?}");
         }
     }
-    let elsewhere = helm("elsewhere", VALUES[4].1).unwrap();
-    assert!(!format!("{elsewhere:?}").contains("kube-system"), "the chart's namespace is the release's");
+    for (_, values) in VALUES {
+        let elsewhere = helm("elsewhere", values).unwrap();
+        assert!(!format!("{elsewhere:?}").contains("kube-system"), "the chart's namespace is the release's: {values}");
+    }
+    let named = helm("kube-system", "startupTaint.enabled=true,startupTaint.key=example.org/wait").unwrap();
+    let named = format!("{named:?}");
+    assert!(
+        named.contains("--startup-taint=example.org/wait") && !named.contains("plexus/not-ready"),
+        "in the policy, too"
+    );
 }
 
 /// A patch puts what it adds elsewhere than the chart: their order says nothing.
@@ -199,6 +208,7 @@ fn values() {
         ("fallback=wait", "fallback"),
         ("config.daemonSocketDir=/x", "/config"),
         ("metrics.port=0", "/metrics/port"),
+        ("startupTaint.key=not ready", "/startupTaint/key"),
     ] {
         let refused = helm("kube-system", values).unwrap_err();
         assert!(refused.contains(told), "{values}: {refused}");
