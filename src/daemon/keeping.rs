@@ -1,5 +1,5 @@
 //! The node's CNI configuration is kept right, in a thread of its own: written once the daemon is ready, put back where others change
-//! it, left where it is when the daemon ends. It does not know what is written.
+//! it, left where it is when the daemon ends, or a newer one serves. It does not know what is written.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ use crate::log::warn;
 
 /// Without a change that is seen: a folder made anew, and a token of the service account.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// While the daemon is not ready yet.
+/// While the daemon is not ready yet, or is not who serves.
 const INTERVAL_BEFORE: Duration = Duration::from_millis(250);
 /// Between two looks: another plugin that undoes each of them is not answered in a storm.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -39,6 +39,11 @@ pub(super) fn start(keep: Keep, taint: Option<Taint>, board: Arc<Board>) -> io::
 fn run(mut keeper: Keeper, awaited: Option<&Path>, mut taint: Option<Taint>, board: &Arc<Board>) {
     let mut ready = false;
     loop {
+        // Two that keep one file would undo each other's work, and a token ends with its pod.
+        if !board.serves() {
+            pause(INTERVAL_BEFORE);
+            continue;
+        }
         // Once is enough: pods must not lose their networks because a server is away.
         ready |= awaited.is_none_or(Path::exists) && board.unready().is_empty();
         keeper.look(ready).iter().for_each(|line| warn(line));

@@ -7,9 +7,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use tokio::time::{timeout, timeout_at};
 
 use super::Event;
 use super::compat::{self, Overlay};
+use super::mark::Mark;
 use super::metrics::{Metrics, Refusal};
 use super::work::{Back, Call, Purpose};
 use crate::cni::request::Command;
@@ -97,26 +98,13 @@ pub(super) struct Ears {
 
 /// A socket while it takes requests.
 pub(super) struct Door {
-    path: PathBuf,
-    /// The socket file, by device and inode.
-    id: (u64, u64),
+    mark: Mark,
     listener: Arc<UnixListener>,
     accepting: JoinHandle<()>,
     /// Dropped: nothing is accepted any more.
     accepts: oneshot::Sender<()>,
     ears: Ears,
     places: Arc<Places>,
-}
-
-/// Whose a socket's path is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// This daemon's.
-    Own,
-    /// Another daemon has taken it.
-    Anothers,
-    /// Nobody's: whoever connects finds nothing.
-    Lost,
 }
 
 /// Who may send a request now.
@@ -168,7 +156,12 @@ impl Places {
 
 impl Door {
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.mark.path()
+    }
+
+    /// Its file.
+    pub(super) fn mark(&self) -> &Mark {
+        &self.mark
     }
 
     /// Takes the place of whoever has the path: it goes on with the calls that it has, and hears no new ones.
@@ -182,45 +175,29 @@ impl Door {
         let prepared = fs::set_permissions(&new, fs::Permissions::from_mode(0o600))
             .and_then(|()| listener.set_nonblocking(true))
             .and_then(|()| fs::metadata(&new))
-            .and_then(|metadata| fs::rename(&new, path).map(|()| (metadata.dev(), metadata.ino())));
-        let id = prepared.map_err(OpenError::at("listen on", path))?;
+            .and_then(|file| fs::rename(&new, path).map(|()| Mark::new(path, &file)));
+        let mark = prepared.map_err(OpenError::at("listen on", path))?;
         let listener = Arc::new(UnixListener::from_std(listener).map_err(OpenError::at("listen on", path))?);
         let places = Arc::new(Places::new());
         let (accepts, ended) = oneshot::channel();
         let accepting = tokio::spawn(accept(Arc::clone(&listener), ears.clone(), Arc::clone(&places), ended));
-        Ok(Door { path: path.to_owned(), id, listener, accepting, accepts, ears, places })
-    }
-
-    /// Whose the path is now.
-    pub(super) fn standing(&self) -> Standing {
-        match fs::symlink_metadata(&self.path) {
-            Ok(found) if (found.dev(), found.ino()) == self.id => Standing::Own,
-            Ok(found) if found.file_type().is_socket() => Standing::Anothers,
-            Ok(_) => Standing::Lost,
-            // What cannot be looked at is most likely there.
-            Err(error) => {
-                if error.kind() == ErrorKind::NotFound {
-                    Standing::Lost
-                } else {
-                    Standing::Own
-                }
-            }
-        }
+        Ok(Door { mark, listener, accepting, accepts, ears, places })
     }
 
     /// The same door once more, where somebody has removed its socket.
     pub(super) fn again(&self) -> Result<Door, OpenError> {
-        Door::open(&self.path, self.ears.clone())
+        Door::open(self.path(), self.ears.clone())
     }
 
     /// Takes no new call, and loses none that was made before. The path is left to whoever has taken it.
     pub(super) fn close(self) {
-        let removed = lock(&self.path).and_then(|_lock| {
-            let found = fs::metadata(&self.path)?;
-            if (found.dev(), found.ino()) == self.id { fs::remove_file(&self.path) } else { Ok(()) }
+        let path = self.path();
+        let removed = lock(path).and_then(|_lock| {
+            let found = fs::metadata(path)?;
+            if self.mark.is(&found) { fs::remove_file(path) } else { Ok(()) }
         });
         if let Err(error) = removed.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) }) {
-            warn(&format!("removing {}: {error}", self.path.display()));
+            warn(&format!("removing {}: {error}", path.display()));
         }
         // Nobody comes to this socket any more: those that did are the last.
         tokio::spawn(async move {

@@ -12,6 +12,7 @@ mod keeping;
 mod leases;
 mod line;
 mod listen;
+mod mark;
 pub mod metrics;
 mod node;
 mod page;
@@ -51,7 +52,8 @@ use http::Listen;
 use leases::Leases;
 use line::{Line, Place, Verb, Width};
 pub use listen::OpenError;
-use listen::{Door, Ears, Standing, Tongue};
+use listen::{Door, Ears, Tongue};
+use mark::{Mark, Standing};
 use page::{Board, Window};
 use running::Running;
 use seat::Shared;
@@ -190,7 +192,7 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
         let tongue = Tongue::Shim(Arc::new(compat.overlay(options.kubeconfig.as_deref())));
         doors.push(Door::open(&compat.socket, Ears { tongue, ..ears })?);
     }
-    board.watch_sockets(doors.iter().map(|door| door.path().to_owned()).collect());
+    board.watch_sockets(marks(&doors));
     if let Some(keep) = options.keep.clone() {
         keeping::start(keep, options.startup_taint.clone(), Arc::clone(&board))
             .map_err(OpenError::system("watch the node's configuration"))?;
@@ -313,25 +315,26 @@ impl Daemon {
         }
     }
 
-    /// A socket that somebody has removed is made again: nobody else would. Where another daemon has it, that one has its page, too.
+    /// A socket that somebody has removed, or that whoever had it has left by being killed, is made again: nobody else would. Where
+    /// another daemon has it, that one has its page and the node's configuration, too.
     fn look_at_doors(&mut self) {
         if self.stopping.is_some() {
             return;
         }
         let mut is_superseded = false;
         for door in &mut self.doors {
-            match door.standing() {
+            match door.mark().standing() {
                 Standing::Own => {}
                 Standing::Anothers => is_superseded = true,
                 Standing::Lost => match door.again() {
                     Ok(new) => {
-                        warn(&format!("the socket {} was removed: it is made again", door.path().display()));
+                        warn(&format!("nobody listens on the socket {}: it is made again", door.path().display()));
                         self.open += 1;
                         mem::replace(door, new).close();
                         self.cannot_reopen = false;
                     }
                     Err(error) if !mem::replace(&mut self.cannot_reopen, true) => warn(&format!(
-                        "the socket {} was removed, and cannot be made again: {}; it is tried again",
+                        "nobody listens on the socket {}, and it cannot be made again: {}; it is tried again",
                         door.path().display(),
                         native::chain(&error)
                     )),
@@ -339,6 +342,7 @@ impl Daemon {
                 },
             }
         }
+        self.board.watch_sockets(marks(&self.doors));
         if is_superseded {
             self.window.close();
         } else {
@@ -397,11 +401,16 @@ impl Daemon {
     fn stop(&mut self, why: &str) {
         if self.stopping.is_none() {
             crate::log::verbose(|| format!("the daemon ends: {why}"));
+            self.board.leave();
             self.doors.drain(..).for_each(Door::close);
             self.window.close();
         }
         self.stopping.get_or_insert_with(|| Instant::now() + DRAIN_TIME);
     }
+}
+
+fn marks(doors: &[Door]) -> Vec<Mark> {
+    doors.iter().map(|door| door.mark().clone()).collect()
 }
 
 fn number(of: usize) -> u64 {

@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use backends::Before;
 use tokio::task::JoinHandle;
 
 use super::http::{self, BindErrorKind, Listen, Page};
+use super::mark::{Mark, Standing};
 use super::metrics::{ApiOutcome, ApiVerb, Cache, Fill, Metrics};
 use super::number;
 use super::seat::Shared;
@@ -39,8 +39,8 @@ pub(super) struct Board {
     shared: Arc<Shared>,
     /// What the metrics have of what the cluster counted; held while they are brought up to date.
     told: Mutex<Counts>,
-    /// Where it can be reached.
-    sockets: OnceLock<Vec<PathBuf>>,
+    /// Where it can be reached; none: it cannot yet, or not any more.
+    sockets: Mutex<Option<Vec<Mark>>>,
     /// Somebody counts what is on disk.
     counting: Arc<AtomicBool>,
 }
@@ -54,21 +54,38 @@ impl Board {
             heartbeat: Heartbeat::new(),
             shared,
             told: Mutex::default(),
-            sockets: OnceLock::new(),
+            sockets: Mutex::default(),
             counting: Arc::default(),
         }
     }
 
     /// From now on it is told where a socket of the daemon is not there any more.
-    pub(super) fn watch_sockets(&self, sockets: Vec<PathBuf>) {
-        self.sockets.get_or_init(|| sockets);
+    pub(super) fn watch_sockets(&self, sockets: Vec<Mark>) {
+        *self.sockets() = Some(sockets);
+    }
+
+    /// The daemon is to end: its sockets are whoever's comes.
+    pub(super) fn leave(&self) {
+        *self.sockets() = None;
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Option<Vec<Mark>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this daemon is who serves: no newer one has its sockets, and it is not to end.
+    pub(super) fn serves(&self) -> bool {
+        let sockets = self.sockets().clone();
+        sockets.is_some_and(|all| all.iter().all(|mark| mark.standing() != Standing::Anothers))
     }
 
     /// One that is another's by now is not lost: a newer daemon serves there.
-    fn lost_sockets(&self) -> impl Iterator<Item = String> {
-        let is_lost = |path: &&PathBuf| !fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-        let lost = self.sockets.get().into_iter().flatten().filter(is_lost);
-        lost.map(|path| format!("the daemon's socket {} is not there: it is about to be made again", path.display()))
+    fn lost_sockets(&self) -> Vec<String> {
+        let lost = |mark: &&Mark| mark.standing() == Standing::Lost;
+        let told = |mark: &Mark| {
+            format!("nobody listens on the daemon's socket {}: it is about to be made again", mark.path().display())
+        };
+        self.sockets().clone().unwrap_or_default().iter().filter(lost).map(told).collect()
     }
 
     /// The cluster that is watched, once one is.

@@ -14,6 +14,7 @@ mod keeps;
 mod lease;
 mod long;
 mod order;
+mod rotation;
 mod same;
 mod supply;
 
@@ -64,6 +65,7 @@ pub(crate) fn cases() -> Vec<Case> {
         compat::cases(),
         delegate::cases(),
         supply::cases(),
+        rotation::cases(),
     ];
     parts.into_iter().flatten().collect()
 }
