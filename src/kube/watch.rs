@@ -202,12 +202,16 @@ impl<T: Kept> Collection<T> {
         if matches!(failure, Failure::Expired(_)) {
             return;
         }
+        let why = match failure {
+            Failure::Missing => format!("it knows no {}: a cluster learns what they are from deployments/crd", T::KIND),
+            other => other.to_string(),
+        };
         let mut standing = self.standing();
         if standing.trouble.is_none() {
-            warn(&format!("{} are not watched for the moment: {failure}", T::KIND));
+            warn(&format!("{} are not watched for the moment: {why}", T::KIND));
         }
         let since = standing.trouble.as_ref().map_or_else(SystemTime::now, |trouble| trouble.since);
-        standing.trouble = Some(Trouble { since, why: failure.to_string(), is_away: failure.is_passing() });
+        standing.trouble = Some(Trouble { since, why, is_away: failure.is_passing() });
     }
 
     /// A watch, and where it begins with the list, which names have come so far.

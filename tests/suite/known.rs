@@ -34,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("known::a_slow_call_alone_says_nothing_of_the_server", server, slow),
         Case::new("known::an_expired_watch_begins_anew", server, expired),
         Case::new("known::a_server_that_streams_no_lists", server, pages),
+        Case::new("known::a_cluster_that_does_not_know_definitions_yet", server, unknown),
         Case::new("known::credentials_are_read_again", server, rotated),
         Case::new("known::a_renewed_client_certificate_is_read", server, renewed),
         Case::new("known::a_cancelled_request_ends_at_once", server, cancelled),
@@ -347,6 +348,18 @@ fn pages() {
     assert_eq!(node.asked(), [""; 0]);
     node.cluster.definition("green", &json!({"type": "bridge"}));
     until("the watch", || node.last_known("green").exists());
+}
+
+/// An overlay is applied where nothing has brought the definitions' own definition: what is missing is said, and it may come later.
+fn unknown() {
+    let node = Node::new();
+    node.cluster.fail("GET", "network-attachment-definitions", usize::MAX, Fault::Status(404));
+    let known = node.start();
+    let is_told = || known.state().definitions.is_some_and(|trouble| trouble.why.contains("deployments/crd"));
+    until("what is missing is told", is_told);
+    assert!(!known.is_synced());
+    node.cluster.heal();
+    until("it has come", || known.is_synced() && known.state().definitions.is_none());
 }
 
 fn rotated() {

@@ -23,6 +23,7 @@ const VALUES: [(&str, &str); 6] = [
     ("monitored", "metrics.exposed=true,metrics.podMonitor=true,metrics.rules=true,metrics.dashboard=true"),
     ("tainted", "startupTaint.enabled=true"),
 ];
+const CRD: &str = "network-attachment-definitions.k8s.cni.cncf.io";
 const METRICS: &str = include_str!("../../docs/metrics.md");
 
 /// The cases.
@@ -32,6 +33,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("deploy::rendered::overlays_are_taken_by_the_server", server, overlays),
         Case::new("deploy::rendered::the_chart_is_taken_by_the_server", both, chart),
         Case::new("deploy::rendered::the_chart_says_what_the_overlays_say", both, equal),
+        Case::new("deploy::rendered::no_overlay_takes_the_definitions_away", &[Need::ApiServer], definitions),
+        Case::new("deploy::rendered::one_release_follows_another", both, followed),
         Case::new("deploy::rendered::mistakes_in_values_are_refused", &[Need::Helm], values),
         Case::new("deploy::rendered::no_pod_asks_for_more_than_it_needs", server, modest),
         Case::new("deploy::rendered::what_is_plotted_is_counted", &[Need::ApiServer, Need::Macvlan], plotted),
@@ -53,13 +56,17 @@ fn printed(command: &mut Command) -> Result<Objects, String> {
 }
 
 fn overlay(name: &str) -> Objects {
+    kustomized(&format!("overlays/{name}"))
+}
+
+fn kustomized(folder: &str) -> Objects {
     let mut command = Command::new(server::programs().unwrap().join("kubectl"));
-    printed(command.arg("kustomize").arg(format!("{FOLDER}/overlays/{name}"))).unwrap()
+    printed(command.arg("kustomize").arg(format!("{FOLDER}/{folder}"))).unwrap()
 }
 
 fn helm(namespace: &str, values: &str) -> Result<Objects, String> {
     let mut command = Command::new(server::helm().unwrap());
-    let words = ["template", "plexus", "--kube-version", "1.35.4", "--include-crds", "--namespace", namespace];
+    let words = ["template", "plexus", "--kube-version", "1.35.4", "--namespace", namespace];
     printed(command.args(words).arg(format!("{FOLDER}/chart")).args(["--set", values]))
 }
 
@@ -123,7 +130,8 @@ fn overlays() {
     for name in OVERLAYS {
         taken(&cluster, name, &overlay(name));
     }
-    for file in ["uninstall.yaml", "certificates.yaml"] {
+    taken(&cluster, "base", &kustomized("base"));
+    for file in ["uninstall.yaml", "certificates.yaml", "chart/crds/definitions.yaml"] {
         let text = std::fs::read_to_string(format!("{FOLDER}/{file}")).unwrap();
         let named = |object: Value| ((object["kind"].to_string(), object["metadata"]["name"].to_string()), object);
         taken(&cluster, file, &plexus::yaml::documents(&text).unwrap().into_iter().map(named).collect());
@@ -181,6 +189,69 @@ fn equal() {
         named.contains("--startup-taint=example.org/wait") && !named.contains("plexus/not-ready"),
         "in the policy, too"
     );
+}
+
+/// What `kubectl delete -k` deletes is what it would apply. The definitions' own definition comes by `base` alone, and by helm, which keeps it.
+fn definitions() {
+    let is_one = |(kind, _): &&(String, String)| kind == "CustomResourceDefinition";
+    let only = |objects: Objects| objects.into_iter().filter(|(key, _)| is_one(&key)).collect::<Objects>();
+    for name in OVERLAYS {
+        assert!(only(overlay(name)).is_empty(), "{name}");
+    }
+    let crd = only(kustomized("crd"));
+    assert_eq!(crd.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), [CRD]);
+    assert_eq!(crd, kustomized("crd"), "and nothing else");
+    let (base, mut daemon) = (kustomized("base"), overlay("daemon"));
+    daemon.extend(crd.clone());
+    assert_eq!(base, daemon, "one command is enough on a fresh cluster");
+    let text = std::fs::read_to_string(format!("{FOLDER}/chart/crds/definitions.yaml")).unwrap();
+    assert_eq!(plexus::yaml::documents(&text).unwrap(), crd.into_values().collect::<Vec<_>>());
+}
+
+/// Each way to have plexus, after each other one, with the same objects: no field that cannot be changed is another, who applies again meets
+/// no conflict, and the daemons begin anew where, and only where, their pods are others.
+fn followed() {
+    let bed = Testbed::new();
+    let cluster = Cluster::of(&bed);
+    let chart = |values: &str| helm(cluster.namespace(), values).unwrap();
+    let kustomized = |name: &str| {
+        let text = serde_json::to_string(&overlay(name).into_values().collect::<Vec<_>>()).unwrap();
+        let all: Vec<Value> = serde_json::from_str(&text.replace("kube-system", cluster.namespace())).unwrap();
+        let named = |object: Value| {
+            ((object["kind"].as_str().unwrap().to_owned(), object["metadata"]["name"].to_string()), object)
+        };
+        all.into_iter().map(named).collect::<Objects>()
+    };
+    let mut pods = Value::Null;
+    let mut generation = 0;
+    let mut apply = |manager: &str, objects: &Objects, what: &str| {
+        let here = objects.values().filter(|object| object["metadata"]["namespace"] == cluster.namespace());
+        for object in
+            here.filter(|object| !["PodMonitor", "PrometheusRule"].contains(&object["kind"].as_str().unwrap()))
+        {
+            let path = format!("{}?fieldManager={manager}&fieldValidation=Strict", path_of(object));
+            let (code, answer) = cluster.ask("PATCH", &path, Some(("application/apply-patch+yaml", object)));
+            assert!(matches!(code, 200 | 201), "{what} by {manager}: {path}: {answer}");
+            if object["kind"] == "DaemonSet" {
+                let is_new = answer["spec"]["template"] != pods;
+                let now = answer["metadata"]["generation"].as_i64().unwrap();
+                assert_eq!(now, generation + i64::from(is_new), "{what} by {manager}");
+                (pods, generation) = (answer["spec"]["template"].clone(), now);
+            }
+        }
+        generation
+    };
+    let ways: Vec<(&str, Objects)> = VALUES.iter().map(|(name, values)| (*name, chart(values))).collect();
+    for (name, objects) in ways.iter().chain(ways.iter().rev()) {
+        let once = apply("helm", objects, name);
+        assert_eq!(apply("helm", objects, name), once, "{name}, once more");
+    }
+    // In another's hands what both say alike is no conflict.
+    let daemon = kustomized("daemon");
+    let once = apply("kubectl", &daemon, "daemon");
+    assert_eq!(apply("kubectl", &daemon, "daemon"), once);
+    // Values of a release that was made before a value was there (`helm upgrade --reuse-values`).
+    assert_eq!(chart("startupTaint=null"), chart("mode=daemon"));
 }
 
 /// A patch puts what it adds elsewhere than the chart: their order says nothing.
