@@ -23,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("deploy::image::each_digest_is_that_of_its_bytes", &[], digests),
         Case::new("deploy::image::what_is_no_program_is_refused", &[], refused),
         Case::new("deploy::image::the_bill_of_materials_is_what_is_linked", &[], materials),
+        Case::new("deploy::image::without_a_bill_of_materials_there_is_none", &[], unbilled),
         Case::new("deploy::image::a_builder_makes_the_same_of_it", &[], builder),
     ]
 }
@@ -155,6 +156,20 @@ fn materials() {
         assert!(!has(&daemon, absent) && !has(&cni, absent), "{absent} only builds");
     }
     assert!(!has(&cni, "tokio") && !has(&cni, "kube") && has(&cni, "nix"), "{cni:?}");
+}
+
+/// Whoever cannot say what is linked says so: a bill of nothing is none. Nor is there an image then.
+fn unbilled() {
+    let folder = folder("unbilled");
+    write(&folder.join("cargo"), "nobody answers >&2; exit 101");
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let output = Command::new(BILL).env("PATH", &path).output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    let mut image = Command::new(SCRIPT);
+    image.arg(folder.join("image.tar")).args([folder.join("daemon"), folder.join("cni")]);
+    let output = image.env("TMPDIR", &folder).env("PATH", &path).output().unwrap();
+    assert!(!output.status.success() && !folder.join("image.tar").exists());
+    fs::remove_dir_all(folder).unwrap();
 }
 
 /// The Dockerfile's last image is what the script packs, with the same entry point.
