@@ -12,6 +12,10 @@ const RELEASE_BYTES_MAX: u64 = 2_450_000;
 /// The script that builds it so.
 const BUILD: &str = "deployments/build";
 
+/// Where its crates' sources were, as they stand in the paths of panic messages; and what stands before them, wherever that was.
+const SOURCES: &str = "/registry/src/";
+const HOME: &str = "/cargo";
+
 /// Crates of `plexus` and of a daemon, which the feature `api` brings: it is built without. Each name appears in symbols, and,
 /// after stripping, in the paths of panic messages.
 const ABSENT: &[&str] = &["tokio", "kube_client", "kube-client", "clap_builder", "hyper_util", "hyper-util"];
@@ -44,7 +48,18 @@ fn absent_from(binary: &Path) -> Vec<String> {
         Err(error) => return vec![format!("{}: {error}", binary.display())],
     };
     let found = ABSENT.iter().filter(|name| contains(&bytes, name.as_bytes()));
-    found.map(|name| format!("{} contains `{name}`", binary.display())).collect()
+    let mut wrong: Vec<String> = found.map(|name| format!("{} contains `{name}`", binary.display())).collect();
+    if tells_where(&bytes) {
+        wrong.push(format!("{} names a folder of whoever built it: another build has other bytes", binary.display()));
+    }
+    wrong
+}
+
+/// Whether it has paths of crates that are not those that every build has ([`BUILD`], `--remap-path-prefix`). They stand one after the
+/// other, without an end: of a CARGO_HOME that is called `cargo` this sees nothing, of `.cargo` it does.
+fn tells_where(bytes: &[u8]) -> bool {
+    let places = bytes.windows(SOURCES.len()).enumerate().filter(|(_, part)| *part == SOURCES.as_bytes());
+    places.map(|(at, _)| &bytes[..at]).any(|before| !before.ends_with(HOME.as_bytes()))
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
