@@ -198,7 +198,7 @@ fn without_socket() {
     let socket = format!("{DIR}/plexus.sock");
     let unready = || {
         let (code, body) = get("/readyz").unwrap();
-        code == "503" && body.contains(&format!("the daemon's socket {socket} is not there"))
+        code == "503" && body.contains(&format!("nobody listens on the daemon's socket {socket}"))
     };
     let ready = || get("/readyz").is_some_and(|(code, _)| code == "200");
     until(ready, "its page");
