@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use backends::NetNs;
 use backends::sriov::{Spec, functions_of};
 use backends::sysfs::{Sysfs, VirtualFunction};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 
 use super::{Claims, free, refuse, unwritten};
 use crate::cni::error::{CniError, Code};
@@ -135,16 +137,30 @@ impl Chosen {
     }
 }
 
-/// Whether a function that no record claims is fit, and not sriov-cni's.
+/// Whether a function that no record claims is fit, and neither sriov-cni's nor the node's own.
 fn is_free(spec: &Spec, stock: &Stock, function: &VirtualFunction) -> bool {
     let peers = peer::holder(&stock.peer_dir, function.address.as_str());
-    spec.fits(&stock.sysfs, function) && peers.is_none_or(|netns| NetNs::open(&netns).is_err())
+    let is_nobodys = peers.is_none_or(|netns| NetNs::open(&netns).is_err());
+    is_nobodys && spec.fits(&stock.sysfs, function) && !stock.sysfs.is_below(function) && !has_address(function)
+}
+
+/// Whether the node itself can be reached by an interface of a function. What the kernel gives each that is up (fe80::) says nothing.
+fn has_address(function: &VirtualFunction) -> bool {
+    let is_given = |address: SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(_), _) => true,
+        (_, Some(v6)) => !v6.ip().is_unicast_link_local(),
+        _ => false,
+    };
+    let all = getifaddrs().into_iter().flatten();
+    all.filter(|one| function.interfaces.contains(&one.interface_name)).filter_map(|one| one.address).any(is_given)
 }
 
 fn none_free(card: &str, all: usize, held: &[String]) -> CniError {
     let unfit = match all - held.len().min(all) {
         0 => String::new(),
-        unfit => format!("; {unfit} are bound to another driver, or in a network namespace that no record names"),
+        unfit => format!(
+            "; {unfit} are bound to another driver, in a network namespace that no record names, or used by the node itself"
+        ),
     };
     let by = if held.is_empty() { String::new() } else { format!(": {}", held.join("; ")) };
     let msg = format!("no virtual function of {card} is free: of {all}, {} are held{by}{unfit}", held.len());

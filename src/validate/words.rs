@@ -2,7 +2,7 @@
 //! is decided by the parsers, and a word is suggested only if they take it.
 
 /// Keys of configurations that plexus builds, for suggestions.
-pub(super) const KEYS: [&str; 78] = [
+pub(super) const KEYS: [&str; 91] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -81,6 +81,19 @@ pub(super) const KEYS: [&str; 78] = [
     "ingressPolicy",
     "firewalldZone",
     "iptablesAdminChainName",
+    "deviceID",
+    "vlanQoS",
+    "vlanProto",
+    "spoofchk",
+    "trust",
+    "min_tx_rate",
+    "max_tx_rate",
+    "link_state",
+    "pf",
+    "driver",
+    "optional",
+    "logLevel",
+    "logFile",
 ];
 
 /// What may follow for a key. The refusal has said what is wrong.

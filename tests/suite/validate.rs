@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("validate::what_the_pages_of_multus_show_is_right", &[], pages),
         Case::new("validate::a_finding_has_place_object_and_remedy", &[], finding),
         Case::new("validate::an_annotation_is_a_text", &[], no_text),
+        Case::new("validate::a_card_s_keys_are_known", &[], card),
         Case::new("validate::the_node_s_configuration_counts", &[], configuration),
         Case::new("validate::standard_input_and_directories_are_read", &[], places),
         Case::new("validate::what_explain_refuses_is_found", &[], explained),
@@ -132,6 +133,16 @@ fn no_text() {
     assert!(shown(0, "object").ends_with("/list") && shown(0, "instead").contains("k8s.v1.cni.cncf.io/networks: |"));
     assert_eq!(shown(1, "instead"), "k8s.v1.cni.cncf.io/networks: \"5\"");
     assert!((0..2).all(|index| shown(index, "what").contains("is no text")), "{findings:#?}");
+}
+
+/// The refusal is told of the key that it is about, and not of one that is left out to find out.
+fn card() {
+    let bed = Testbed::new();
+    let conf = "{\"cniVersion\": \"1.0.0\", \"type\": \"sriov\", \"deviceID\": \"0000:01:10.0\", \"vlan\": 4095}";
+    let dir = folder(&bed, &[("vf.yaml", &definition("vf", "", conf))]);
+    let (code, findings) = told(&[&dir.join("vf.yaml").display().to_string()]);
+    assert_eq!((code, findings.len()), (5, 1), "{findings:#?}");
+    assert_eq!(findings[0]["key"], "spec.config: vlan");
 }
 
 fn configuration() {

@@ -117,6 +117,15 @@ impl Sysfs {
         names(&self.device(address).join("net"))
     }
 
+    /// Whether an interface of a function is below another one of the host: a port of a bridge, a bond or a switch, what a VLAN or a macvlan
+    /// is on (`upper_*`, net/core/dev.c `netdev_adjacent_sysfs_add`).
+    #[must_use]
+    pub fn is_below(&self, function: &VirtualFunction) -> bool {
+        let net = self.device(&function.address).join("net");
+        let is_above = |entry: &String| entry.starts_with("upper_");
+        function.interfaces.iter().any(|interface| names(&net.join(interface)).iter().any(is_above))
+    }
+
     /// The interface of a physical function, and not of what it represents: in switchdev mode each virtual function has an
     /// interface there too, whose port is named `pf0vf3` (Documentation/networking/switchdev.rst).
     #[must_use]

@@ -37,8 +37,19 @@ fn functions_are_given_out_in_the_order_of_their_numbers_until_none_is_free() {
     assert_eq!(refused.code, Code::TryAgainLater);
     let begin = "no virtual function of eth0 is free: of 7, 6 are held: device 0000:01:10.0 is held by the attachment of record n:c0:e.jsonl";
     assert!(refused.msg.starts_with(begin), "{}", refused.msg);
-    let end = "; 1 are bound to another driver, or in a network namespace that no record names";
+    let end =
+        "; 1 are bound to another driver, in a network namespace that no record names, or used by the node itself";
     assert!(refused.msg.ends_with(end), "{}", refused.msg);
+}
+
+#[test]
+fn what_the_node_uses_is_not_chosen() {
+    let node = Node::new("own", 2);
+    // A port of a bridge.
+    fs::create_dir(node.device("0000:01:10.0").join("net/eth1/upper_br0")).unwrap();
+    assert_eq!(node.one("n:a:e.jsonl").1.unwrap(), "0000:01:10.1");
+    let refused = node.one("n:b:e.jsonl").1.unwrap_err();
+    assert!(refused.msg.ends_with("or used by the node itself"), "{}", refused.msg);
 }
 
 #[test]
