@@ -23,6 +23,7 @@ use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Versio
 use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
 use crate::detach::{self, Departure, Told};
 use crate::devices::Allotment;
+use crate::handed::Tidings;
 use crate::job::Job;
 use crate::journal::{self, Held, Key, PodName, Record};
 use crate::log::{self, warn};
@@ -203,6 +204,9 @@ fn refer(name: &str, config: &Config, job: &Job) -> Option<Served> {
     }
     // It is a file of the node, which the daemon need not see.
     if let (true, Err(error)) = (is_add, readiness::await_file(config)) {
+        if let Some(pod) = cluster::pod_name(&job.request.args) {
+            refer::tell(socket, config, job.request, &Tidings::of(pod, &News::Failed { error: &error }));
+        }
         return Some(Err(error));
     }
     match refer::ask(socket, config, job.request, &|| undo_unheard(name, job.request.clone(), job.place)) {
@@ -227,9 +231,7 @@ fn collect_older_boot(job: &Job) {
 fn serve_meta(job: &Job, config: &Config) -> Served {
     match job.request.command {
         Command::Add => {
-            if !job.place.is_daemon() {
-                readiness::await_file(config)?;
-            }
+            await_file(job, config)?;
             check_shim(job, config)?;
             let mut cluster = job.place.reach(config, job.request)?;
             let added = add(job, config, &mut *cluster);
@@ -254,6 +256,20 @@ fn serve_meta(job: &Job, config: &Config) -> Served {
         Command::Status => readiness::meta(job, config).map(|()| None),
         Command::Version => Ok(None),
     }
+}
+
+/// The file of `readinessindicatorfile`, where nobody else waits for it. That it does not come is told of the pod, as every failure is.
+fn await_file(job: &Job, config: &Config) -> Result<(), CniError> {
+    if job.place.is_daemon() || job.place.is_left(config, job.request) {
+        return Ok(());
+    }
+    readiness::await_file(config).inspect_err(|error| {
+        if let Some(pod) = cluster::pod_name(&job.request.args)
+            && let Ok(mut cluster) = job.place.reach(config, job.request)
+        {
+            cluster.tell(&pod, &News::Failed { error });
+        }
+    })
 }
 
 /// The configuration of Multus' shim names no API server, because its daemon knows one. Without it a pod would get its default

@@ -116,7 +116,8 @@ struct Arrived {
 }
 
 impl Tidings {
-    fn of(pod: PodName, news: &News) -> Tidings {
+    /// What is told of a pod.
+    pub fn of(pod: PodName, news: &News) -> Tidings {
         let (status, arrivals, error) = match news {
             News::Attached { status, arrivals } => (Some((*status).to_owned()), arrivals.as_slice(), None),
             News::Failed { error } => (None, &[][..], serde_json::from_slice(&error.to_json(Version::CURRENT)).ok()),

@@ -41,6 +41,10 @@ impl Place for Program {
         true
     }
 
+    fn is_left(&self, config: &Config, request: &Request) -> bool {
+        self.knowledge.borrow().is_none() && cluster::is_needed(config, request)
+    }
+
     fn hand(&self, knowledge: Knowledge) {
         self.knowledge.replace(Some(knowledge));
     }

@@ -58,6 +58,11 @@ pub trait Place: Debug {
         false
     }
 
+    /// Whether this process becomes another one for the request, which begins anew.
+    fn is_left(&self, _config: &Config, _request: &Request) -> bool {
+        false
+    }
+
     /// Opens CNI_NETNS.
     fn opening(&self, request: &Request) -> Opening {
         let path = request.netns.clone().unwrap_or_default();

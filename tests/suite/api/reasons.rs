@@ -9,6 +9,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::reasons::of_definitions_and_annotations", needs, || of_each(of_texts())),
         Case::new("api::reasons::of_the_node", needs, || of_each(of_the_node())),
         Case::new("api::reasons::of_the_api_server", needs, of_the_server),
+        Case::new("api::reasons::of_a_default_network_that_does_not_come", needs, of_the_default),
     ]
 }
 
@@ -140,6 +141,26 @@ fn of_each(table: Vec<Reason>) {
             member.cluster.delete_definition("x");
         }
     }
+}
+
+/// Said before anything was asked of the server, and told there all the same.
+fn of_the_default() {
+    let mut member = rig();
+    let file = "/run/scratch/none-of-it";
+    member
+        .node
+        .conf
+        .as_object_mut()
+        .unwrap()
+        .extend([("readinessindicatorfile".to_owned(), json!(file)), ("readinessWaitMs".to_owned(), json!(0))]);
+    let advice = "; it is tried again";
+    fails_twice(
+        &member,
+        "late",
+        "blue",
+        ["still waiting for readinessindicatorfile @ /run/scratch/none-of-it", advice],
+    );
+    assert_eq!(member.node.bed.links("late"), ["lo"]);
 }
 
 fn of_the_server() {
