@@ -32,7 +32,10 @@ impl Table {
         for row in std::iter::once(&self.headers).chain(&self.rows) {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:<width$}", width = width + GAP));
+                // Not by a width in a format: that is 16 bits, and a value in a manifest may be longer.
+                let blanks = (width + GAP).saturating_sub(cell.chars().count());
+                line.push_str(cell);
+                line.extend(std::iter::repeat_n(' ', blanks));
             }
             text.push_str(line.trim_end());
             text.push('\n');
@@ -84,6 +87,16 @@ database
         table.row(["1"]);
         table.row(["1", "2", "3"]);
         assert_eq!(table.render(), "A   B\n1\n1   2\n");
+    }
+
+    #[test]
+    fn a_cell_may_be_as_long_as_a_manifest() {
+        let long = "x".repeat(1 << 17);
+        let mut table = Table::new(["A", "B"]);
+        table.row([long.as_str(), "2"]);
+        table.row(["1", "2"]);
+        let shown: Vec<usize> = table.render().lines().map(str::len).collect();
+        assert_eq!(shown, [long.len() + GAP + 1; 3]);
     }
 
     #[test]
