@@ -76,7 +76,7 @@ fn mistakes_of_a_configuration_are_told_at_their_key() {
 
 #[test]
 fn ranges_types_and_misspelt_keys_are_told_too() {
-    let cases: [(&str, &[&str]); 11] = [
+    let cases: [(&str, &[&str]); 13] = [
         (
             "{\"type\": \"macvlan\", \"mut\": 1400, \"ipam\": {\"type\": \"host-local\", \"subnet\": \"10.1.0.0/24\", \"rangestrat\": 1}}",
             &["6:25 warning: spec.config: mut: plexus does not know", "6:94 warning: spec.config: ipam.rangestrat: "],
@@ -103,6 +103,14 @@ fn ranges_types_and_misspelt_keys_are_told_too() {
         ),
         ("{\"type\": \"sriov\"}", &["6:6 error: spec.config: type: sriov needs a device"]),
         ("{\"type\": \"sriov\", \"pf\": \"eth0\"}", &[]),
+        (
+            "{\"type\": \"sriov\", \"deviceID\": \"0000:01:10.0\",\n\"vlan\": 4095}",
+            &["7:5 error: spec.config: vlan: vlan is not in the range 0 to 4094"],
+        ),
+        (
+            "{\"type\": \"sriov\", \"deviceID\": \"0000:01:10.0\",\n\"link_state\": \"up\"}",
+            &["7:5 error: spec.config: link_state: link_state \"up\" is not auto"],
+        ),
         ("{\"type\": \"macvaln\"}", &["6:6 warning: spec.config: type: macvaln is executed: /opt/cni/bin/macvaln"]),
         (
             "{\"plugins\": [{\"type\": \"dummy\", \"ipam\": {\"type\": \"static\"}}], \"disablecheck\": true}",
