@@ -14,11 +14,14 @@ use nix::sys::socket::SockaddrStorage;
 
 use super::{Claims, free, refuse, unwritten};
 use crate::cni::error::{CniError, Code};
-use crate::devices::claim::Taken;
+use crate::devices::claim::{Error, Taken};
 use crate::homecoming::peer;
 use crate::journal::{Allotted, Held, Journal};
 use crate::native;
 use crate::plan::Plan;
+
+/// How many of those that hold a card's functions are named: a card may have 256, and the message is an event of its pod.
+const HOLDERS_SHOWN: usize = 4;
 
 /// Where functions are, and who may have them.
 #[derive(Debug)]
@@ -96,21 +99,22 @@ impl Chosen {
     ) -> Result<Allotted, CniError> {
         let card = spec.card().unwrap_or_default();
         let functions = functions_of(&stock.sysfs, card).map_err(native::from_backend)?;
-        let mut taken = Vec::new();
+        let (mut taken, mut held) = (Vec::new(), Vec::new());
         for function in &functions {
             let device = Allotted { resource: String::new(), id: function.address.to_string() };
-            match self.claims.ledger.holder(&device).map_err(|e| refuse(&e))? {
-                Some(holder) => taken.push((function, device, holder)),
-                None if !is_free(spec, stock, function) => {}
-                None if self.claim(ifname, &device)? => return Ok(device),
-                None => {
-                    let holder = self.claims.ledger.holder(&device).map_err(|e| refuse(&e))?;
-                    taken.extend(holder.map(|holder| (function, device, holder)));
-                }
+            match self.claims.ledger.holder(&device) {
+                // What is wrong with one function is no reason to give out none of the others.
+                Err(e) => held.push(odd(&device, &e)),
+                Ok(Some(holder)) => taken.push((function, device, holder)),
+                Ok(None) if !is_free(spec, stock, function) => {}
+                Ok(None) if self.claim(ifname, &device)? => return Ok(device),
+                Ok(None) => match self.claims.ledger.holder(&device) {
+                    Err(e) => held.push(odd(&device, &e)),
+                    Ok(holder) => taken.extend(holder.map(|holder| (function, device, holder))),
+                },
             }
         }
         // Those whose holders have ended come last: it takes time to bring one back.
-        let mut held = Vec::new();
         for (function, device, holder) in taken {
             if holder == self.claims.record {
                 held.push(format!("device {} is held by this attachment already", device.id));
@@ -120,8 +124,9 @@ impl Chosen {
                 held.push(e.msg);
                 continue;
             }
-            let now = stock.sysfs.virtual_function(&function.address).map_err(native::from_backend)?;
-            if is_free(spec, stock, &now) && self.claim(ifname, &device)? {
+            // One that has gone meanwhile is nobody's, and others are there.
+            let now = stock.sysfs.virtual_function(&function.address).ok();
+            if now.is_some_and(|now| is_free(spec, stock, &now)) && self.claim(ifname, &device)? {
                 return Ok(device);
             }
         }
@@ -135,6 +140,11 @@ impl Chosen {
         }
         Ok(taken == Taken::Now)
     }
+}
+
+/// In the place of a function's claim is something that is none.
+fn odd(device: &Allotted, error: &Error) -> String {
+    format!("device {} is held by nobody knows whom: {}", device.id, native::chain(error))
 }
 
 /// Whether a function that no record claims is fit, and neither sriov-cni's nor the node's own.
@@ -162,7 +172,12 @@ fn none_free(card: &str, all: usize, held: &[String]) -> CniError {
             "; {unfit} are bound to another driver, in a network namespace that no record names, or used by the node itself"
         ),
     };
-    let by = if held.is_empty() { String::new() } else { format!(": {}", held.join("; ")) };
+    let shown = held.iter().take(HOLDERS_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let more = match held.len().saturating_sub(HOLDERS_SHOWN) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let by = if held.is_empty() { String::new() } else { format!(": {shown}{more}") };
     let msg = format!("no virtual function of {card} is free: of {all}, {} are held{by}{unfit}", held.len());
     CniError::new(Code::TryAgainLater, msg)
 }

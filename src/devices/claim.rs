@@ -132,16 +132,17 @@ fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// The record that a claim leads to; none where there is no claim.
 fn holder(path: &Path) -> Result<Option<String>, Error> {
+    let no_claim = |what: &str| at("reading a claim:", path)(io::Error::new(ErrorKind::InvalidData, what));
     let target = match fs::read_link(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        // A file or a folder (readlink(2)).
+        Err(e) if e.kind() == ErrorKind::InvalidInput => return Err(no_claim("it is no symbolic link: remove it")),
         other => other.map_err(at("reading a claim:", path))?,
     };
     let place = Path::new("..").join(RECORDS);
     let record = target.strip_prefix(&place).ok().and_then(Path::to_str);
     let record = record.filter(|record| record.ends_with(SUFFIX) && !record.contains('/'));
-    let odd =
-        || at("reading a claim:", path)(io::Error::new(ErrorKind::InvalidData, "it leads to no record: remove it"));
-    record.map(|record| Some(record.to_owned())).ok_or_else(odd)
+    record.map(|record| Some(record.to_owned())).ok_or_else(|| no_claim("it leads to no record: remove it"))
 }
 
 /// The file name of a device: a PCI address is one device, whatever the resource; other ids mean something within their resource
@@ -242,6 +243,11 @@ mod tests {
             assert!(ledger.take(&vf, "one.jsonl").is_err() && ledger.release(&vf, "one.jsonl").is_err(), "{target}");
             assert!(path.symlink_metadata().is_ok());
         }
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let refused = ledger.release(&vf, "one.jsonl").unwrap_err();
+        let why = std::error::Error::source(&refused).unwrap().to_string();
+        assert_eq!((why.as_str(), path.exists()), ("it is no symbolic link: remove it", true));
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -88,3 +88,27 @@ fn what_sriov_cni_has_is_not_chosen() {
     fs::write(node.0.join("sriov/pci/0000:01:10.1"), "/run/netns/gone").unwrap();
     assert_eq!(node.one("n:a:e.jsonl").1.unwrap(), "0000:01:10.1", "a namespace that has gone holds nothing");
 }
+
+#[test]
+fn what_is_no_claim_keeps_one_function_from_pods_and_no_other() {
+    let node = Node::new("odd", 7);
+    let devices = node.0.join("devices");
+    fs::create_dir_all(devices.join("0000:01:10.0")).unwrap();
+    fs::write(devices.join("0000:01:10.1"), "x").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", devices.join("0000:01:10.2")).unwrap();
+    let all: Vec<_> = (0..5).map(|n| node.one(&format!("n:c{n}:e.jsonl"))).collect();
+    let ids: Vec<_> = all.iter().filter_map(|(_, device)| device.as_deref().ok()).collect();
+    assert_eq!(ids, ["3", "4", "5", "6"].map(|n| format!("0000:01:10.{n}")));
+    let refused = &all[4].1.as_ref().unwrap_err().msg;
+    let begin = "no virtual function of eth0 is free: of 7, 7 are held: device 0000:01:10.0 is held by nobody knows whom: reading a claim: ";
+    assert!(refused.starts_with(begin) && refused.contains("it leads to no record: remove it"), "{refused}");
+}
+
+#[test]
+fn of_many_that_hold_a_card_some_are_named() {
+    let node = Node::new("many", 7);
+    let all: Vec<_> = (0..8).map(|n| node.one(&format!("n:c{n}:e.jsonl"))).collect();
+    let refused = &all[7].1.as_ref().unwrap_err().msg;
+    let (begin, end) = ("of 7, 7 are held: device 0000:01:10.0", "; and 3 more");
+    assert!(refused.contains(begin) && refused.ends_with(end) && !refused.contains("c4:"), "{refused}");
+}
