@@ -94,19 +94,6 @@ pub(super) const KEYS: [&str; 91] = [
     "ingressPolicy",
     "firewalldZone",
     "iptablesAdminChainName",
-    "deviceID",
-    "vlanQoS",
-    "vlanProto",
-    "spoofchk",
-    "trust",
-    "min_tx_rate",
-    "max_tx_rate",
-    "link_state",
-    "pf",
-    "driver",
-    "optional",
-    "logLevel",
-    "logFile",
 ];
 
 /// What may follow for a key. The refusal has said what is wrong.
