@@ -82,11 +82,15 @@ pub(super) fn tidy(dir: &Path, shelves: &[Shelf]) -> io::Result<()> {
 fn is_own(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(END));
     let Some(named) = name.and_then(|name| name.strip_prefix(BEGIN)) else { return false };
-    let is_small = fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() <= FILE_BYTES_MAX);
-    let says = is_small.then(|| fs::read(path).ok()).flatten();
-    let says = says.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let says = said(path).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let prefix = says.as_ref().and_then(|says| says["kind"].as_str()?.strip_suffix(&format!("/{CLASS}")));
     prefix.is_some_and(|prefix| named.starts_with(&format!("{prefix}-{CLASS}-")))
+}
+
+/// What a file says; none where it is no file, or larger than one of ours: others have this folder, too, and whoever reads a FIFO waits.
+fn said(path: &Path) -> Option<Vec<u8>> {
+    let is_small = fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() <= FILE_BYTES_MAX);
+    is_small.then(|| fs::read(path).ok()).flatten()
 }
 
 /// What the runtime is told of a resource; none: there is nothing to tell.
@@ -113,10 +117,12 @@ fn description(shelf: &Shelf, node: &dyn Node) -> Option<Value> {
 pub(super) fn write(dir: &Path, shelf: &Shelf, node: &dyn Node) -> io::Result<()> {
     let path = file(dir, &shelf.resource);
     let Some(description) = description(shelf, node) else {
-        return durable::remove(&path);
+        // Looked for: a folder that cannot be written needs not be where there is nothing to say.
+        let is_absent = fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        return if is_absent { Ok(()) } else { durable::remove(&path) };
     };
     let text = description.to_string();
-    if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+    if said(&path).is_some_and(|old| old == text.as_bytes()) {
         return Ok(());
     }
     fs::create_dir_all(dir)?;
@@ -128,6 +134,8 @@ mod tests {
     use std::cell::RefCell;
 
     use backends::sysfs::Reach;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::super::fixture::{devices, function};
     use super::super::stock::Stock;
@@ -166,7 +174,13 @@ mod tests {
         write(&dir, &stock.shelves[0], &node).unwrap();
         assert!(!path.exists());
         write(&dir, &stock.shelves[0], &node).unwrap();
+        // Others write here, too: a FIFO in the file's place is not waited for.
+        node.0.replace("vfio-pci");
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        write(&dir, &stock.shelves[0], &node).unwrap();
+        let replaced = fs::symlink_metadata(&path).unwrap().is_file();
         fs::remove_dir_all(&dir).unwrap();
+        assert!(replaced);
     }
 
     #[test]

@@ -81,17 +81,18 @@ impl Clerk {
         Ok(answers)
     }
 
-    /// Describes for the runtime what is offered, before any of it is given.
-    pub(super) fn describe_all(&self, stock: &Stock) {
-        let Some(dir) = &self.cdi_dir else { return };
-        if let Err(e) = cdi::tidy(dir, &stock.shelves) {
-            warn(&format!("removing descriptions of resources that there are no more from {}: {e}", dir.display()));
-        }
-        for shelf in &stock.shelves {
-            if let Err(e) = cdi::write(dir, shelf, self) {
-                warn(&format!("describing {} in {}: {e}", shelf.resource.full_name(), dir.display()));
-            }
-        }
+    /// Describes for the runtime what is offered, before any of it is given. What stands in the way of it.
+    pub(super) fn describe_all(&self, stock: &Stock) -> Vec<String> {
+        let Some(dir) = &self.cdi_dir else { return Vec::new() };
+        let tidied = cdi::tidy(dir, &stock.shelves);
+        let tidied = tidied.map_err(|e| {
+            format!("removing descriptions of resources that there are no more from {}: {e}", dir.display())
+        });
+        let written = stock.shelves.iter().map(|shelf| {
+            let written = cdi::write(dir, shelf, self);
+            written.map_err(|e| format!("describing {} in {}: {e}", shelf.resource.full_name(), dir.display()))
+        });
+        std::iter::once(tidied).chain(written).filter_map(Result::err).collect()
     }
 
     /// A pod can be attached without its device's description: it is said, and no more.

@@ -74,9 +74,9 @@ impl Lookout {
                 verbose(|| format!("{name}: {} devices", shelf.devices.len()));
             }
         }
+        trouble.extend(self.clerk.describe_all(&now));
         trouble.difference(&self.said).for_each(|line| warn(&format!("devices: {line}")));
         self.said = trouble;
-        self.clerk.describe_all(&now);
         self.stock = now;
         (&self.stock, cards(&functions))
     }

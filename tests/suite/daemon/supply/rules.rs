@@ -6,11 +6,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use super::super::{Daemon, until};
-use super::wire::{Given, Watch};
-use super::{CARD, DEVICES, Kubelet, PLUGINS, address, ask, config, function, rig};
+use super::wire::{Client, Given, Watch};
+use super::{CARD, DEVICES, Kubelet, PLUGINS, address, ask, config, function, rig, set_card};
 use crate::case::Case;
 use crate::meta::Node;
 
@@ -21,6 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::supply_refuses_what_no_kubelet_asks", &[], refused),
         Case::new("daemon::supply_gives_the_file_of_a_vdpa_device", &[], vdpa),
         Case::new("daemon::supply_describes_devices_for_the_runtime", &[], described),
+        Case::new("daemon::supply_gives_what_needs_no_description_where_none_can_be_written", &[], undescribed),
     ]
 }
 
@@ -184,5 +186,29 @@ fn described() {
     left.sort();
     let own = ["plexus-a.b-net-pci-one.json", "plexus-a.b-net-pci-other.json", "plexus-a.b-net-pci-text.json"];
     assert_eq!(left, [&own[..], &["plexus-a.b-net-pci-three.json", "sriov-dp-net-pci.json"]].concat());
+    daemon.stop();
+}
+
+fn undescribed() {
+    let node = rig(4);
+    fs::create_dir_all(CDI).unwrap();
+    mount(Some("tmpfs"), CDI, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
+    let kubelet = Kubelet::serve();
+    let mut devices = program_and_rest();
+    (devices["useCdi"], devices["cdiDir"]) = (json!(true), json!(CDI));
+    let daemon = Daemon::start_keeping(&config(&devices));
+    let given: Given = kubelet.client("a.b/rest").ask("Allocate", &ask(&[&address(0)])).unwrap();
+    assert_eq!(given.containers[0].envs["PCIDEVICE_A_B_REST"], address(0), "it has no node");
+    let socket = Path::new(PLUGINS).join(kubelet.registration("a.b/dpdk").endpoint);
+    let (_, why) = Client::at(&socket).ask::<Given>("Allocate", &ask(&[&address(1)])).unwrap_err();
+    assert!(why.contains("Read-only"), "{why}");
+    // It is looked again, and said once.
+    let mut watch = Client::at(&socket).watch();
+    watch.until_healthy(&[true, true]);
+    set_card(false);
+    stir(&node);
+    watch.until_healthy(&[false, false]);
+    let said = daemon.said();
+    assert_eq!(said.matches("warning: devices: describing a.b/").count(), 1, "{said}");
     daemon.stop();
 }
