@@ -78,7 +78,8 @@ pub(super) fn answer(shelf: &Shelf, ids: &[String], node: &dyn Node, by_cdi: boo
 
 /// The device of this id.
 pub(super) fn find<'a>(shelf: &'a Shelf, id: &str) -> Result<(&'a PciAddress, &'a Device), String> {
-    let address = id.parse::<PciAddress>().ok();
+    // As it was told: in another spelling it would be asked for twice.
+    let address = id.parse::<PciAddress>().ok().filter(|address| address.as_str() == id);
     let found = address.and_then(|address| shelf.devices.get_key_value(&address));
     let found = found.ok_or_else(|| format!("{:.64} has no device {id:.64}", shelf.resource.full_name()))?;
     match found.1.ailment {
@@ -168,7 +169,7 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{devices, function};
-    use backends::sysfs::Vdpa;
+    use backends::sysfs::{NetworkFunction, Vdpa};
 
     use super::super::stock::{Besides, Stock};
     use super::*;
@@ -300,6 +301,15 @@ mod tests {
         let got = answer(&shelf, &one, &vdpa(VdpaUse::Virtio, "/sys/bus/virtio/devices/virtio3"), false).unwrap();
         assert_eq!((got.nodes.len(), &info(&got)["0000:01:10.0"]["vdpa"]), (0, &json!({})));
         assert_eq!(answer(&all, &one, &vdpa(VdpaUse::Vhost, path), false).unwrap().nodes, [], "nobody asked for it");
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let resources = devices(&json!([{"resourceName": "vf", "selectors": {"vendors": ["8086"]}}])).resources;
+        let one = NetworkFunction { address: "0000:af:10.0".parse().unwrap(), ..function(0) };
+        let stock = Stock::of(&resources, &[one], &[], (&Stock::default(), None));
+        let both = ["0000:af:10.0", "0000:AF:10.0"].map(|id| find(&stock.shelves[0], id).is_ok());
+        assert_eq!(both, [true, false], "in two spellings it would be given twice");
     }
 
     #[test]
