@@ -237,7 +237,10 @@ impl OfCard {
         let (name, indexes) = match text.split_once('#') {
             None => (text, None),
             Some((name, indexes)) => {
-                let ranges: Option<Vec<_>> = indexes.split(',').take(WORDS_MAX).map(range).collect();
+                if indexes.split(',').count() > WORDS_MAX {
+                    return Err(format!("functions of {name}: more than {WORDS_MAX} words"));
+                }
+                let ranges: Option<Vec<_>> = indexes.split(',').map(range).collect();
                 (name, Some(ranges.ok_or_else(wrong)?))
             }
         };
@@ -499,6 +502,7 @@ mod tests {
             (selectors(&json!({"pfNames": ["eth0#"]})), "\"eth0#\" is no card with functions"),
             (selectors(&json!({"pfNames": ["eth0#3-1"]})), "\"eth0#3-1\" is no card"),
             (selectors(&json!({"rootDevices": ["#1"]})), "\"#1\" is no card"),
+            (selectors(&json!({"pfNames": [format!("eth0#{}1", "1,".repeat(1024))]})), "eth0: more than 1024 words"),
             (selectors(&json!({"vendors": "8086"})), "vendors"),
             (json!({"resourceList": twice}), "intel.com/vf is there twice"),
             (json!({"resourceList": vec![json!({}); 65]}), "more than 64 resources"),
