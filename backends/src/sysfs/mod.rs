@@ -4,9 +4,12 @@
 //! sysfs shows the interfaces of one network namespace only, the one of who mounted it: an interface that is in a pod is not
 //! here. The crate `sysfs-class` is not used: it reads below /sys alone, and to make it read elsewhere takes `unsafe`.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind as IoErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 mod address;
 mod bind;
@@ -156,7 +159,9 @@ fn names(directory: &Path) -> Vec<String> {
 /// An attribute's text without its end of line.
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    // It never waits: a root that was brought may have anything in it.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if u64::try_from(text.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
         return Err(io::Error::from(IoErrorKind::FileTooLarge));
     }
@@ -167,6 +172,9 @@ fn read(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -285,6 +293,9 @@ pub(crate) mod tests {
         let vf = tree.device("0000:01:10.0");
         fs::write(vf.join("numa_node"), "9".repeat(10_000)).unwrap();
         assert_eq!(tree.sysfs().virtual_function(&address("0000:01:10.0")).unwrap().numa_node, None);
+        fs::remove_file(vf.join("numa_node")).unwrap();
+        mkfifo(&vf.join("numa_node"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        assert_eq!(tree.sysfs().virtual_function(&address("0000:01:10.0")).unwrap().numa_node, None, "nobody waits");
         fs::remove_file(vf.join("physfn")).unwrap();
         symlink("/", vf.join("physfn")).unwrap();
         assert!(tree.sysfs().virtual_function(&address("0000:01:10.0")).is_err());
