@@ -183,11 +183,18 @@ fn free_name(side: &mut Side, ifindex: u32) -> Result<String, Error> {
     Err(Error::new(ErrorKind::NameTaken, format!("of dev0 to dev{NAMES_MAX} no name is free")))
 }
 
+/// Whether an interface (its name and alias) has not the alias that it had: it has the pod's under another name than its own, or none, as one
+/// that a driver has made anew.
+fn has_lost_alias((name, alias): (&str, &str), device: &Device) -> bool {
+    let has_pods = name != device.name && alias == device.name;
+    alias != device.alias && (has_pods || alias.is_empty())
+}
+
 /// The rest of an interface that is on the host, and down: MTU, hardware address, alias, alternative names.
 fn put_right(host: &mut Host, on_host: &OnHost, function: &Function) -> Result<(), Error> {
     let Some(link) = on_host.find(host)? else { return Ok(()) };
     let device = &on_host.device;
-    if link.name != device.name && link.alias == device.name && link.alias != device.alias {
+    if has_lost_alias((&link.name, &link.alias), device) {
         let set = host.side.apply(link::set_alias(link.index, &device.alias));
         set.map_err(|e| Error::kernel("set alias of", link.name.clone(), e))?;
     }
@@ -218,4 +225,32 @@ fn put_right(host: &mut Host, on_host: &OnHost, function: &Function) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_comes_back_and_another_one_stays() {
+        let of = |alias: &str| Device {
+            name: "eth1".to_owned(),
+            alias: alias.to_owned(),
+            mac: None,
+            permanent: None,
+            kind: String::new(),
+            bus: None,
+        };
+        for (now, before, lost) in [
+            (("eth1", ""), "mine", true),
+            (("dev7", "eth1"), "mine", true),
+            (("dev7", "eth1"), "", true),
+            (("eth1", "mine"), "mine", false),
+            (("eth1", ""), "", false),
+            (("eth1", "yours"), "mine", false),
+            (("dev7", "eth1"), "eth1", false),
+        ] {
+            assert_eq!(has_lost_alias(now, &of(before)), lost, "{now:?} {before}");
+        }
+    }
 }
