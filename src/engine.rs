@@ -23,7 +23,6 @@ use crate::cni::{CniError, CniResult, Code, Command, Invocation, Request, Versio
 use crate::config::{self, Config, META_TYPES, NativePolicy, Policy};
 use crate::detach::{self, Departure, Told};
 use crate::devices::Allotment;
-use crate::handed::Tidings;
 use crate::job::Job;
 use crate::journal::{self, Held, Key, PodName, Record};
 use crate::log::{self, warn};
@@ -205,7 +204,7 @@ fn refer(name: &str, config: &Config, job: &Job) -> Option<Served> {
     // It is a file of the node, which the daemon need not see.
     if let (true, Err(error)) = (is_add, readiness::await_file(config)) {
         if let Some(pod) = cluster::pod_name(&job.request.args) {
-            refer::tell(socket, config, job.request, &Tidings::of(pod, &News::Failed { error: &error }));
+            refer::tell_failed(socket, config, job.request, pod, &error);
         }
         return Some(Err(error));
     }

@@ -116,8 +116,12 @@ struct Arrived {
 }
 
 impl Tidings {
-    /// What is told of a pod.
-    pub fn of(pod: PodName, news: &News) -> Tidings {
+    /// Of a request that failed before anybody was asked.
+    pub fn of_failure(pod: PodName, error: &CniError) -> Tidings {
+        Tidings::of(pod, &News::Failed { error })
+    }
+
+    fn of(pod: PodName, news: &News) -> Tidings {
         let (status, arrivals, error) = match news {
             News::Attached { status, arrivals } => (Some((*status).to_owned()), arrivals.as_slice(), None),
             News::Failed { error } => (None, &[][..], serde_json::from_slice(&error.to_json(Version::CURRENT)).ok()),

@@ -168,6 +168,11 @@ pub fn lease(socket: &Path, request: &Request) -> Result<Option<UnixStream>, Cni
     }
 }
 
+/// As [`tell`], of a request that failed before the daemon was asked.
+pub fn tell_failed(socket: &Path, config: &Config, request: &Request, pod: PodName, error: &CniError) {
+    tell(socket, config, request, &Tidings::of_failure(pod, error));
+}
+
 /// Gives the daemon at `socket` what came of a request to tell. Where it takes nothing, the status is noted for whoever reaches the API
 /// server next.
 pub fn tell(socket: &Path, config: &Config, request: &Request, tidings: &Tidings) {

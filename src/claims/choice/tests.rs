@@ -47,7 +47,8 @@ fn what_the_node_uses_is_not_chosen() {
     let node = Node::new("own", 2);
     // A port of a bridge.
     fs::create_dir(node.device("0000:01:10.0").join("net/eth1/upper_br0")).unwrap();
-    assert_eq!(node.one("n:a:e.jsonl").1.unwrap(), "0000:01:10.1");
+    let (_held, device) = node.one("n:a:e.jsonl");
+    assert_eq!(device.unwrap(), "0000:01:10.1");
     let refused = node.one("n:b:e.jsonl").1.unwrap_err();
     assert!(refused.msg.ends_with("or used by the node itself"), "{}", refused.msg);
 }
