@@ -177,7 +177,8 @@ pub fn tell_failed(socket: &Path, config: &Config, request: &Request, pod: PodNa
 /// server next.
 pub fn tell(socket: &Path, config: &Config, request: &Request, tidings: &Tidings) {
     // Where a status is waited for, its answer comes after that.
-    let time = if config.status_before_answer { config.api_deadline + LEASE_SLACK } else { TELL_TIME };
+    let is_awaited = config.status_before_answer && tidings.status.is_some();
+    let time = if is_awaited { config.api_deadline + LEASE_SLACK } else { TELL_TIME };
     let told = serde_json::to_string(tidings).map_err(io::Error::from).and_then(|text| {
         let mut stream = connect(socket, time)?;
         let mut pairs = vec![

@@ -84,8 +84,8 @@ pub(super) async fn several(calls: &Calls, names: BTreeSet<Name>) -> BTreeMap<Na
     let paths: Vec<(String, Name)> = paths.collect();
     let ask = async |(path, name): (String, Name)| {
         let path = path + FROM_MEMORY;
-        let found = calls.get::<NetworkAttachmentDefinition>(&path).await.ok().filter(|one| one.is(&name.0, &name.1));
-        Some((name, found?.into()))
+        let found = in_memory::<NetworkAttachmentDefinition>(calls, &path, (&name.0, &name.1)).await.ok()??;
+        Some((name, found.into()))
     };
     join_all(paths.into_iter().map(ask)).await.into_iter().flatten().collect()
 }
@@ -138,15 +138,16 @@ pub(super) async fn devices(
     Ok(devices)
 }
 
-/// The object of this name; none where the server does not have it.
+/// The object of this name; none where the server does not have it, or does not answer this question: it is asked otherwise then.
 async fn in_memory<T>(calls: &Calls, path: &str, (namespace, name): (&str, &str)) -> Result<Option<T>, Failure>
 where
     T: DeserializeOwned + Identity,
 {
-    match calls.get::<T>(path).await {
-        Err(Failure::Missing) => Ok(None),
+    match calls.get_once::<T>(path).await {
         Ok(object) if !object.is(namespace, name) => Err(calls.foreign()),
-        other => other.map(Some),
+        Ok(object) => Ok(Some(object)),
+        Err(failure @ (Failure::Login(_) | Failure::Forbidden(_) | Failure::Foreign(_))) => Err(failure),
+        Err(_) => Ok(None),
     }
 }
 

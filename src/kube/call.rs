@@ -182,6 +182,11 @@ impl Calls {
         self.again(&Asked { method: Method::GET, path, content: JSON, body: &[], most: OBJECT_BYTES_MAX }).await
     }
 
+    /// An object, in one attempt: who does not get it asks otherwise.
+    pub(super) async fn get_once<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.once(&Asked { method: Method::GET, path, content: JSON, body: &[], most: OBJECT_BYTES_MAX }).await
+    }
+
     /// A list, or a page of it.
     pub(super) async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.again(&Asked { method: Method::GET, path, content: JSON, body: &[], most: LIST_BYTES_MAX }).await

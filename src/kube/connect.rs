@@ -2,13 +2,11 @@
 //! does not do: with it the calls of a request share one connection and one handshake.
 
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -68,30 +66,12 @@ pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Limit) -> Result<
     match tokio::time::timeout(limit.time(), connecting).await {
         Ok(Ok(connected)) => connected,
         // A library's defect is no reason to wait for a file.
-        Ok(Err(_)) => Err(panicked()),
+        Ok(Err(_)) => Err(refuse("preparing to ask the API server", "the kubeconfig is such that reading it panicked")),
         Err(_) => {
             let why = format!("the kubeconfig, or what it names, is not read within {limit}");
             Err(refuse("preparing to ask the API server", why))
         }
     }
-}
-
-fn panicked() -> SourceError {
-    refuse("preparing to ask the API server", "the kubeconfig is such that reading it panicked")
-}
-
-/// As [`within`], for a process of one request: a kubeconfig that executes nothing is read here, where a thread would cost as much as
-/// reading it. Each file is seen to be one before it is read.
-///
-/// # Errors
-/// As [`within`].
-pub(super) async fn here(kubeconfig: Option<PathBuf>, limit: Limit) -> Result<Connected, SourceError> {
-    let Some(path) = kubeconfig else { return within(None, limit).await };
-    let found = AssertUnwindSafe(of_file(&path)).catch_unwind().await.map_err(|_| panicked())??;
-    if found.auth_info.exec.is_some() || found.auth_info.auth_provider.is_some() {
-        return within(Some(path), limit).await;
-    }
-    catch_unwind(AssertUnwindSafe(|| connected(found))).map_err(|_| panicked())?
 }
 
 async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {

@@ -51,7 +51,7 @@ impl Live {
         let refuse = |why| SourceError::Api { act: "preparing to ask the API server".to_owned(), why, transient: true };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| refuse(e.to_string()))?;
         let runtime = Running(Some(runtime));
-        let connected = runtime.block_on(connect::here(config.kubeconfig.clone(), limit::of_all(config)))?;
+        let connected = runtime.block_on(connect::within(config.kubeconfig.clone(), limit::of_all(config)))?;
         Ok(Live {
             runtime,
             calls: Calls::new(connected, limit::of_one(config), end).renewing(config.kubeconfig.clone()),

@@ -299,6 +299,14 @@ fn remembered() {
     assert_eq!(asked("unbound", &uid), (true, twice("unbound")));
     member.cluster.create_pod(&json!({"metadata": annotated("mirror", "kubernetes.io/config.hash", other)}));
     assert_eq!(asked("mirror", other).1, ["pods/mirror?resourceVersion=0"]);
+    member.cluster.fail("GET", "resourceVersion=0", 1, Fault::Status(403));
+    member.add("h", "blue").1.fails(7, "forbids it (403)");
+    // Something before the server may not know the question: the other one is as good.
+    for (pod, code) in [("e", 400), ("f", 410), ("g", 504)] {
+        // Of the pod, of both definitions together, and of each.
+        member.cluster.fail("GET", "resourceVersion=0", 5, Fault::Status(code));
+        member.add(pod, "blue,green").1.ok();
+    }
 }
 
 /// Older runtimes tell none: it is the pod that is there, and its status and events are that one's.
@@ -352,6 +360,12 @@ fn isolation() {
     member.node.conf["multusNamespace"] = json!(other);
     let uid = member.pod("e", &[(DEFAULT_NETWORK, "theirs")]);
     member.call("ADD", "e", &uid).run().ok();
+    // What holds default networks is no namespace of everybody's.
+    member.add("f", &reference).1.fails(7, "namespace isolation enabled");
+    member.node.conf["globalNamespaces"] = json!(other);
+    member.node.conf["multusNamespace"] = json!("none");
+    let uid = member.pod("g", &[(DEFAULT_NETWORK, &reference)]);
+    member.call("ADD", "g", &uid).run().ok();
 }
 
 fn dotted() {

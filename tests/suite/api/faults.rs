@@ -50,6 +50,13 @@ fn del() {
         assert_eq!(member.node.bed.links(pod), ["lo"]);
         member.cluster.door(Door::Open);
     }
+    // Behind a closed door nothing is counted: here every request would be, and wait.
+    let (uid, answer) = member.add("c", "blue,green");
+    answer.ok();
+    member.cluster.seen();
+    member.cluster.fail("", "", usize::MAX, Fault::Hang);
+    member.del("c", &uid);
+    assert_eq!(member.cluster.seen(), []);
     member.assert_clean();
 }
 
