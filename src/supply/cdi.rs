@@ -56,7 +56,8 @@ fn kind(prefix: &str) -> String {
 }
 
 fn file(dir: &Path, resource: &Resource) -> PathBuf {
-    dir.join(format!("{BEGIN}{}-{CLASS}-{}{END}", resource.prefix, resource.name))
+    // No domain has the sign between: of two resources one would overwrite the other's.
+    dir.join(format!("{BEGIN}{}_{CLASS}_{}{END}", resource.prefix, resource.name))
 }
 
 /// Removes what was written of resources that are not among these.
@@ -84,7 +85,7 @@ fn is_own(path: &Path) -> bool {
     let Some(named) = name.and_then(|name| name.strip_prefix(BEGIN)) else { return false };
     let says = said(path).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let prefix = says.as_ref().and_then(|says| says["kind"].as_str()?.strip_suffix(&format!("/{CLASS}")));
-    prefix.is_some_and(|prefix| named.starts_with(&format!("{prefix}-{CLASS}-")))
+    prefix.is_some_and(|prefix| named.starts_with(&format!("{prefix}_{CLASS}_")))
 }
 
 /// What a file says; none where it is no file, or larger than one of ours: others have this folder, too, and whoever reads a FIFO waits.
@@ -160,7 +161,7 @@ mod tests {
         let resources = devices(&json!([{"resourceName": "vf", "selectors": {"vendors": ["8086"]}}])).resources;
         let stock = Stock::of(&resources, &[function(0)], &[], (&Stock::default(), None));
         let node = Bound(RefCell::new("vfio-pci"));
-        let path = dir.join("plexus-a.b-net-pci-vf.json");
+        let path = dir.join("plexus-a.b_net-pci_vf.json");
         write(&dir, &stock.shelves[0], &node).unwrap();
         let written: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let nodes =
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_is_a_resources_own_and_no_longer_than_one_may_be() {
+    fn annotation_and_file_are_a_resources_own_and_no_longer_than_may_be() {
         let of = |prefix: &str, name: &str| {
             let all = json!([{"resourceName": name, "resourcePrefix": prefix, "selectors": {"vendors": ["8086"]}}]);
             annotation(&devices(&all).resources[0])
@@ -200,6 +201,11 @@ mod tests {
             assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)), "{name}");
         }
         assert_eq!(BTreeSet::from(keys).len(), 3);
+        let place = |prefix: &str, name: &str| {
+            let all = json!([{"resourceName": name, "resourcePrefix": prefix, "selectors": {"vendors": ["8086"]}}]);
+            file(Path::new("/"), &devices(&all).resources[0])
+        };
+        assert_ne!(place("a-net-pci-b", "c"), place("a", "b-net-pci-c"));
     }
 
     #[test]
@@ -209,22 +215,22 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let own = json!({"cdiVersion": VERSION, "kind": "a.b/net-pci", "devices": []}).to_string();
         for (name, text) in [
-            ("plexus-a.b-net-pci-old.json", own.as_str()),
-            ("plexus-a.b-net-pci-vf.json", &own),
-            ("plexus-a.b-net-pci-empty.json", ""),
-            ("plexus-c.d-net-pci-old.json", &own),
-            ("plexus-a.b-net-pci-old.yaml", &own),
-            ("other-a.b-net-pci-old.json", &own),
+            ("plexus-a.b_net-pci_old.json", own.as_str()),
+            ("plexus-a.b_net-pci_vf.json", &own),
+            ("plexus-a.b_net-pci_empty.json", ""),
+            ("plexus-c.d_net-pci_old.json", &own),
+            ("plexus-a.b_net-pci_old.yaml", &own),
+            ("other-a.b_net-pci_old.json", &own),
         ] {
             fs::write(dir.join(name), text).unwrap();
         }
-        std::os::unix::fs::symlink("plexus-a.b-net-pci-vf.json", dir.join("plexus-a.b-net-pci-link.json")).unwrap();
+        std::os::unix::fs::symlink("plexus-a.b_net-pci_vf.json", dir.join("plexus-a.b_net-pci_link.json")).unwrap();
         let resource =
             devices(&json!([{"resourceName": "vf", "selectors": {"vendors": ["8086"]}}])).resources.remove(0);
         tidy(&dir, &[Shelf { resource, devices: std::collections::BTreeMap::new() }]).unwrap();
         let left: BTreeSet<String> =
             fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         fs::remove_dir_all(&dir).unwrap();
-        assert!(left.len() == 6 && !left.contains("plexus-a.b-net-pci-old.json"), "{left:?}");
+        assert!(left.len() == 6 && !left.contains("plexus-a.b_net-pci_old.json"), "{left:?}");
     }
 }

@@ -154,11 +154,11 @@ fn described() {
     fs::create_dir_all(CDI).unwrap();
     let kind = |kind: &str| json!({"cdiVersion": "0.5.0", "kind": kind, "devices": []}).to_string();
     for (name, text) in [
-        ("plexus-a.b-net-pci-old.json", kind("a.b/net-pci")),
-        ("plexus-c.d-net-pci-old.json", kind("c.d/net-pci")),
+        ("plexus-a.b_net-pci_old.json", kind("a.b/net-pci")),
+        ("plexus-c.d_net-pci_old.json", kind("c.d/net-pci")),
         // What is not ours, whatever it is called.
-        ("plexus-a.b-net-pci-other.json", kind("a.b/gpu")),
-        ("plexus-a.b-net-pci-text.json", "not JSON".to_owned()),
+        ("plexus-a.b_net-pci_other.json", kind("a.b/gpu")),
+        ("plexus-a.b_net-pci_text.json", "not JSON".to_owned()),
         ("sriov-dp-net-pci.json", kind("a.b/net-pci")),
     ] {
         fs::write(Path::new(CDI).join(name), text).unwrap();
@@ -184,8 +184,8 @@ fn described() {
     let mut left: Vec<String> =
         fs::read_dir(CDI).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     left.sort();
-    let own = ["plexus-a.b-net-pci-one.json", "plexus-a.b-net-pci-other.json", "plexus-a.b-net-pci-text.json"];
-    assert_eq!(left, [&own[..], &["plexus-a.b-net-pci-three.json", "sriov-dp-net-pci.json"]].concat());
+    let own = ["plexus-a.b_net-pci_one.json", "plexus-a.b_net-pci_other.json", "plexus-a.b_net-pci_text.json"];
+    assert_eq!(left, [&own[..], &["plexus-a.b_net-pci_three.json", "sriov-dp-net-pci.json"]].concat());
     daemon.stop();
 }
 
