@@ -23,20 +23,21 @@ const APPEAR_POLL: Duration = Duration::from_millis(100);
 /// Pages of definitions: more than any cluster has.
 const PAGES_MAX: usize = 20;
 
-/// What the server has in its memory is new enough: without it etcd is asked for each object, as nobody else on a node does (the
+/// What the server has in its watch cache is new enough: without it etcd is asked for each object, as nobody else on a node does (the
 /// kubelet and every informer have what a watch tells). Kubernetes API concepts, "Resource versions: get".
-const FROM_MEMORY: &str = "?resourceVersion=0";
+const FROM_CACHE: &str = "?resourceVersion=0";
 
-/// A pod as the server has it in its memory, if that is surely the one: it is of the UID that the runtime knows, and bound to a node,
-/// so whatever was written before the kubelet heard of it is there.
-pub(super) async fn pod_in_memory(calls: &Calls, name: &PodName) -> Result<Option<(Pod, PodClaims)>, Failure> {
-    if name.uid.is_empty() {
-        return Ok(None);
+/// A pod by its name. The server's watch cache is asked first, and counts if it surely has the one: of the UID that the runtime knows, and
+/// bound to a node, so whatever was written before the kubelet heard of it is there. Else as [`pod`].
+pub(super) async fn pod_by_cache(calls: &Calls, name: &PodName, wait: Duration) -> Result<(Pod, PodClaims), Failure> {
+    if !name.uid.is_empty() {
+        let path = objects::pod_path(&name.namespace, &name.name)?;
+        let found = cached::<PodObject>(calls, path, (&name.namespace, &name.name)).await?;
+        if let Some(object) = found.filter(|object| object.is_bound() && object.is_of(&name.uid)) {
+            return Ok(object.into_pod(&name.namespace, &name.name));
+        }
     }
-    let path = objects::pod_path(&name.namespace, &name.name)? + FROM_MEMORY;
-    let found = in_memory::<PodObject>(calls, &path, (&name.namespace, &name.name)).await?;
-    let sure = found.filter(|object| object.is_bound() && object.is_of(&name.uid));
-    Ok(sure.map(|object| object.into_pod(&name.namespace, &name.name)))
+    pod(calls, name, wait).await
 }
 
 /// A pod by its name, waited for as long as `wait`.
@@ -55,11 +56,13 @@ pub(super) fn no_pod(name: &PodName, failure: Failure) -> SourceError {
     }
 }
 
-/// A definition as the server has it in its memory; what is not there may be about to come.
-pub(super) async fn definition_in_memory(calls: &Calls, name: &Name) -> Result<Option<Definition>, Failure> {
-    let path = objects::definition_path(name)? + FROM_MEMORY;
-    let found = in_memory::<NetworkAttachmentDefinition>(calls, &path, (&name.0, &name.1)).await?;
-    Ok(found.map(Definition::from))
+/// A definition as the server's watch cache has it; what is not there may be about to come: as [`definition`].
+pub(super) async fn definition_by_cache(calls: &Calls, name: &Name, wait: Duration) -> Result<Definition, Failure> {
+    let path = objects::definition_path(name)?;
+    match cached::<NetworkAttachmentDefinition>(calls, path, (&name.0, &name.1)).await? {
+        Some(found) => Ok(found.into()),
+        None => definition(calls, name, wait).await,
+    }
 }
 
 /// A definition, waited for as long as `wait`.
@@ -83,8 +86,7 @@ pub(super) async fn several(calls: &Calls, names: BTreeSet<Name>) -> BTreeMap<Na
     let paths = names.into_iter().filter_map(|name| Some((objects::definition_path(&name).ok()?, name)));
     let paths: Vec<(String, Name)> = paths.collect();
     let ask = async |(path, name): (String, Name)| {
-        let path = path + FROM_MEMORY;
-        let found = in_memory::<NetworkAttachmentDefinition>(calls, &path, (&name.0, &name.1)).await.ok()??;
+        let found = cached::<NetworkAttachmentDefinition>(calls, path, (&name.0, &name.1)).await.ok()??;
         Some((name, found.into()))
     };
     join_all(paths.into_iter().map(ask)).await.into_iter().flatten().collect()
@@ -138,12 +140,12 @@ pub(super) async fn devices(
     Ok(devices)
 }
 
-/// The object of this name; none where the server does not have it, or does not answer this question: it is asked otherwise then.
-async fn in_memory<T>(calls: &Calls, path: &str, (namespace, name): (&str, &str)) -> Result<Option<T>, Failure>
+/// The object of this name in the server's watch cache; none where it is not there, or this question is not answered: it is asked otherwise then.
+async fn cached<T>(calls: &Calls, path: String, (namespace, name): (&str, &str)) -> Result<Option<T>, Failure>
 where
     T: DeserializeOwned + Identity,
 {
-    match calls.get_once::<T>(path).await {
+    match calls.get_once::<T>(&(path + FROM_CACHE)).await {
         Ok(object) if !object.is(namespace, name) => Err(calls.foreign()),
         Ok(object) => Ok(Some(object)),
         Err(failure @ (Failure::Login(_) | Failure::Forbidden(_) | Failure::Foreign(_))) => Err(failure),

@@ -75,14 +75,11 @@ pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Limit) -> Result<
 }
 
 async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
-    connected(match kubeconfig {
+    let mut found = match kubeconfig {
         Some(path) => of_file(path).await?,
         None => KubeConfig::incluster_env()
             .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
-    })
-}
-
-fn connected(mut found: KubeConfig) -> Result<Connected, SourceError> {
+    };
     let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
     let login = number_of(&found.auth_info);
     let withheld = withhold(&mut found);

@@ -85,12 +85,7 @@ impl Drop for Running {
 
 impl Cluster for Live {
     fn pod(&mut self, name: &PodName) -> Result<Option<Pod>, SourceError> {
-        let asked = self.runtime.block_on(async {
-            match ask::pod_in_memory(&self.calls, name).await? {
-                Some(found) => Ok(found),
-                None => ask::pod(&self.calls, name, self.appear_wait).await,
-            }
-        });
+        let asked = self.runtime.block_on(ask::pod_by_cache(&self.calls, name, self.appear_wait));
         let (pod, claims) = asked.map_err(|failure| ask::no_pod(name, failure))?;
         self.claims = claims;
         pod.check_uid(&name.uid)?;
@@ -112,12 +107,7 @@ impl Cluster for Live {
             return Ok(known.clone());
         }
         let wait = if awaited { self.appear_wait } else { Duration::ZERO };
-        let asked = self.runtime.block_on(async {
-            match ask::definition_in_memory(&self.calls, &key).await? {
-                Some(found) => Ok(found),
-                None => ask::definition(&self.calls, &key, wait).await,
-            }
-        });
+        let asked = self.runtime.block_on(ask::definition_by_cache(&self.calls, &key, wait));
         let found = asked.map_err(|failure| ask::no_definition(&key, failure))?;
         self.definitions.insert(key, found.clone());
         Ok(found)

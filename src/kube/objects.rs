@@ -130,6 +130,12 @@ pub(super) struct Meta {
     pub(super) annotations: Option<BTreeMap<String, String>>,
 }
 
+impl Meta {
+    fn is(&self, namespace: &str, name: &str) -> bool {
+        self.namespace == namespace && self.name == name && !self.uid.is_empty()
+    }
+}
+
 /// A definition without what only those read who list them all.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct DefinitionObject {
@@ -165,15 +171,13 @@ pub(super) trait Identity {
 
 impl Identity for PodObject {
     fn is(&self, namespace: &str, name: &str) -> bool {
-        let Meta { namespace: of, name: called, uid, .. } = &self.metadata;
-        of == namespace && called == name && !uid.is_empty()
+        self.metadata.is(namespace, name)
     }
 }
 
 impl Identity for NodeObject {
     fn is(&self, namespace: &str, name: &str) -> bool {
-        let Meta { namespace: of, name: called, uid, .. } = &self.metadata;
-        of == namespace && called == name && !uid.is_empty()
+        self.metadata.is(namespace, name)
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("api::d21_every_way_to_log_in_and_a_rotated_token", needs, logins),
         Case::new("api::default_networks_are_definitions", needs, cluster_network),
         Case::new("api::an_empty_definition_is_a_file_of_confdir", needs, empty_definition),
-        Case::new("api::what_the_server_remembers_is_enough_where_it_is_surely_the_pod", needs, remembered),
+        Case::new("api::the_watch_cache_is_enough_where_it_surely_has_the_pod", needs, watch_cache),
         Case::new("api::what_appears_late_is_waited_for", needs, late),
         Case::new("api::a_pod_of_another_uid_is_another_pod", needs, uid),
         Case::new("api::a_runtime_that_tells_no_uid_means_the_pod_that_is_there", needs, no_uid),
@@ -278,8 +278,8 @@ fn uid() {
     member.call("ADD", "a", &uid).run().ok();
 }
 
-/// Its memory may be older than what was said to the kubelet: of another pod of this name, or of this one before it was bound.
-fn remembered() {
+/// The server's watch cache may be older than what was said to the kubelet: of another pod of this name, or of this one before it was bound.
+fn watch_cache() {
     let member = Member::new();
     let asked = |pod: &str, uid: &str| {
         let succeeded = member.call("ADD", pod, uid).run().succeeded();
