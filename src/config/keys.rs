@@ -218,7 +218,7 @@ table! {
         "Milliseconds, 1 to 300000, that all calls of one request may take, retries included.";
     appear_wait_ms: u64 = "appearWaitMs", Unset::Number(APPEAR_WAIT_MS), Plexus, "0",
         "Milliseconds, at most 300000, that a pod or a definition is waited for that is not there yet.";
-    allowed_delegates: Vec<String> = "allowedDelegates", Unset::Nothing, Plexus, r#"["bridge", "sriov"]"#,
+    allowed_delegates: Vec<String> = "allowedDelegates", Unset::Nothing, Plexus, r#"["kube-ovn", "whereabouts"]"#,
         "Types of plugins that a definition may have the node execute; what plexus builds in process is not executed. Not given: all; an empty list: none.";
     strict_capabilities: bool = "strictCapabilities", Unset::Flag(false), Plexus, "true",
         "A request for addresses or a MAC that no plugin of the network declares the capability for is refused, as the standard has it, and not passed on with a warning in `CNI_ARGS`.";

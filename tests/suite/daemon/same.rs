@@ -20,6 +20,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::does_what_plexus_cni_does_by_itself", mac, same),
         Case::new("daemon::a_chain_with_another_plugin_is_given_back", mac, given_back),
         Case::new("daemon::what_fails_leaves_nothing", mac, refused),
+        Case::new("daemon::d24_path_and_arguments_of_the_runtime_reach_delegates", mac, passed_on),
+        Case::new("daemon::d25_a_failed_del_is_told_and_tried_again", mac, told),
     ]
 }
 
@@ -117,6 +119,51 @@ fn given_back() {
     // Nothing was begun by the daemon before it gave it back: its own pods go on.
     node.add("b", "blue");
     node.call("DEL", "b").run().ok();
+    node.assert_clean();
+    daemon.stop();
+}
+
+/// What a plugin was executed with, kept for each command.
+const KEPT: &str = r#"conf=$(cat); env >"/run/scratch/$CNI_COMMAND.env"
+[ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#;
+
+fn passed_on() {
+    let node = node("fail");
+    let daemon = Daemon::start();
+    node.script("noted", KEPT);
+    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "chained")]);
+    let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=a;K8S_POD_UID=uid-a;COLOUR=blue";
+    for command in ["ADD", "DEL"] {
+        node.call(command, "a").args(args).run().ok();
+        let env = fs::read_to_string(format!("/run/scratch/{command}.env")).unwrap();
+        let line = |key: &str| env.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        assert!(line("CNI_ARGS=").ends_with(";COLOUR=blue"), "{command}: {env}");
+        assert!(line("CNI_PATH=").contains("/run/cni/plexus"), "{command}: {env}");
+    }
+    node.assert_clean();
+    daemon.stop();
+}
+
+/// Its DEL fails while a file says so.
+const STUBBORN: &str = r#"conf=$(cat)
+if [ "$CNI_COMMAND" = DEL ] && [ -e /run/scratch/stubborn ]; then
+  echo '{"cniVersion": "1.0.0", "code": 11, "msg": "the switch does not answer"}'
+  exit 1
+fi
+[ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#;
+
+fn told() {
+    let node = node("fail");
+    let daemon = Daemon::start();
+    node.script("noted", STUBBORN);
+    node.add("a", "chained,blue");
+    node.bed.file("stubborn", "");
+    for _ in 0..2 {
+        let answer = node.call("DEL", "a").run();
+        assert!(answer.rc == Some(1) && answer.stdout.contains("the switch does not answer"), "{}", answer.stdout);
+    }
+    fs::remove_file("/run/scratch/stubborn").unwrap();
+    node.call("DEL", "a").run().ok();
     node.assert_clean();
     daemon.stop();
 }
