@@ -13,6 +13,7 @@ use crate::busy;
 use crate::error::Error;
 use crate::mac::Mac;
 use crate::netlink::addr::{self, Manner};
+use crate::netlink::inet;
 use crate::netlink::link::{self, GROUP_LINK, Link};
 use crate::netlink::route::Entry;
 use crate::netlink::socket::Heard;
@@ -270,7 +271,7 @@ impl Step<'_> {
             ..unexamined
         };
         match *self {
-            Self::AnnounceV4 => link::set_arp_notify(index),
+            Self::AnnounceV4 => inet::set_arp_notify(index),
             Self::LinkLocal(ip) => addr::add(index, ip, Manner { without_route: false, ..unexamined }),
             Self::Add(ip) => addr::add(index, ip, address),
             Self::AddToAnnounce(ip) => addr::add(index, ip, unexamined),

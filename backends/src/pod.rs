@@ -18,7 +18,7 @@ use crate::veth::random_name;
 /// Questions of one datagram: their answers come at once, and have to fit into what a socket holds unread (208 kB, 4 each).
 const QUESTIONS_MAX: usize = 32;
 
-/// What is set in a pod: IPv4's parameters there are set by messages (`link::set_arp_notify`).
+/// What is set in a pod: IPv4's parameters there are set by messages (`inet::set_arp_notify`).
 const POD_TREES: &[Tree] = &[Tree::V6];
 
 /// One namespace as a builder sees it: a socket and the kernel's parameters, both usable from any thread.

@@ -12,6 +12,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::error::Failure;
+use super::inet::Inet;
 use super::inet6::Inet6;
 use super::socket::Request;
 use crate::mac::Mac;
@@ -31,7 +32,7 @@ const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
-const IFLA_AF_SPEC: u16 = 26;
+pub(super) const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_LINK_NETNSID: u16 = 37;
@@ -52,11 +53,6 @@ const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_KIND_NUMBER: u16 = 1;
 /// In a bridge's data.
 const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
-/// `IFLA_INET_CONF` inside `IFLA_AF_SPEC`/`AF_INET`.
-const IFLA_INET_CONF: u16 = 1;
-/// `IPV4_DEVCONF_ARP_NOTIFY` (include/uapi/linux/ip.h).
-const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
-const AF_INET: u16 = 2;
 pub(super) const NLA_F_NESTED: u16 = 1 << 15;
 /// The header of a link message (`struct ifinfomsg`), in bytes.
 pub(super) const HEADER_LEN: usize = 16;
@@ -220,6 +216,8 @@ pub(crate) struct Link {
     pub(crate) hairpin: bool,
     /// As a port it reaches no other isolated one.
     pub(crate) isolated: bool,
+    /// IPv4 on it; none where it has none.
+    pub(crate) inet: Option<Inet>,
     /// IPv6 on it; none where it has none.
     pub(crate) inet6: Option<Inet6>,
 }
@@ -263,7 +261,7 @@ impl Link {
                 IFLA_GROUP => link.group = number(value)?,
                 IFLA_PROMISCUITY => link.promiscuity = number(value)?,
                 IFLA_LINKINFO => link.parse_info(value)?,
-                IFLA_AF_SPEC => link.inet6 = Inet6::parse(value),
+                IFLA_AF_SPEC => (link.inet, link.inet6) = (Inet::parse(value), Inet6::parse(value)),
                 IFLA_PARENT_DEV_NAME => link.bus_device = text(value),
                 IFLA_PROP_LIST => {
                     let names = NlasIterator::new(value).map_while(Result::ok);
@@ -470,15 +468,6 @@ pub(crate) fn set_bridge_port(index: u32, hairpin: bool, isolated: bool) -> Requ
     Request::new(RouteNetlinkMessage::NewLink(message), 0)
 }
 
-/// Sets `net.ipv4.conf.<link>.arp_notify` to 1: the kernel then announces the addresses when the link comes up. Cheaper than the
-/// file of the same name, whose directory is made at the first look.
-pub(crate) fn set_arp_notify(index: u32) -> Request {
-    let mut message = change(index);
-    let conf = nested(IFLA_INET_CONF, &plain(IPV4_DEVCONF_ARP_NOTIFY, &1_u32.to_ne_bytes()));
-    message.attributes.push(LinkAttribute::Other(DefaultNla::new(IFLA_AF_SPEC | NLA_F_NESTED, nested(AF_INET, &conf))));
-    Request::new(RouteNetlinkMessage::SetLink(message), 0)
-}
-
 /// One attribute, filled up to a multiple of four bytes, which its length does not count.
 pub(super) fn padded(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut attribute = plain(kind, value);
@@ -487,12 +476,12 @@ pub(super) fn padded(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// One attribute whose value is a multiple of four bytes long.
-fn plain(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn plain(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     [&length.to_ne_bytes()[..], &kind.to_ne_bytes()[..], value].concat()
 }
 
-fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
     plain(kind | NLA_F_NESTED, value)
 }
 
@@ -557,15 +546,6 @@ mod tests {
             &[8, 0, 28, 0, fd, 0, 0, 0],
         ];
         assert_eq!(pair(pod), expected.concat());
-    }
-
-    #[test]
-    fn arp_notify_is_nested_three_deep() {
-        let RouteNetlinkMessage::SetLink(message) = set_arp_notify(5).into_message() else { panic!() };
-        let [LinkAttribute::Other(af_spec)] = message.attributes.as_slice() else { panic!("{message:?}") };
-        let mut bytes = vec![0; 16];
-        netlink_packet_core::Nla::emit_value(af_spec, &mut bytes);
-        assert_eq!(bytes, [16, 0, 2, 128, 12, 0, 1, 128, 8, 0, 22, 0, 1, 0, 0, 0]);
     }
 
     #[test]

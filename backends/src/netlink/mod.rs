@@ -5,6 +5,7 @@ pub(crate) mod alt_name;
 pub(crate) mod bridge_vlan;
 pub(crate) mod conntrack;
 pub(crate) mod error;
+pub(crate) mod inet;
 pub(crate) mod inet6;
 pub(crate) mod link;
 pub(crate) mod netfilter;

@@ -4,6 +4,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 
 use super::Request;
+use super::inet::Inet;
 use super::link::change;
 use crate::mac::Mac;
 
@@ -15,6 +16,8 @@ pub(crate) struct Tuning {
     pub(crate) mtu: Option<u32>,
     pub(crate) all_multicast: Option<bool>,
     pub(crate) tx_queue: Option<u32>,
+    /// IPv4's parameters.
+    pub(crate) inet: Inet,
 }
 
 impl Tuning {
@@ -37,6 +40,7 @@ impl Tuning {
         attributes.extend(self.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
         attributes.extend(self.mtu.map(LinkAttribute::Mtu));
         attributes.extend(self.tx_queue.map(LinkAttribute::TxQueueLen));
+        attributes.extend(self.inet.attribute());
         Request::new(RouteNetlinkMessage::SetLink(message), 0)
     }
 }
@@ -59,13 +63,15 @@ mod tests {
             mtu: Some(1400),
             all_multicast: Some(false),
             tx_queue: Some(77),
+            inet: Inet::default().with("arp_ignore", 1).unwrap(),
         };
-        // ifinfomsg (IFF_PROMISC; it and IFF_ALLMULTI changed), IFLA_ADDRESS, IFLA_MTU, IFLA_TXQLEN.
+        // ifinfomsg (IFF_PROMISC; it and IFF_ALLMULTI changed), IFLA_ADDRESS, IFLA_MTU, IFLA_TXQLEN, IFLA_AF_SPEC.
         let expected: &[&[u8]] = &[
             &[0, 0, 0, 0, 5, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0],
             &[10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0],
             &[8, 0, 4, 0, 0x78, 5, 0, 0],
             &[8, 0, 13, 0, 77, 0, 0, 0],
+            &[20, 0, 26, 128, 16, 0, 2, 128, 12, 0, 1, 128, 8, 0, 19, 0, 1, 0, 0, 0],
         ];
         assert_eq!(bytes(all), expected.concat());
         let one = bytes(Tuning { tx_queue: Some(0), ..Tuning::default() });

@@ -1,5 +1,7 @@
 //! Makes the changes, or none.
 
+use nix::errno::Errno;
+
 use super::backup;
 use super::conf::{Parameter, Spec};
 use super::look::Looked;
@@ -8,6 +10,8 @@ use super::parameter::{self, Opened};
 use super::value::is_same;
 use crate::Interface;
 use crate::error::Error;
+use crate::netlink::Failure;
+use crate::netlink::inet::Inet;
 use crate::netlink::tuning::Tuning;
 use crate::pod::{Host, Pod};
 
@@ -48,15 +52,16 @@ pub fn add(mut host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, looked: &Loo
 }
 
 fn change(host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, looked: &Looked) -> Result<(), Error> {
-    if !spec.parameters.is_empty() {
+    let tuning = Tuning { inet: looked.inet, ..spec.tuning };
+    if !spec.parameters.is_empty() && looked.inet == Inet::default() {
         let read = match &looked.opened {
             Some(opened) => write_opened(&spec.parameters, opened)?,
             None => pod.netns().run(|| write_all(&spec.parameters))??,
         };
         remember(looked, read)?;
     }
-    if !spec.tuning.is_empty() {
-        let request = spec.tuning.request(looked.ifindex);
+    if !tuning.is_empty() {
+        let request = tuning.request(looked.ifindex);
         pod.side.apply(request).map_err(|e| Error::kernel("set attributes of link", spec.ifname.clone(), e))?;
     }
     if let (Some(host), Some(peer)) = (host, looked.present.peer()) {
@@ -103,17 +108,22 @@ fn remember(looked: &Looked, read: Vec<(String, String)>) -> Result<(), Error> {
     backup::put(&looked.path, &backup::text(&original)?)
 }
 
+/// A link that has gone, with its pod or by somebody's hand, took with it what there was to undo.
+fn unless_gone(applied: Result<(), Failure>) -> Result<(), Failure> {
+    applied.or_else(|failure| if failure.errno() == Some(Errno::ENODEV) { Ok(()) } else { Err(failure) })
+}
+
 /// As it was found.
 fn undo(host: Option<&mut Host>, pod: &mut Pod, looked: &Looked) -> Result<(), Error> {
     let present: &Original = &looked.present;
     let mut done = Ok(());
     if let (Some(host), Some(peer)) = (host, present.peer()) {
         let tuning = Tuning { mtu: Some(peer.mtu), ..Tuning::default() };
-        let applied = host.side.apply(tuning.request(peer.ifindex));
+        let applied = unless_gone(host.side.apply(tuning.request(peer.ifindex)));
         done = done.and(applied.map_err(|e| Error::kernel("set MTU of link", format!("number {}", peer.ifindex), e)));
     }
     if !present.tuning().is_empty() {
-        let applied = pod.side.apply(present.tuning().request(looked.ifindex));
+        let applied = unless_gone(pod.side.apply(present.tuning().request(looked.ifindex)));
         let place = || format!("number {}", looked.ifindex);
         done = done.and(applied.map_err(|e| Error::kernel("set attributes of link", place(), e)));
     }
@@ -124,9 +134,12 @@ fn undo(host: Option<&mut Host>, pod: &mut Pod, looked: &Looked) -> Result<(), E
         let mut done = Ok(());
         for former in present.parameters() {
             let Some(old) = &former.old else { continue };
-            // One that has its value still is not written: some do work at every write.
-            if !matches!(parameter::read(&former.path), Ok(Some(text)) if text == *old) {
-                done = done.and(parameter::write_back(&former.path, old));
+            match parameter::read(&former.path) {
+                // It has gone with its link.
+                Ok(None) => {}
+                // One that has its value still is not written: some do work at every write.
+                Ok(Some(text)) if text == *old => {}
+                _ => done = done.and(parameter::write_back(&former.path, old)),
             }
         }
         done

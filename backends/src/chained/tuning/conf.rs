@@ -149,6 +149,7 @@ impl Conf {
                 .transpose()?,
             all_multicast: args.allmulti.or(self.allmulti),
             tx_queue: args.tx_queue.or(self.tx_queue).map(|length| number("txQLen", length)).transpose()?,
+            ..Tuning::default()
         };
         Ok(Spec { ifname: ifname.to_owned(), directory, tuning, mac_text, parameters, keys })
     }

@@ -34,6 +34,11 @@ pub(super) fn link_of(path: &str) -> Option<&str> {
     parts.next().filter(|name| PER_LINK.contains(&per_link) && !["all", "default"].contains(name))
 }
 
+/// The name of IPv4's parameter of this interface that a path is.
+pub(super) fn inet_of<'path>(path: &'path str, ifname: &str) -> Option<&'path str> {
+    path.strip_prefix("ipv4/conf/")?.strip_prefix(ifname)?.strip_prefix('/')
+}
+
 /// What comes first when several are written. Some parameters set others: `ipv4/ip_forward` those of all interfaces,
 /// `conf/all` those of each. So what is about more comes before what is about less, and nothing that was asked for is overwritten;
 /// among equals the path decides, so that equal configurations have equal outcomes.
@@ -105,6 +110,10 @@ mod tests {
             ]
         );
         assert_eq!(link_of("ipv4/conf/eth0.1/x"), Some("eth0.1"));
+        assert_eq!(inet_of("ipv4/conf/eth0.1/arp_ignore", "eth0.1"), Some("arp_ignore"));
+        for path in ["ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0.11/x", "ipv6/conf/eth0.1/x", "ipv4/neigh/eth0.1/x"] {
+            assert_eq!(inet_of(path, "eth0.1"), None, "{path}");
+        }
         assert_eq!(link_of("ipv6/neigh/eth0/x"), Some("eth0"));
         for path in ["ipv4/conf/all/x", "ipv6/neigh/default/x", "ipv4/route/flush", "core/somaxconn", "ipv4/conf"] {
             assert_eq!(link_of(path), None, "{path}");

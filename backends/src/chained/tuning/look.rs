@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use super::backup;
 use super::conf::{Parameter, Spec};
+use super::key;
 use super::original::{Beyond, Former, Identity, Original, Peer};
 use super::parameter::{self, Opened};
 use crate::error::{Error, ErrorKind};
+use crate::netlink::inet::Inet;
 use crate::netlink::link::Link;
 use crate::nft::Owner;
 use crate::pod::{Host, Pod};
@@ -28,6 +30,8 @@ pub struct Looked {
     pub(super) previous: Option<Vec<u8>>,
     /// All parameters, in order, if each can be written from outside the namespace.
     pub(super) opened: Option<Vec<Opened>>,
+    /// All parameters, where the message that changes the link sets each of them: then none is written by its file.
+    pub(super) inet: Inet,
 }
 
 impl Looked {
@@ -51,7 +55,12 @@ pub fn look(host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, owner: &Owner<'
             Error::new(ErrorKind::LinkMissing, format!("failed to get \"{ifname}\"")).because_of("Link not found")
         );
     }
-    let (sysctl, opened) = parameters(pod, spec)?;
+    // By another of its names a link has no files, and the reference plugin fails.
+    let present = link.as_ref().filter(|link| link.name == ifname).and_then(|link| link.inet);
+    let (sysctl, opened, inet) = match present.and_then(|present| told(present, ifname, &spec.parameters)) {
+        Some((former, inet)) => (former, None, inet),
+        None => parameters(pod, spec).map(|(former, opened)| (former, opened, Inet::default()))?,
+    };
     let beyond = Beyond {
         network: owner.network.to_owned(),
         sandbox: owner.sandbox.to_owned(),
@@ -79,7 +88,22 @@ pub fn look(host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, owner: &Owner<'
         None => present.clone(),
     };
     let ifindex = link.map(|link| link.index).unwrap_or_default();
-    Ok(Looked { original, present, ifindex, path, previous, opened })
+    Ok(Looked { original, present, ifindex, path, previous, opened, inet })
+}
+
+/// The present values of the parameters as the link's answer has them, and the new ones for a message, where that knows all of them.
+/// A number in another form than the kernel's is left to the file, which says what is wrong with one that is none.
+fn told(present: Inet, ifname: &str, parameters: &[Parameter]) -> Option<(Vec<Former>, Inet)> {
+    let mut wanted = Inet::default();
+    let mut all = Vec::with_capacity(parameters.len());
+    for one in parameters {
+        let name = key::inet_of(&one.path, ifname)?;
+        let new = one.value.parse::<i32>().ok().filter(|number| number.to_string() == one.value)?;
+        let old = Some(present.get(name)?.to_string());
+        wanted = wanted.with(name, new)?;
+        all.push(Former { path: one.path.clone(), old, new: one.value.clone(), reads: None });
+    }
+    (!all.is_empty()).then_some((all, wanted))
 }
 
 /// The present values of the parameters, and their files.
@@ -106,4 +130,40 @@ fn peer(host: &mut Host, link: &Link, mtu: u32) -> Result<Option<Peer>, Error> {
     let is_peer = |end: &Link| end.kind == "veth" && end.parent_elsewhere && end.parent == Some(link.index);
     let wanted = |end: &Link| end.mtu < mtu || end.mtu > mtu && end.controller.is_none();
     Ok(there.filter(|end| is_peer(end) && wanted(end)).map(|end| Peer { ifindex: end.index, mtu: end.mtu }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_takes_all_parameters_or_none() {
+        let inet = ["arp_filter", "arp_announce", "arp_ignore", "arp_accept", "arp_notify"]
+            .into_iter()
+            .fold(Inet::default(), |inet, name| inet.with(name, 7).unwrap());
+        let parameters = |all: &[(&str, &str)]| -> Vec<Parameter> {
+            all.iter().map(|(path, value)| Parameter { path: (*path).to_owned(), value: (*value).to_owned() }).collect()
+        };
+        let (ignore, accept) = ("ipv4/conf/eth0/arp_ignore", "ipv4/conf/eth0/arp_accept");
+        let (former, wanted) = told(inet, "eth0", &parameters(&[(ignore, "-1"), (accept, "2")])).unwrap();
+        let former: Vec<_> =
+            former.iter().map(|one| (one.path.as_str(), one.old.as_deref(), one.new.as_str())).collect();
+        assert_eq!(former, [(ignore, Some("7"), "-1"), (accept, Some("7"), "2")]);
+        assert_eq!(Some(wanted), Inet::default().with("arp_ignore", -1).and_then(|inet| inet.with("arp_accept", 2)));
+        for other in [
+            &[][..],
+            &[(ignore, "01")],
+            &[(ignore, "+1")],
+            &[(ignore, "1\n")],
+            &[(ignore, "")],
+            &[(ignore, "2147483648")],
+            &[(ignore, "1"), ("ipv4/conf/eth0/rp_filter", "1")],
+            &[("ipv4/conf/all/arp_ignore", "1")],
+            &[("ipv4/conf/eth1/arp_ignore", "1")],
+        ] {
+            assert!(told(inet, "eth0", &parameters(other)).is_none(), "{other:?}");
+        }
+        // An older kernel does not say it.
+        assert!(told(Inet::default(), "eth0", &parameters(&[(ignore, "1")])).is_none());
+    }
 }

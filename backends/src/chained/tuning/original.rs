@@ -113,6 +113,7 @@ impl Original {
             mtu: self.mtu.filter(|mtu| *mtu > 0),
             all_multicast: self.allmulti,
             tx_queue: self.tx_queue,
+            ..Tuning::default()
         }
     }
 
