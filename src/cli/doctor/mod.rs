@@ -8,6 +8,7 @@ mod node;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use plexus::cards::Card;
 use plexus::survey::{self, Places};
 use serde::Serialize;
 
@@ -65,11 +66,14 @@ struct Finding {
     detail: String,
     /// What mends it; empty where nothing has to be, or nobody can say what.
     remedy: String,
+    /// All that is known of a card, on its own row: what a screen has no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    card: Option<Box<Card>>,
 }
 
 impl Finding {
     fn new(area: &'static str, what: impl Into<String>, state: State, detail: impl Into<String>) -> Finding {
-        Finding { area, what: what.into(), state, detail: detail.into(), remedy: String::new() }
+        Finding { area, what: what.into(), state, detail: detail.into(), remedy: String::new(), card: None }
     }
 
     fn mended_by(self, remedy: impl Into<String>) -> Finding {
