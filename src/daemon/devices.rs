@@ -18,5 +18,5 @@ pub(super) fn start(wanted: Devices) -> io::Result<()> {
     let plugins = Plugins::start(Offer { resources, dir: wanted.plugin_dir.clone(), clerk: clerk.clone() })?;
     let lookout = Lookout::new(wanted, clerk);
     let named = thread::Builder::new().name("cards".to_owned());
-    named.spawn(move || supply::run(lookout, |stock| plugins.publish(stock))).map(drop)
+    named.spawn(move || supply::run(lookout, supply::LOOK_EVERY, |stock| plugins.publish(stock))).map(drop)
 }

@@ -16,8 +16,8 @@ use crate::devices::{Devices, checkpoint};
 use crate::log::{verbose, warn};
 use crate::native;
 
-/// Without anything that the kernel tells.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the cards are looked at without anything that the kernel tells.
+pub const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Between two looks, for what belongs together to come together: 256 functions come one by one.
 const PAUSE: Duration = Duration::from_millis(300);
 /// Until a card that could not be given its functions is asked again.
@@ -114,8 +114,9 @@ fn cards(functions: &[NetworkFunction]) -> Vec<String> {
     all.into_iter().cloned().collect()
 }
 
-/// Looks for ever, and tells `publish` what there is to offer, until that says that nobody wants to know it.
-pub fn run(mut lookout: Lookout, publish: impl Fn(&Stock) -> bool) {
+/// Looks for ever, and tells `publish` what there is to offer, until that says that nobody wants to know it. `every`: how often it looks
+/// where the kernel tells of nothing.
+pub fn run(mut lookout: Lookout, every: Duration, publish: impl Fn(&Stock) -> bool) {
     // First: what happens during a look is told after it.
     let mut notice = notice();
     loop {
@@ -124,7 +125,7 @@ pub fn run(mut lookout: Lookout, publish: impl Fn(&Stock) -> bool) {
             return;
         }
         let looked = Instant::now();
-        let next = looked + LOOK_EVERY;
+        let next = looked + every;
         match notice.as_mut().map(|notice| notice.wait(next, &interfaces)) {
             Some(Ok(_)) => {}
             Some(Err(e)) => {

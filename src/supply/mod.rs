@@ -10,7 +10,7 @@ mod stock;
 
 pub use answer::{Answer, Node};
 pub use clerk::Clerk;
-pub use lookout::{Lookout, run};
+pub use lookout::{LOOK_EVERY, Lookout, run};
 pub use stock::{Ailment, Besides, Device, Shelf, Stock};
 
 #[cfg(test)]

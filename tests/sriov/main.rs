@@ -19,6 +19,8 @@ mod cookbook;
 mod crash;
 mod daemon;
 mod detach;
+#[path = "../suite/daemon/supply/looks.rs"]
+mod looks;
 mod peer;
 mod supply;
 mod traffic;

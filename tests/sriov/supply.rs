@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 
 use crate::Case;
 use crate::card::{Card, ip, ip_json, names, netns, until};
+use crate::looks::Looks;
 use crate::user_space::bind;
 use crate::wire::{Ask, Client, Given, Ids, Registration, Server};
 
 pub(crate) const CASES: &[Case] = &[
     ("supply::its_functions_are_offered_and_follow_the_card", its_functions_are_offered_and_follow_the_card),
+    ("supply::what_the_kernel_tells_is_enough", what_the_kernel_tells_is_enough),
     ("supply::functions_are_made_of_a_card_that_has_none", functions_are_made_of_a_card_that_has_none),
 ];
 
@@ -116,6 +118,24 @@ fn its_functions_are_offered_and_follow_the_card(card: &Card) {
     dpdk.until_healthy(&[]);
     card.renew(|| kernel.until_healthy(&[false; 4]));
     kernel.until_healthy(&[true; 4]);
+}
+
+/// Without a look that is due by the clock.
+fn what_the_kernel_tells_is_enough(card: &Card) {
+    let looks = Looks::start(&json!({"resourcePrefix": "a.b", "resourceList": [
+        {"resourceName": "kernel", "selectors": {"pfNames": [format!("{}#0-3", card.name)], "drivers": ["igbvf"]}}]}));
+    let each = |healthy: bool| card.functions.iter().map(|one| (one.pci.as_str(), healthy)).collect::<Vec<_>>();
+    looks.until("the card", &each(true));
+    ip(&format!("link set {} down", card.name));
+    looks.until("that the card is down", &each(false));
+    ip(&format!("link set {} up", card.name));
+    looks.until("that the card is up", &each(true));
+    // No pod has it: another driver is another resource's.
+    let program = &card.functions[3].pci;
+    bind(program, "vfio-pci");
+    looks.until("that a function has another driver", &each(true)[..3]);
+    bind(program, "");
+    looks.until("that it has its own again", &each(true));
 }
 
 fn functions_are_made_of_a_card_that_has_none(card: &Card) {

@@ -1,17 +1,21 @@
 //! The device side in the daemon: the node's cards, as sysfs shows them, offered to a kubelet at its sockets. The kubelet is what
 //! one is at the wire; the card is files of a test's own, and a link.
 
+mod looks;
 mod rules;
 mod wire;
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags as MountFlags, mount};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket};
 use serde_json::{Value, json};
 
+use self::looks::Looks;
 use self::wire::{Ask, Client, Devices, Given, Ids, Registration, Server};
 use super::{Daemon, node, until};
 use crate::case::Case;
@@ -22,6 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::supply_offers_a_card_and_gives_its_functions", &[], offers),
         Case::new("daemon::supply_gives_what_a_pods_status_tells", &[], told),
         Case::new("daemon::supply_tells_how_devices_are", &[], health),
+        Case::new("daemon::supply_hears_of_devices_without_looking_for_them", &[], heard),
         Case::new("daemon::supply_follows_a_kubelet_that_begins_anew", &[], begins_anew),
         Case::new("daemon::supply_leaves_a_resource_to_another_plugin", &[], left),
         Case::new("daemon::supply_goes_over_to_a_newer_daemon", &[], handed_over),
@@ -41,7 +46,7 @@ const CARD: &str = "0000:01:00.0";
 fn rig(functions: u32) -> Node {
     let node = node("fail");
     node.bed.parent("eth0");
-    mount(Some("tmpfs"), "/sys", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    mount(Some("tmpfs"), "/sys", Some("tmpfs"), MountFlags::empty(), Some("mode=755")).unwrap();
     let pf = function(CARD, "igb", "0x10c9");
     fs::create_dir_all(pf.join("net/eth0")).unwrap();
     set_card(true);
@@ -244,6 +249,38 @@ fn health() {
         assert!(said.contains(line), "{said}");
     }
     daemon.stop();
+}
+
+/// The kernel hands this on to whoever listens in this namespace, as its own (lib/kobject_uevent.c, `uevent_net_rcv_skb`).
+fn tell_of_device(action: &str) {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Raw, flags, Some(SockProtocol::NetlinkKObjectUEvent)).unwrap();
+    let text = format!("{action}@/devices/x\0ACTION={action}\0DEVPATH=/devices/x\0SUBSYSTEM=pci\0");
+    // struct nlmsghdr: length, type (the first that is no control message), flags (a request), sequence and port.
+    let length = u32::try_from(16 + text.len()).unwrap();
+    let message =
+        [length.to_ne_bytes().as_slice(), &0x10_u16.to_ne_bytes(), &1_u16.to_ne_bytes(), &[0; 8], text.as_bytes()]
+            .concat();
+    sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty()).unwrap();
+}
+
+fn heard() {
+    let node = rig(3);
+    let looks = Looks::start(&json!({"resourcePrefix": "a.b",
+        "resourceList": [{"resourceName": "vf", "selectors": {"rootDevices": [CARD]}}]}));
+    let all = [0, 1, 2].map(address);
+    let each = |healthy: bool| all.each_ref().map(|id| (id.as_str(), healthy));
+    looks.until("the card", &each(true));
+    set_card(false);
+    node.bed.ip("link set eth0 down");
+    looks.until("that the card is down", &each(false));
+    set_card(true);
+    node.bed.ip("link set eth0 up");
+    looks.until("that the card is up", &each(true));
+    fs::remove_dir_all(Path::new(DEVICES).join(&all[2])).unwrap();
+    tell_of_device("remove");
+    looks.until("that a function has gone", &[(&all[0], true), (&all[1], true), (&all[2], false)]);
 }
 
 fn begins_anew() {
