@@ -1,10 +1,12 @@
 //! kill -9 at any instant of an ADD or a DEL: the DEL that follows brings the function back.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::Case;
@@ -111,6 +113,7 @@ fn cycles(card: &Card, conf: &Value) {
     let mut random = seed;
     let usual = undisturbed(card, conf);
     let cycles = variable(CYCLES_VARIABLE).and_then(|cycles| cycles.try_into().ok()).unwrap_or(CYCLES);
+    let (mut hit, mut changed) = (0, 0);
     for cycle in 0..cycles {
         let (command, lost) = [("ADD", false), ("ADD", true), ("DEL", false), ("DEL", true)][(cycle % 4) as usize];
         ip("netns add one");
@@ -118,7 +121,11 @@ fn cycles(card: &Card, conf: &Value) {
             card.add("one", conf);
         }
         let after = usual.mul_f64(1.1 * next(&mut random));
-        kill_after(card, command, conf, after);
+        if kill_after(card, command, conf, after) {
+            hit += 1;
+            // A claim that is there is of an ADD that had begun, or of a DEL that had not ended.
+            changed += u32::from(!card.left().is_empty());
+        }
         if lost {
             ip("netns del one");
         }
@@ -132,6 +139,9 @@ fn cycles(card: &Card, conf: &Value) {
             ip("netns del one");
         }
     }
+    eprintln!("{hit} of {cycles} calls were killed before they ended, {changed} of them with something written down");
+    assert!(hit > 0, "every call had ended when it was killed: nothing was shown, {SEED_VARIABLE}={seed}");
+    assert!(changed > 0, "no call had begun anything when it was killed, {SEED_VARIABLE}={seed}");
 }
 
 /// How long an ADD takes.
@@ -145,12 +155,13 @@ fn undisturbed(card: &Card, conf: &Value) -> Duration {
     usual
 }
 
-fn kill_after(card: &Card, command: &str, conf: &Value, after: Duration) {
+/// Whether the call was still under way when it was killed.
+fn kill_after(card: &Card, command: &str, conf: &Value, after: Duration) -> bool {
     let begin = Instant::now();
     let mut child = card.begin(command, "one", conf);
     while begin.elapsed() < after {
         std::thread::yield_now();
     }
     child.kill().unwrap();
-    child.wait().unwrap();
+    child.wait().unwrap().signal() == Some(Signal::SIGKILL as i32)
 }
