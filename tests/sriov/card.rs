@@ -21,6 +21,9 @@ const PROGRAM_VARIABLE: &str = "PLEXUS_SRIOV_PROGRAM";
 const STATE: &str = "/var/lib/cni/plexus";
 const LEASES: &str = "/var/lib/cni/networks/sriov-test";
 
+/// What somebody calls the interface of the first function.
+pub(crate) const ALIAS: &str = "uplink";
+
 /// One virtual function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Function {
@@ -101,7 +104,10 @@ impl Card {
             ip(&format!("link set {name} up"));
             ip(&format!("link set {name} down"));
         }
-        ip(&format!("link property add dev {} altname vf-of-a-card", self.functions[0].name));
+        let first = &self.functions[0].name;
+        ip(&format!("link property add dev {first} altname vf-of-a-card"));
+        // Somebody's own: no word of plexus', and as a link might be called.
+        ip(&format!("link set {first} alias {ALIAS}"));
     }
 
     /// The settings of a function on its card.

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::card::{Card, ip, ip_json, kept_of, link_of, netns, until};
+use crate::card::{ALIAS, Card, ip, ip_json, kept_of, link_of, netns, until};
 
 pub(crate) const CASES: &[Case] = &[
     ("detach::s6_after_the_namespace_has_gone", s6_after_the_namespace_has_gone),
@@ -108,7 +108,7 @@ fn a_name_that_is_taken_on_the_host_is_not_waited_for(card: &Card) {
         assert!(&now != name && answer.log.contains(&now), "{now}: {}", answer.log);
         assert_eq!(card.state()["ports"], before["ports"], "it is home");
         let link = ip_json(&format!("-d link show {now}"))[0].clone();
-        assert_eq!((&link["mtu"], &link["ifalias"]), (&before["links"][0][2], &json!(null)));
+        assert_eq!((&link["mtu"], &link["ifalias"]), (&before["links"][0][2], &before["links"][0][4]));
         assert_eq!(card.left(), Vec::<String>::new());
         ip(&format!("link del {taker}"));
         ip(&format!("link set {now} down name {name}"));
@@ -294,6 +294,7 @@ fn what_a_record_said_that_is_lost(card: &Card) {
             ip(&format!("link property add dev {name} altname vf-of-a-card"));
         }
         assert_eq!(&name_on_host(card), name, "{}", answer.log);
+        ip(&format!("link set {name} alias {ALIAS}"));
         ip(&format!("link set {name} mtu 1500 up"));
         ip(&format!("link set {name} down"));
         card.assert_state(&before, "but for what was lost");

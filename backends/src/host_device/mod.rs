@@ -27,7 +27,8 @@ use crate::{Built, Interface, Made, Target};
 pub struct Device {
     /// Its name on the host.
     pub name: String,
-    /// Its alias there. In the pod the alias is the name on the host, as the reference plugin has it.
+    /// Its alias there. In the pod the alias says what it is called on the host: with the name alone, as the reference plugin has it, or
+    /// with plexus' mark before it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub alias: String,
     /// Its hardware address.
@@ -47,7 +48,8 @@ pub struct Device {
 impl Device {
     fn of(link: &Link, name: &str) -> Self {
         // A device that a lost pod left under another name has an alias that is ours, not its owner's.
-        let alias = if link.alias == name { String::new() } else { link.alias.clone() };
+        let is_ours = link.alias == name || marked(&link.alias).is_some();
+        let alias = if is_ours { String::new() } else { link.alias.clone() };
         let (mac, permanent, kind) = (link.mac, link.permanent, link.kind.clone());
         Self { name: name.to_owned(), alias, mac, permanent, kind, bus: None }
     }
@@ -66,10 +68,27 @@ impl Device {
         }
         let same = match self.permanent {
             Some(permanent) => link.permanent == Some(permanent),
-            None => link.alias == self.name || (self.mac.is_some() && link.mac == self.mac),
+            None => {
+                link.alias == self.name
+                    || link.alias == mark(&self.name)
+                    || (self.mac.is_some() && link.mac == self.mac)
+            }
         };
         same && link.kind == self.kind
     }
+}
+
+/// Before the name on the host, in the alias of a device that plexus alone gives back.
+const MARK: &str = "plexus:device:";
+
+/// The alias in the pod of a device with this name on the host.
+pub(crate) fn mark(name: &str) -> String {
+    format!("{MARK}{name}")
+}
+
+/// The name on the host by such an alias; none where it is somebody else's.
+pub(crate) fn marked(alias: &str) -> Option<&str> {
+    alias.strip_prefix(MARK)
 }
 
 /// A spec with the device it means.
@@ -122,7 +141,8 @@ impl Resolved {
             return Ok(built(interface, None, l3));
         };
         // It never joins a device group: a group is deleted as a whole.
-        let moved = into_pod(host, pod, link, device, target.ifname)?;
+        // The reference plugin finds its name by the alias.
+        let moved = into_pod(host, pod, link, device, (target.ifname, &device.name))?;
         let manners = Manners {
             detection: Detection::Optimistic,
             announce_v4: !l3.is_empty(),

@@ -10,14 +10,14 @@ use crate::netlink::link::{self, Link};
 use crate::netlink::{Failure, Request};
 use crate::pod::{Host, Pod, Side};
 
-/// Moves a device into the pod in one message: under its new name, its alias the old one, as the reference plugin leaves it. The
-/// host never sees the new name.
+/// Moves a device into the pod in one message: under its new name, and with an alias that says what it was called. The host never sees the
+/// new name.
 pub(crate) fn into_pod(
     host: &mut Host,
     pod: &mut Pod,
     link: &Link,
     device: &Device,
-    ifname: &str,
+    (ifname, alias): (&str, &str),
 ) -> Result<Link, Error> {
     let refused = |failure: Failure| {
         let name = &device.name;
@@ -32,7 +32,7 @@ pub(crate) fn into_pod(
         let taken = crate::netlink::Refusal { errno: Errno::EEXIST, text: None };
         return Err(refused(taken.into()));
     }
-    let request = link::relocate(link.index, pod.netns().as_fd(), ifname, &device.name);
+    let request = link::relocate(link.index, pod.netns().as_fd(), ifname, alias);
     let refusal = host.side.apply(request).err().map(refused);
     let moved = match refusal {
         None => {
@@ -89,7 +89,7 @@ fn back_into_pod(host: &mut Host, pod: &mut Pod, link: &Link, device: &Device) -
     if pod.side.link_at(link.index)?.is_none() {
         let stray = host.side.link(&link.name)?.filter(|stray| device.is(stray));
         let Some(stray) = stray else { return Ok(()) };
-        let request = link::relocate(stray.index, pod.netns().as_fd(), &link.name, &device.name);
+        let request = link::relocate(stray.index, pod.netns().as_fd(), &link.name, &link.alias);
         host.side.apply(request).map_err(|e| Error::kernel("move back into the pod", link.name.clone(), e))?;
         return match pod.side.link(&link.name)?.filter(|_| link.up) {
             Some(back) => set_up(&mut pod.side, &back),

@@ -98,10 +98,10 @@ pub fn unrecorded(
         None => None,
     };
     if moved.is_none() && driver.as_deref().is_some_and(|driver| !host_device::serves_user_space(driver)) {
-        // The kernel may be giving it back. One that never moved has no alias of ours.
+        // The kernel may be giving it back. One that never moved has no alias of ours; whatever else it has is its owner's.
         drop(binding::interface(host, &sysfs, address, RETURN_TIMEOUT_MS));
-        let renamed = |link: &Link| is_it(link) && !link.alias.is_empty() && link.alias != link.name;
-        moved = host.side.links()?.into_iter().find(renamed);
+        let is_lost = |link: &Link| is_it(link) && host_device::marked(&link.alias).is_some();
+        moved = host.side.links()?.into_iter().find(is_lost);
     }
     let interface = moved.map(|link| found(host, link, address)).transpose()?;
     let settings = Settings { spoof_check: Some(true), trust: Some(false), link_state: LINK_AUTO, ..Settings::unset() };
@@ -110,15 +110,21 @@ pub fn unrecorded(
     Ok(Some(function).filter(|function| set_up || function.interface.is_some()))
 }
 
-/// A moved interface: its alias is its name on the host. What else it was nobody knows.
+/// A moved interface: its alias says its name on the host, where nobody in the pod has changed it. What else it was nobody knows.
 fn found(host: &mut Host, link: Link, address: &PciAddress) -> Result<OnHost, Error> {
-    let name = match link.alias.len() {
-        1..=NAME_BYTES_MAX => link.alias,
-        _ => free_name(&mut host.side, link.index)?,
+    let name = match host_device::marked(&link.alias).filter(|name| is_name(name)) {
+        Some(name) => name.to_owned(),
+        None => free_name(&mut host.side, link.index)?,
     };
     let (alias, kind) = (String::new(), link.kind);
     let device = Device { name, alias, mac: None, permanent: None, kind, bus: Some(address.clone()) };
     Ok(OnHost { device, ifindex: link.index, mtu: link.mtu, alt_names: link.alt_names })
+}
+
+/// Whether the kernel lets a link have a name (net/core/dev.c, `dev_valid_name`).
+fn is_name(name: &str) -> bool {
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name != "." && name != ".." && name.chars().all(is_plain)
 }
 
 /// Binds a function to the driver it had. With vfio-pci nobody may have it any more; an interface goes with its driver, wherever it is.
@@ -183,18 +189,16 @@ fn free_name(side: &mut Side, ifindex: u32) -> Result<String, Error> {
     Err(Error::new(ErrorKind::NameTaken, format!("of dev0 to dev{NAMES_MAX} no name is free")))
 }
 
-/// Whether an interface (its name and alias) has not the alias that it had: it has the pod's under another name than its own, or none, as one
-/// that a driver has made anew.
-fn has_lost_alias((name, alias): (&str, &str), device: &Device) -> bool {
-    let has_pods = name != device.name && alias == device.name;
-    alias != device.alias && (has_pods || alias.is_empty())
+/// Whether an interface has not the alias that it had: it has the pod's, or none, as one that a driver has made anew.
+fn has_lost_alias(alias: &str, device: &Device) -> bool {
+    alias != device.alias && (alias.is_empty() || host_device::marked(alias).is_some())
 }
 
 /// The rest of an interface that is on the host, and down: MTU, hardware address, alias, alternative names.
 fn put_right(host: &mut Host, on_host: &OnHost, function: &Function) -> Result<(), Error> {
     let Some(link) = on_host.find(host)? else { return Ok(()) };
     let device = &on_host.device;
-    if has_lost_alias((&link.name, &link.alias), device) {
+    if has_lost_alias(&link.alias, device) {
         let set = host.side.apply(link::set_alias(link.index, &device.alias));
         set.map_err(|e| Error::kernel("set alias of", link.name.clone(), e))?;
     }
@@ -242,15 +246,31 @@ mod tests {
             bus: None,
         };
         for (now, before, lost) in [
-            (("eth1", ""), "mine", true),
-            (("dev7", "eth1"), "mine", true),
-            (("dev7", "eth1"), "", true),
-            (("eth1", "mine"), "mine", false),
-            (("eth1", ""), "", false),
-            (("eth1", "yours"), "mine", false),
-            (("dev7", "eth1"), "eth1", false),
+            ("", "mine", true),
+            ("plexus:device:eth1", "mine", true),
+            ("plexus:device:eth1", "", true),
+            ("mine", "mine", false),
+            ("", "", false),
+            ("yours", "mine", false),
+            ("eth1", "", false),
         ] {
             assert_eq!(has_lost_alias(now, &of(before)), lost, "{now:?} {before}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_what_a_link_can_have() {
+        for (name, can) in [
+            ("eth1", true),
+            ("a234567890123456", false),
+            ("a23456789012345", true),
+            ("", false),
+            ("..", false),
+            ("a/b", false),
+            ("a b", false),
+            ("a:b", false),
+        ] {
+            assert_eq!(is_name(name), can, "{name}");
         }
     }
 }

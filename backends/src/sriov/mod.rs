@@ -262,7 +262,8 @@ impl Resolved {
         self.prepare(host, &link, mac, &mut told)?;
         // It never joins a device group: a group is deleted as a whole.
         let device = Device::on_bus(&link, &self.function.address);
-        let moved = host_device::into_pod(host, pod, &link, &device, target.ifname)?;
+        let moved =
+            host_device::into_pod(host, pod, &link, &device, (target.ifname, &host_device::mark(&device.name)))?;
         let manners = Manners {
             detection: Detection::Optimistic,
             announce_v4: true,
