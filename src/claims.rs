@@ -21,7 +21,7 @@ use crate::log::warn;
 use crate::native;
 use crate::plan::{Attachment, Plan};
 
-pub use choice::{Chosen, Stock, choose};
+pub use choice::{Chosen, Stock, choose, prefer};
 
 /// The devices of a plan, as far as this request has claimed them.
 #[derive(Debug)]

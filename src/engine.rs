@@ -33,7 +33,7 @@ use crate::plan::{self, Call, Node, Plan, Wanted};
 use crate::refer::{self, Asked};
 use crate::sources::{Manifests, Pod};
 use crate::unwritten::Unwritten;
-use crate::{account, attach, chain, check, collect, convert, deleter, gather, homecoming, readiness};
+use crate::{account, attach, chain, check, claims, collect, convert, deleter, gather, homecoming, readiness};
 pub use plug::{Plug, serve_plug, undo_plug};
 
 /// What a person reads who runs the program by hand.
@@ -297,6 +297,7 @@ fn add(job: &Job, config: &Config, cluster: &mut dyn Cluster) -> Served {
     }
     let path = config.search_path(&job.request.path);
     let mut plan = timed(job.place, Phase::Plan, || job.plan(asked.wanted, asked.pod, &path))?;
+    claims::prefer(&mut plan, &asked.processors);
     if let Some(why) = plan.executed() {
         job.place.allow_execution(job.request, why)?;
     }

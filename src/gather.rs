@@ -3,9 +3,10 @@
 //!
 //! It does not decide whether a configuration can be built: `plan` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use backends::Kind;
 use backends::chained::Chained;
 use serde_json::{Map, Value, json};
 
@@ -29,6 +30,8 @@ pub struct Asked {
     pub wanted: Vec<Wanted>,
     /// The pod, where the runtime named one.
     pub pod: Option<PodName>,
+    /// Those that are the pod's own, where its networks choose among cards.
+    pub processors: BTreeSet<u32>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -127,13 +130,13 @@ pub fn of_pod(
         }
         networks.push(definition(config, cluster, &selection)?);
     }
-    let allotments = allot(config, &networks, name.as_ref(), cluster)?;
+    let (allotments, processors) = allot(config, &networks, name.as_ref(), cluster, &mut warnings)?;
     let all = networks.into_iter().zip(allotments).enumerate();
     let wanted: Result<Vec<Wanted>, CniError> =
         all.map(|(i, (network, allotment))| want(i, network, allotment, config, asking)).collect();
     let mut wanted = wanted?;
     wanted.extend(auxiliary(config, asking, &wanted, &mut warnings)?);
-    Ok(Asked { wanted, pod: name, warnings })
+    Ok(Asked { wanted, pod: name, processors, warnings })
 }
 
 /// One network that a pod gets while it runs: its configuration is at hand, and `asking` names its interface.
@@ -204,24 +207,45 @@ fn auxiliary_list(config: &Config, folder: &Path) -> Result<Option<List>, CniErr
     Ok((list.plugins.len() > 1).then_some(list))
 }
 
-/// Gives the pod's devices to its networks, all of which share one count of them.
+/// Gives the pod's devices to its networks, all of which share one count of them; and the pod's processors, where they decide something.
 fn allot(
     config: &Config,
     networks: &[Network],
     pod: Option<&PodName>,
     cluster: &mut dyn Cluster,
-) -> Result<Vec<Allotment>, CniError> {
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<Allotment>, BTreeSet<u32>), CniError> {
     let references = networks.iter().map(|network| Reference {
         network: &network.name,
         resource: network.resource.as_deref(),
         named: network.selection.as_ref().and_then(|selection| selection.device.as_deref()),
     });
     let references: Vec<Reference> = references.collect();
-    let devices = match pod.filter(|_| allot::is_asked(&references)) {
+    let chooses = networks.iter().any(chooses_among_cards);
+    let devices = match pod.filter(|_| chooses || allot::is_asked(&references)) {
         Some(pod) => cluster.devices(pod, &config.kubelet_dir),
         None => Ok(Devices::default()),
     };
-    allot::allot(&references, &devices, config.allow_device_id)
+    let processors = match &devices {
+        Ok(devices) if chooses => devices.processors.clone(),
+        Err(e) if chooses => {
+            let why = native::chain(e);
+            warnings
+                .push(format!("cards are taken in the order of pf: which processors the pod has is not known: {why}"));
+            BTreeSet::new()
+        }
+        _ => BTreeSet::new(),
+    };
+    Ok((allot::allot(&references, &devices, config.allow_device_id)?, processors))
+}
+
+/// Whether a virtual function is to be chosen, of one of several cards.
+fn chooses_among_cards(network: &Network) -> bool {
+    let several = |plugin: &PluginConf| {
+        let cards = gojson::field(&plugin.object, "pf").and_then(Value::as_array);
+        plugin.plugin_type == Kind::Sriov.name() && cards.is_some_and(|cards| cards.len() > 1)
+    };
+    network.resource.is_none() && network.list.plugins.iter().any(several)
 }
 
 /// Under isolation a pod names definitions of its own namespace and of those that are everybody's. What the node's own

@@ -4,7 +4,7 @@
 //! It does not know how either travels.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,9 @@ pub struct Knowledge {
     definitions: Vec<(Name, Definition)>,
     /// By resource.
     devices: Option<BTreeMap<String, Vec<String>>>,
+    /// Those that are the pod's own.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    processors: BTreeSet<u32>,
     /// Something was asked that is not in here.
     #[serde(skip)]
     has_gaps: bool,
@@ -77,7 +80,10 @@ impl Cluster for Noting<'_> {
         let found = self.asked.devices(pod, kubelet);
         let mut noted = self.noted.borrow_mut();
         match &found {
-            Ok(devices) if devices.doubt.is_none() => noted.devices = Some(devices.to_lists()),
+            Ok(devices) if devices.doubt.is_none() => {
+                noted.devices = Some(devices.to_lists());
+                noted.processors.clone_from(&devices.processors);
+            }
             // What was not to be had may be told in other words than these.
             _ => noted.has_gaps = true,
         }
@@ -190,7 +196,9 @@ impl Cluster for Handed<'_> {
         let act = || format!("looking for the devices of pod {}/{}", pod.namespace, pod.name);
         let lists = self.knowledge.devices.as_ref().ok_or_else(|| missing(act()))?;
         let refuse = |why| SourceError::Api { act: act(), why, transient: false };
-        Devices::of_lists(lists).map_err(refuse)
+        let mut devices = Devices::of_lists(lists).map_err(refuse)?;
+        devices.processors.clone_from(&self.knowledge.processors);
+        Ok(devices)
     }
 
     fn tell(&mut self, pod: &PodName, news: &News) {
@@ -226,6 +234,7 @@ mod tests {
         fn devices(&mut self, _: &PodName, _: &Path) -> Result<Devices, SourceError> {
             let mut devices = Devices::default();
             devices.add("a/vf", "0000:01:10.0").unwrap();
+            devices.processors.extend([2, 3]);
             Ok(devices)
         }
 

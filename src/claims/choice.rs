@@ -1,13 +1,14 @@
-//! A virtual function for who names only a card: the first that nobody has is claimed, before anything of it is looked up. All functions of a
-//! card are near the node of memory that the card is near, whichever the pod's is: they are given out in the order of their numbers.
+//! A virtual function for who names only cards: the first that nobody has is claimed, before anything of it is looked up. All functions of a
+//! card are near the node of memory that the card is near: of several cards those near the pod's processors come first, where these are known.
 //!
 //! Two requests that want one at once both find it free, and one of them gets it: the other claims the next. The request is held
 //! meanwhile, so that a claim leads to a record that somebody holds; after a kill -9 to one that says nothing, and is free.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use backends::NetNs;
-use backends::sriov::{Spec, functions_of};
+use backends::sriov::Spec;
 use backends::sysfs::{Sysfs, VirtualFunction};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
@@ -18,7 +19,7 @@ use crate::devices::claim::{Error, Taken};
 use crate::homecoming::peer;
 use crate::journal::{Allotted, Held, Journal};
 use crate::native;
-use crate::plan::Plan;
+use crate::plan::{How, Plan};
 
 /// How many of those that hold a card's functions are named: a card may have 256, and the message is an event of its pod.
 const HOLDERS_SHOWN: usize = 4;
@@ -70,7 +71,18 @@ impl Chosen {
     }
 }
 
-/// Chooses a function for each attachment that names only a card; none where no attachment does.
+/// Of several cards, one near these processors is taken first.
+pub fn prefer(plan: &mut Plan, processors: &BTreeSet<u32>) {
+    for step in plan.attachments.iter_mut().flat_map(|attachment| &mut attachment.steps) {
+        if let How::Native(native) = &mut step.how
+            && let backends::Spec::Sriov(spec) = &mut native.spec
+        {
+            spec.prefer(processors);
+        }
+    }
+}
+
+/// Chooses a function for each attachment that names only cards; none where no attachment does.
 ///
 /// # Errors
 /// There is no such card; all of its functions are held, or none is fit: code 11, and who holds them.
@@ -97,8 +109,7 @@ impl Chosen {
         state_dir: &Path,
         stock: &Stock,
     ) -> Result<Allotted, CniError> {
-        let card = spec.card().unwrap_or_default();
-        let functions = functions_of(&stock.sysfs, card).map_err(native::from_backend)?;
+        let functions = spec.functions(&stock.sysfs).map_err(native::from_backend)?;
         let (mut taken, mut held) = (Vec::new(), Vec::new());
         for function in &functions {
             let device = Allotted { resource: String::new(), id: function.address.to_string() };
@@ -130,7 +141,7 @@ impl Chosen {
                 return Ok(device);
             }
         }
-        Err(none_free(card, functions.len(), &held))
+        Err(none_free(&spec.cards().join(", "), functions.len(), &held))
     }
 
     fn claim(&mut self, ifname: &str, device: &Allotted) -> Result<bool, CniError> {
@@ -165,7 +176,7 @@ fn has_address(function: &VirtualFunction) -> bool {
     all.filter(|one| function.interfaces.contains(&one.interface_name)).filter_map(|one| one.address).any(is_given)
 }
 
-fn none_free(card: &str, all: usize, held: &[String]) -> CniError {
+fn none_free(cards: &str, all: usize, held: &[String]) -> CniError {
     let unfit = match all - held.len().min(all) {
         0 => String::new(),
         unfit => format!(
@@ -178,7 +189,7 @@ fn none_free(card: &str, all: usize, held: &[String]) -> CniError {
         more => format!("; and {more} more"),
     };
     let by = if held.is_empty() { String::new() } else { format!(": {shown}{more}") };
-    let msg = format!("no virtual function of {card} is free: of {all}, {} are held{by}{unfit}", held.len());
+    let msg = format!("no virtual function of {cards} is free: of {all}, {} are held{by}{unfit}", held.len());
     CniError::new(Code::TryAgainLater, msg)
 }
 

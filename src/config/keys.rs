@@ -223,7 +223,7 @@ table! {
     strict_capabilities: bool = "strictCapabilities", Unset::Flag(false), Plexus, "true",
         "A request for addresses or a MAC that no plugin of the network declares the capability for is refused, as the standard has it, and not passed on with a warning in `CNI_ARGS`.";
     kubelet_dir: String = "kubeletDir", Unset::Text(KUBELET_DIR), Plexus, r#""/var/lib/k0s/kubelet""#,
-        "The kubelet's folder. Which devices a pod was allocated is asked of `pod-resources/kubelet.sock` in it, and read from `device-plugins/kubelet_internal_checkpoint` where there is no such socket.";
+        "The kubelet's folder. Which devices a pod was allocated is asked of `pod-resources/kubelet.sock` in it, and read from `device-plugins/kubelet_internal_checkpoint` where there is no such socket; so are a pod's own processors, and read from `cpu_manager_state`.";
     allow_device_id: bool = "allowDeviceID", Unset::Flag(false), Plexus, "true",
         "A pod may name a device in its annotation. By default it gets one only from the kubelet's allocation.";
     runtime_config: Map<String, Value> = "runtimeConfig", Unset::Nothing, Cni, r#"{"mac": "02:00:00:00:00:01"}"#,

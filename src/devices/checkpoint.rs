@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Devices;
+use super::{Devices, processors};
 use crate::sources::SourceError;
 
 /// Below the kubelet's directory.
@@ -49,7 +49,7 @@ struct Entry<'a> {
     ids: Option<&'a RawValue>,
 }
 
-/// The devices of the pod with this UID, by the checkpoint below the kubelet's directory; none where there is no checkpoint.
+/// The devices of the pod with this UID, by the checkpoint below the kubelet's directory, none where there is no checkpoint; and its processors.
 ///
 /// # Errors
 /// It cannot be read or says what no kubelet says; the UID is not known.
@@ -60,11 +60,13 @@ pub fn devices(kubelet: &Path, uid: &str) -> Result<Devices, SourceError> {
         why,
         transient: true, // the next one is written with the next allocation
     };
-    let Some(bytes) = read(&path).map_err(refuse)? else { return Ok(Devices::default()) };
+    // They are a matter of preference: what is not known of them fails nobody.
+    let processors = processors::of_pod(kubelet, uid).unwrap_or_default();
+    let Some(bytes) = read(&path).map_err(refuse)? else { return Ok(Devices { processors, ..Devices::default() }) };
     if uid.is_empty() {
         return Err(refuse("it knows pods by their UIDs, and the runtime told none".to_owned()));
     }
-    parse(&bytes, uid).map_err(refuse)
+    parse(&bytes, uid).map(|devices| Devices { processors, ..devices }).map_err(refuse)
 }
 
 /// Which devices pods have of resources that are wanted, by the checkpoint in a folder of device plugins; none where there is no
@@ -82,7 +84,11 @@ fn all(bytes: &[u8], is_wanted: impl Fn(&str) -> bool) -> Result<Devices, String
     given(bytes, |entry| is_wanted(&entry.resource))
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
+/// A file of the kubelet's; none where it is not there.
+///
+/// # Errors
+/// A sentence: it cannot be read, or is too large for one.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),

@@ -1,4 +1,4 @@
-//! Devices that a pod was given: which there are, which network gets which, who holds one, and what is told of one.
+//! Devices that a pod was given, and its processors: which there are, which network gets which, who holds one, and what is told of one.
 //!
 //! It knows files and values: neither the kubelet's socket nor the API server, nor how a device becomes an interface.
 
@@ -9,6 +9,7 @@ pub mod description;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod need;
+pub mod processors;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +32,8 @@ const DEVICES_MAX: usize = 4096;
 pub struct Devices {
     all: BTreeMap<String, BTreeSet<String>>,
     count: usize,
+    /// Processors that are the pod's own.
+    pub processors: BTreeSet<u32>,
     /// Why there may be more.
     pub doubt: Option<SourceError>,
 }

@@ -81,7 +81,8 @@ fn need(plugin: &str, conf: &Map<String, Value>) -> Need {
     match plugin {
         "host-device" if ["device", "hwaddr", "kernelpath", "pciBusID"].into_iter().any(has) => Need::Own,
         "sriov" | "ib-sriov" if has("deviceID") => Need::Own,
-        "sriov" if has("pf") => Need::Card,
+        // A name or a list of names; whatever else it is the plugin refuses.
+        "sriov" if gojson::field(conf, "pf").is_some_and(|pf| !pf.is_null() && pf != "") => Need::Card,
         "host-device" | "sriov" | "ib-sriov" => Need::Always,
         other if native::builds(other) => Need::Never,
         _ => Need::Unknown,
@@ -115,9 +116,11 @@ mod tests {
             assert_eq!(checked(&given, &json!({"type": plugin})).unwrap(), None);
         }
         assert!(checked(&Allotment::Unasked, &json!({"type": "sriov"})).unwrap_err().msg.contains("names no resource"));
-        let card = json!({"type": "sriov", "pf": "eth0"});
-        assert_eq!(checked(&Allotment::Unasked, &card).unwrap(), None, "one is chosen");
-        assert!(checked(&lacking, &card).unwrap_err().msg.contains("no device of resource a/vf"));
+        for card in [json!({"type": "sriov", "pf": "eth0"}), json!({"type": "sriov", "pf": ["eth0", "eth1"]})] {
+            assert_eq!(checked(&Allotment::Unasked, &card).unwrap(), None, "one is chosen");
+            assert!(checked(&lacking, &card).unwrap_err().msg.contains("no device of resource a/vf"));
+        }
+        assert!(checked(&Allotment::Unasked, &json!({"type": "sriov", "pf": ""})).is_err());
         for own in [json!({"type": "sriov", "deviceID": "x"}), json!({"type": "host-device", "device": "eth7"})] {
             assert_eq!(checked(&lacking, &own).unwrap(), None);
             assert_eq!(checked(&Allotment::Unasked, &own).unwrap(), None);

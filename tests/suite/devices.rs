@@ -16,6 +16,7 @@ use crate::program::{plexus, text};
 use crate::testbed::RECORDS;
 
 mod api;
+mod cards;
 mod kubelet;
 
 /// The cases.
@@ -40,6 +41,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("devices::a_native_kind_takes_it", &[], native),
     ];
     cases.extend(api::cases());
+    cases.extend(cards::cases());
     cases
 }
 

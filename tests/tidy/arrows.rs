@@ -172,6 +172,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "convert",
             "deleter",
             "homecoming",
+            "claims",
             "attach",
             "detach",
             "job",

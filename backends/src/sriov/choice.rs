@@ -1,16 +1,15 @@
 //! Which functions of a card can be given to a pod for which none was allotted. Who has one is not known here.
 
+use std::collections::BTreeSet;
+
 use super::binding::{self, VFIO};
 use super::conf::{Binding, Spec};
 use crate::error::{Error, ErrorKind};
 use crate::host_device::serves_user_space;
 use crate::sysfs::{Sysfs, VirtualFunction};
 
-/// The functions of a card, in the order in which they are given out: that of their numbers.
-///
-/// # Errors
-/// [`ErrorKind::LinkMissing`] where there is no such card, or it has none.
-pub fn functions_of(sysfs: &Sysfs, card: &str) -> Result<Vec<VirtualFunction>, Error> {
+/// The functions of a card, in the order of their numbers.
+fn functions_of(sysfs: &Sysfs, card: &str) -> Result<Vec<VirtualFunction>, Error> {
     let missing = |text: String| Error::new(ErrorKind::LinkMissing, text);
     let pf = sysfs.physical_function_named(card);
     let pf = pf.ok_or_else(|| missing(format!("pf {card} is no card with virtual functions (SR-IOV) here")))?;
@@ -21,13 +20,39 @@ pub fn functions_of(sysfs: &Sysfs, card: &str) -> Result<Vec<VirtualFunction>, E
 }
 
 impl Spec {
-    /// Whether there is what every ADD needs: the card, with functions, and the driver that they are to be bound to.
+    /// The functions of its cards, in the order in which they are given out: first those of the NUMA node of the processors that they should be
+    /// near, then in the order of the cards in the configuration, then of their numbers. A card that is not here is left out: a configuration
+    /// may be for nodes of several makes.
     ///
     /// # Errors
-    /// Those of [`functions_of`]; [`ErrorKind::Refused`] without the driver.
+    /// [`ErrorKind::LinkMissing`] where none of the cards is here, or has a function.
+    pub fn functions(&self, sysfs: &Sysfs) -> Result<Vec<VirtualFunction>, Error> {
+        let (mut functions, mut missing) = (Vec::new(), Vec::new());
+        for card in &self.pf {
+            match functions_of(sysfs, card) {
+                Ok(of_card) => functions.extend(of_card),
+                Err(e) => missing.push(e),
+            }
+        }
+        if functions.is_empty() && !missing.is_empty() {
+            let said: Vec<String> = missing.iter().map(Error::chain).collect();
+            return Err(Error::new(ErrorKind::LinkMissing, said.join("; ")));
+        }
+        // A card that is named by its interface and by its address is one.
+        let mut seen = BTreeSet::new();
+        functions.retain(|function| seen.insert(function.address.clone()));
+        let nodes = if self.pf.len() > 1 { sysfs.nodes_of(&self.near) } else { BTreeSet::new() };
+        functions.sort_by_key(|function| !function.numa_node.is_some_and(|node| nodes.contains(&node)));
+        Ok(functions)
+    }
+
+    /// Whether there is what every ADD needs: a card, with functions, and the driver that they are to be bound to.
+    ///
+    /// # Errors
+    /// Those of [`Spec::functions`]; [`ErrorKind::Refused`] without the driver.
     pub(crate) fn ready(&self, sysfs: &Sysfs) -> Result<(), Error> {
-        if let Some(card) = &self.pf {
-            functions_of(sysfs, card)?;
+        if !self.pf.is_empty() {
+            self.functions(sysfs)?;
         }
         match self.binding {
             Some(Binding::Vfio) if !sysfs.has_driver(VFIO) => {

@@ -1,7 +1,10 @@
 //! What the configuration of a virtual function says. The keys are sriov-cni's, and a few more. Knows no kernel.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use super::cards::Cards;
 use crate::error::Error;
 use crate::guid::Guid;
 use crate::mac::Mac;
@@ -30,9 +33,9 @@ pub struct Conf {
     /// The function's address on the PCI bus.
     #[serde(rename = "deviceID")]
     pub device_id: Option<String>,
-    /// The physical function it must be of: its interface's name, or its address on the PCI bus. Without a function a free one of
-    /// that card is chosen.
-    pub pf: Option<String>,
+    /// The physical functions of which it must be of one: names of their interfaces, or their addresses on the PCI bus. Without a function
+    /// a free one of these cards is chosen.
+    pub pf: Cards,
     /// The VLAN that its frames are tagged with, outside of the pod. 0: none.
     pub vlan: Option<i64>,
     /// The priority in those tags.
@@ -152,7 +155,9 @@ pub enum Binding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     device: Option<String>,
-    pub(super) pf: Option<String>,
+    pub(super) pf: Vec<String>,
+    /// The processors that it should be near, where that is known.
+    pub(super) near: BTreeSet<u32>,
     pub(super) vlan: Option<Vlan>,
     pub(super) mac: Option<Mac>,
     pub(super) spoof_check: Option<bool>,
@@ -176,9 +181,9 @@ impl Conf {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let mut told = Vec::new();
         let device = given(self.runtime_config.device_id).or(given(self.device_id));
-        let pf = given(self.pf);
+        let pf = self.pf.validate()?;
         let guid = given(self.runtime_config.infiniband_guid).or(given(self.args.cni.guid));
-        if device.is_none() && pf.is_none() {
+        if device.is_none() && pf.is_empty() {
             let text =
                 "deviceID, the PCI address of a virtual function, is missing, and so is pf, of which one is chosen";
             return Err(Error::invalid(text));
@@ -203,6 +208,7 @@ impl Conf {
         Ok(Spec {
             device,
             pf,
+            near: BTreeSet::new(),
             vlan,
             mac: given(self.mac).map(|text| own_mac(&text)).transpose()?,
             spoof_check: given(self.spoofchk).map(|text| switch("spoofchk", &text, &mut told)),
@@ -227,10 +233,27 @@ impl Spec {
         self.device.as_deref()
     }
 
-    /// The card that a function must be of, where the configuration says so.
+    /// The cards of which a function must be of one, where the configuration says so.
     #[must_use]
-    pub fn card(&self) -> Option<&str> {
-        self.pf.as_deref()
+    pub fn cards(&self) -> &[String] {
+        &self.pf
+    }
+
+    /// Of several cards, one near these processors is taken first.
+    pub fn prefer(&mut self, processors: &BTreeSet<u32>) {
+        self.near.clone_from(processors);
+    }
+
+    /// The identifier of an InfiniBand function, where one is asked for.
+    #[must_use]
+    pub fn guid(&self) -> Option<String> {
+        self.guid.map(|guid| guid.to_string())
+    }
+
+    /// What of the configuration is taken otherwise than it is written, a sentence each, which begins with the key.
+    #[must_use]
+    pub fn told(&self) -> &[String] {
+        &self.told
     }
 
     /// Means the function of that address from now on.
@@ -354,7 +377,10 @@ mod tests {
         let said = "deviceID, the PCI address of a virtual function, is missing, and so is pf, of which one is chosen";
         assert_eq!(missing, said);
         let mut spec = serde_json::from_str::<Conf>(r#"{"pf":"eth0"}"#).unwrap().validate().unwrap();
-        assert_eq!((spec.device(), spec.card(), spec.address().is_err()), (None, Some("eth0"), true));
+        assert_eq!(
+            (spec.device(), spec.cards(), spec.address().is_err()),
+            (None, ["eth0".to_owned()].as_slice(), true)
+        );
         spec.choose("0000:01:10.2");
         assert_eq!(spec.address().unwrap().as_str(), "0000:01:10.2");
         let text = r#"{"deviceID":"../0000:01:10.0"}"#;
@@ -369,7 +395,8 @@ mod tests {
             "logLevel":"debug","logFile":"/x","runtimeConfig":{"mac":"02:00:00:00:00:08"},"args":{"cni":{"guid":"c2:11:22:33:44:55:66:77"}}"#;
         let expected = Spec {
             device: Some("0000:01:10.0".to_owned()),
-            pf: Some("eth0".to_owned()),
+            pf: vec!["eth0".to_owned()],
+            near: BTreeSet::new(),
             vlan: Some(Vlan { id: 100, qos: 3, proto: PROTO_8021AD }),
             mac: Some(Mac::new([2, 0, 0, 0, 0, 7])),
             spoof_check: Some(false),

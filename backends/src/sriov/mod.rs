@@ -3,6 +3,7 @@
 //! deleted. Knows no address.
 
 mod binding;
+mod cards;
 mod choice;
 mod conf;
 mod home;
@@ -13,7 +14,7 @@ mod port;
 use serde::{Deserialize, Serialize};
 
 pub use crate::netlink::vf::Settings;
-pub use choice::functions_of;
+pub use cards::Cards;
 pub use conf::{Args, CniArgs, Conf, RuntimeConfig, Spec};
 pub use home::{give_back, unrecorded};
 pub use making::{Making, make_functions};
@@ -136,9 +137,10 @@ impl Spec {
     pub(crate) fn resolve(self, host: &mut Host) -> Result<Resolved, Error> {
         let found = Sysfs::default().virtual_function(&self.address()?)?;
         let port = Port::find(host, &found)?;
-        if let Some(pf) = self.pf.as_ref().filter(|pf| **pf != port.name && !pf.eq_ignore_ascii_case(found.pf.as_str()))
-        {
-            let text = format!("{} is of {} ({}), not of pf {pf}", found.address, port.name, found.pf);
+        let is_its = |pf: &String| *pf == port.name || pf.eq_ignore_ascii_case(found.pf.as_str());
+        if !self.pf.is_empty() && !self.pf.iter().any(is_its) {
+            let named = self.pf.join(", ");
+            let text = format!("{} is of {} ({}), not of pf {named}", found.address, port.name, found.pf);
             return Err(Error::invalid(text));
         }
         let settings = port.settings(host)?;

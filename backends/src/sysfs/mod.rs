@@ -1,5 +1,5 @@
-//! What sysfs says of a PCI function: whose virtual function it is, its interfaces, its driver, its group. The only place that
-//! knows where in sysfs that stands; everything is below one root, so that tests bring their own. Only `bind` changes anything.
+//! What sysfs says of a PCI function: whose virtual function it is, its interfaces, its driver, its group, its NUMA node. All that is known of where in
+//! sysfs that stands is here, but for where host-device finds what it is told to move; everything is below one root, so that tests bring their own. Only `bind` changes anything.
 //!
 //! sysfs shows the interfaces of one network namespace only, the one of who mounted it: an interface that is in a pod is not
 //! here. The crate `sysfs-class` is not used: it reads below /sys alone, and to make it read elsewhere takes `unsafe`.
@@ -15,10 +15,12 @@ mod address;
 mod bind;
 mod card;
 mod network;
+mod node;
 
 pub use address::{PciAddress, PciAddressError};
 pub use card::PhysicalFunction;
 pub use network::{NetworkFunction, Reach, Vdpa, VdpaUse};
+pub use node::processors_of;
 
 use crate::error::{Error, ErrorKind};
 

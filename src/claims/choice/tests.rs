@@ -1,6 +1,7 @@
 //! Who gets which function of a card, by a tree of sysfs and a journal of a test's own.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use backends::sriov::Conf;
 
@@ -19,7 +20,13 @@ impl Node {
 
     /// A request that chooses one function.
     fn one(&self, name: &str) -> (Chosen, Result<String, CniError>) {
-        let spec = serde_json::from_str::<Conf>(r#"{"pf":"eth0"}"#).unwrap().validate().unwrap();
+        self.one_of(name, r#""eth0""#, &[])
+    }
+
+    /// One of these cards, for a pod with these processors.
+    fn one_of(&self, name: &str, cards: &str, processors: &[u32]) -> (Chosen, Result<String, CniError>) {
+        let mut spec = serde_json::from_str::<Conf>(&format!(r#"{{"pf":{cards}}}"#)).unwrap().validate().unwrap();
+        spec.prefer(&processors.iter().copied().collect());
         let mut chosen = self.chosen(name);
         let device = chosen.one((&spec, "net1"), &Journal::new(&self.0), &self.0, &self.stock());
         (chosen, device.map(|device| device.id))
@@ -51,6 +58,64 @@ fn what_the_node_uses_is_not_chosen() {
     assert_eq!(device.unwrap(), "0000:01:10.1");
     let refused = node.one("n:b:e.jsonl").1.unwrap_err();
     assert!(refused.msg.ends_with("or used by the node itself"), "{}", refused.msg);
+}
+
+/// Two cards: eth0 near NUMA node 1, with the processors 4 to 7, and eth9 (0000:02:00.0) near node 0, with the others.
+fn with_two_cards(name: &str) -> Node {
+    let node = Node::new(name, 2);
+    let pf = node.device("0000:02:00.0");
+    fs::create_dir_all(pf.join("net/eth9")).unwrap();
+    fs::write(pf.join("sriov_totalvfs"), "7\n").unwrap();
+    for index in 0..2 {
+        fs::write(node.device(&format!("0000:01:10.{index}")).join("numa_node"), "1\n").unwrap();
+        let address = format!("0000:02:10.{index}");
+        let vf = node.device(&address);
+        symlink("../0000:02:00.0", vf.join("physfn")).unwrap();
+        symlink(format!("../{address}"), pf.join(format!("virtfn{index}"))).unwrap();
+        symlink("/x/drivers/igbvf", vf.join("driver")).unwrap();
+        fs::create_dir_all(vf.join(format!("net/vf{index}"))).unwrap();
+        fs::write(vf.join("numa_node"), "0\n").unwrap();
+    }
+    for (number, list) in [(0, "0-3\n"), (1, "4-7\n")] {
+        let path = node.0.join(format!("sys/devices/system/node/node{number}"));
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("cpulist"), list).unwrap();
+    }
+    node
+}
+
+#[test]
+fn of_several_cards_the_one_near_the_pods_processors_comes_first() {
+    let both = r#"["eth0","eth9"]"#;
+    let (first, second) = (["0000:01:10.0", "0000:01:10.1"], ["0000:02:10.0", "0000:02:10.1"]);
+    for (processors, expected) in [
+        (&[][..], [first, second].concat()),
+        (&[5], [first, second].concat()),
+        (&[2, 3], [second, first].concat()),
+        (&[2, 5], [first, second].concat()),
+        (&[99], [first, second].concat()),
+    ] {
+        let node = with_two_cards("near");
+        let all: Vec<_> = (0..5).map(|n| node.one_of(&format!("n:c{n}:e.jsonl"), both, processors)).collect();
+        let ids: Vec<&str> = all.iter().filter_map(|(_, device)| device.as_deref().ok()).collect();
+        assert_eq!(ids, expected, "{processors:?}");
+        let refused = all[4].1.as_ref().unwrap_err();
+        let begin = "no virtual function of eth0, eth9 is free: of 4, 4 are held: ";
+        assert!(refused.code == Code::TryAgainLater && refused.msg.starts_with(begin), "{}", refused.msg);
+    }
+}
+
+#[test]
+fn a_card_that_is_not_here_is_left_out_and_one_that_is_named_twice_counts_once() {
+    let node = with_two_cards("here");
+    let refused = node.one_of("n:a:e.jsonl", r#"["ens1","ens2"]"#, &[]).1.unwrap_err();
+    let said = "pf ens1 is no card with virtual functions (SR-IOV) here; pf ens2 is no card with virtual functions (SR-IOV) here";
+    assert!(refused.msg.contains(said), "{}", refused.msg);
+    let cards = r#"["ens1","eth9","0000:02:00.0"]"#;
+    let all: Vec<_> = (0..3).map(|n| node.one_of(&format!("n:c{n}:e.jsonl"), cards, &[5])).collect();
+    let ids: Vec<&str> = all.iter().filter_map(|(_, device)| device.as_deref().ok()).collect();
+    assert_eq!(ids, ["0000:02:10.0", "0000:02:10.1"]);
+    assert!(all[2].1.as_ref().unwrap_err().msg.contains("of 2, 2 are held"));
 }
 
 #[test]
@@ -96,7 +161,7 @@ fn what_is_no_claim_keeps_one_function_from_pods_and_no_other() {
     let devices = node.0.join("devices");
     fs::create_dir_all(devices.join("0000:01:10.0")).unwrap();
     fs::write(devices.join("0000:01:10.1"), "x").unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", devices.join("0000:01:10.2")).unwrap();
+    symlink("/etc/passwd", devices.join("0000:01:10.2")).unwrap();
     let all: Vec<_> = (0..5).map(|n| node.one(&format!("n:c{n}:e.jsonl"))).collect();
     let ids: Vec<_> = all.iter().filter_map(|(_, device)| device.as_deref().ok()).collect();
     assert_eq!(ids, ["3", "4", "5", "6"].map(|n| format!("0000:01:10.{n}")));

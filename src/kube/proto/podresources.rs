@@ -2,7 +2,7 @@
 //! pod's devices out of an answer. An answer has all pods of a node, and may be anything: nothing of it is kept but what is asked for, and
 //! each byte is looked at once.
 //!
-//! Written by hand from the .proto: what is read are six fields.
+//! Written by hand from the .proto: what is read are seven fields.
 
 use crate::devices::Devices;
 
@@ -33,6 +33,8 @@ const POD_NAMESPACE: u32 = 2;
 const POD_CONTAINER: u32 = 3;
 /// Of a container: its devices; a resource stands here once for each NUMA node.
 const CONTAINER_DEVICES: u32 = 2;
+/// Of a container: processors that are its own, as numbers or as many numbers in one text.
+const CONTAINER_PROCESSORS: u32 = 3;
 /// Of these: the resource, and the devices as the device plugin calls them.
 const DEVICES_RESOURCE: u32 = 1;
 const DEVICES_ID: u32 = 2;
@@ -97,11 +99,29 @@ fn of_pod(pod: &[u8]) -> Result<Devices, String> {
     for field in Fields(pod) {
         let (POD_CONTAINER, Value::Bytes(container)) = field? else { continue };
         for field in Fields(container) {
-            let (CONTAINER_DEVICES, Value::Bytes(given)) = field? else { continue };
-            add(given, &mut devices)?;
+            match field? {
+                (CONTAINER_DEVICES, Value::Bytes(given)) => add(given, &mut devices)?,
+                (CONTAINER_PROCESSORS, Value::Bytes(packed)) => {
+                    let mut rest = Fields(packed);
+                    while !rest.0.is_empty() {
+                        own(rest.varint()?, &mut devices)?;
+                    }
+                }
+                (CONTAINER_PROCESSORS, Value::Number(number)) => own(number, &mut devices)?,
+                _ => {}
+            }
         }
     }
     Ok(devices)
+}
+
+/// More processors than any machine has.
+const PROCESSORS_MAX: u64 = 8192;
+
+fn own(processor: u64, devices: &mut Devices) -> Result<(), String> {
+    let number = u32::try_from(processor).ok().filter(|_| processor < PROCESSORS_MAX);
+    devices.processors.insert(number.ok_or_else(|| format!("{processor} is no number of a processor"))?);
+    Ok(())
 }
 
 fn add(given: &[u8], devices: &mut Devices) -> Result<(), String> {
@@ -123,8 +143,9 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
 /// A field's value.
 enum Value<'a> {
     Bytes(&'a [u8]),
-    /// A number: nothing that is read here.
-    Number,
+    Number(u64),
+    /// A number of another form: nothing that is read here.
+    Fixed,
 }
 
 /// The fields of a message, one after the other (Protocol Buffers, "Encoding").
@@ -158,13 +179,13 @@ impl<'a> Fields<'a> {
         let key = self.varint()?;
         let number = u32::try_from(key >> 3).ok().filter(|number| *number > 0).ok_or("a field has no number")?;
         let value = match key & 7 {
-            0 => self.varint().map(|_| Value::Number),
-            1 => self.take(8).map(|_| Value::Number),
+            0 => self.varint().map(Value::Number),
+            1 => self.take(8).map(|_| Value::Fixed),
             2 => {
                 let length = self.varint()?;
                 self.take(length).map(Value::Bytes)
             }
-            5 => self.take(4).map(|_| Value::Number),
+            5 => self.take(4).map(|_| Value::Fixed),
             other => Err(format!("a field is of type {other}")),
         };
         Ok((number, value?))
@@ -200,7 +221,8 @@ mod tests {
         let ids: Vec<u8> = ids.iter().flat_map(|id| field(2, id.as_bytes())).collect();
         let devices = field(2, &[field(1, resource.as_bytes()), ids].concat());
         // What else a container has: processors, memory, numbers of each form.
-        let others = [field(3, &[0, 1]), vec![0x20, 0xff, 0x01], vec![0x29; 9], vec![0x35; 5]].concat();
+        let others =
+            [field(3, &[0, 1]), vec![0x18, 0x82, 0x01], vec![0x20, 0xff, 0x01], vec![0x29; 9], vec![0x35; 5]].concat();
         let container = field(3, &[field(1, b"main"), others, devices].concat());
         field(1, &[field(1, name.as_bytes()), field(2, b"ns"), container].concat())
     }
@@ -210,6 +232,7 @@ mod tests {
         let answer = [pod("b", "a/vf", &["w"]), pod("a", "a/vf", &["v2", "v1"]), pod("c", "a/vf", &["x"])].concat();
         let found = devices(&answer, "ns", "a").unwrap().unwrap();
         assert_eq!(found.of("a/vf").collect::<Vec<_>>(), ["v1", "v2"]);
+        assert_eq!(found.processors.into_iter().collect::<Vec<_>>(), [0, 1, 130], "in both forms");
         assert!(devices(&answer, "other", "a").unwrap().is_none() && devices(&[], "ns", "a").unwrap().is_none());
     }
 
@@ -234,6 +257,10 @@ mod tests {
             (vec![0xff; 11], "a number has no end"),
             (vec![0x02, 0x00], "no number"),
             (vec![0x0b], "of type 3"),
+            (
+                field(1, &[field(1, b"a"), field(2, b"ns"), field(3, &field(3, &[0x80, 0x40]))].concat()),
+                "8192 is no number of a processor",
+            ),
             (pod("a", "a/vf", &[""]), "is no name of a device"),
             (pod("a", "", &["v1"]), "is no name of a resource"),
         ] {

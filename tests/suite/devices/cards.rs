@@ -1,0 +1,56 @@
+//! A network that names several cards: of which one a pod's function is taken. The cards are files of a test's own, with no interface behind
+//! them: which function was chosen is told by the refusal.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use serde_json::json;
+
+use super::{KUBELET, try_add};
+use crate::case::Case;
+use crate::meta::{definition, node};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![Case::new("devices::of_two_cards_the_one_near_the_pods_processors_is_taken", &[], near)]
+}
+
+/// A card with one function, near a NUMA node that has these processors.
+fn card(bus: u32, node: u32, processors: &str) {
+    let devices = Path::new("/sys/bus/pci/devices");
+    let (card, function) = (format!("0000:0{bus}:00.0"), format!("0000:0{bus}:10.0"));
+    let (pf, vf) = (devices.join(&card), devices.join(&function));
+    fs::create_dir_all(pf.join(format!("net/card{bus}"))).unwrap();
+    fs::create_dir_all(vf.join(format!("net/function{bus}"))).unwrap();
+    fs::write(pf.join("sriov_totalvfs"), "7\n").unwrap();
+    fs::write(vf.join("numa_node"), format!("{node}\n")).unwrap();
+    symlink(format!("../{function}"), pf.join("virtfn0")).unwrap();
+    symlink(format!("../{card}"), vf.join("physfn")).unwrap();
+    symlink("/x/drivers/igbvf", vf.join("driver")).unwrap();
+    let nodes = Path::new("/sys/devices/system/node").join(format!("node{node}"));
+    fs::create_dir_all(&nodes).unwrap();
+    fs::write(nodes.join("cpulist"), processors).unwrap();
+}
+
+fn near() {
+    let mut node = node();
+    node.conf["kubeletDir"] = json!(KUBELET);
+    mount(Some("tmpfs"), "/sys", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    card(1, 0, "0-3\n");
+    card(2, 1, "4-7\n");
+    let conf = json!({"cniVersion": "1.0.0", "name": "vf", "type": "sriov", "pf": ["card1", "card2"]});
+    definition(&node.bed, "default", "vf", &conf.to_string());
+    let chosen =
+        |function: &str| try_add(&node, "a", "vf").fails(999, &format!(" of {function} has no interface here"));
+    // Nobody has given the pod processors: the cards are taken as they are named.
+    chosen("0000:01:10.0");
+    for (processors, function) in [("5-6", "0000:02:10.0"), ("2", "0000:01:10.0")] {
+        let state = json!({"policyName": "static", "defaultCpuSet": "0", "checksum": 7,
+            "entries": {"uid-a": {"main": processors}, "uid-b": {"main": "7"}}});
+        node.bed.file("kubelet/cpu_manager_state", &state.to_string());
+        chosen(function);
+    }
+    node.bed.file("kubelet/cpu_manager_state", "no state");
+    chosen("0000:01:10.0");
+}
