@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use backends::chained::Chained;
+use backends::sysfs::PciAddress;
 use backends::{Before, Kind};
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
@@ -189,6 +190,8 @@ fn surprises(config: &Value, attachment: &Attachment, ground: &Ground, reader: &
         executed(step, &base, ground, reader);
         unknown(attachment, index, &base, reader);
         mtu(step, &base, reader);
+        device((step, attachment), config, &base, reader);
+        settings(step, &base, reader);
         gateways(step, &base, reader);
     }
 }
@@ -279,6 +282,37 @@ fn mtu(step: &Step, base: &Path, reader: &mut Reader) {
         false => (Level::Error, format!("the kernel refuses the MTU {mtu}: no link has it")),
     };
     reader.tell(&base.join("mtu"), level, what, words::right_for("mtu"));
+}
+
+/// A device that the configuration names itself: by its address on the PCI bus, as the kernel writes it.
+fn device((step, attachment): (&Step, &Attachment), config: &Value, base: &Path, reader: &mut Reader) {
+    let key = match Kind::of(&step.plugin) {
+        Some(Kind::Sriov) => "deviceID",
+        Some(Kind::HostDevice) => "pciBusID",
+        _ => return,
+    };
+    let path = base.join(key);
+    // As it is written: a step's own may be what its pod was given.
+    let Some(text) = blame::at(config, &path).and_then(Value::as_str).filter(|text| !text.is_empty()) else { return };
+    let Err(why) = text.parse::<PciAddress>() else { return };
+    let is_given = attachment.device.as_ref().is_some_and(|device| !device.resource.is_empty());
+    if key == "deviceID" && is_given {
+        let what = format!("{why}; nobody uses it: the pod gets a device of the resource that the definition names");
+        reader.tell(&path, Level::Warning, what, "nothing");
+    } else {
+        reader.tell(&path, Level::Error, why, "the address of a device, as \"0000:01:10.0\" (`plexus list --devices`)");
+    }
+}
+
+/// What a virtual function's configuration says and is taken otherwise, as sriov-cni takes it.
+fn settings(step: &Step, base: &Path, reader: &mut Reader) {
+    let How::Native(native) = &step.how else { return };
+    let backends::Spec::Sriov(spec) = &native.spec else { return };
+    for what in spec.told() {
+        let key = what.split(' ').next().unwrap_or_default();
+        let level = if key.starts_with("log") { Level::Note } else { Level::Warning };
+        reader.tell(&base.join(key), level, what, words::right_for(key));
+    }
 }
 
 /// host-local gives out any gateway; one that is in no subnet of the pod nobody reaches without more routes.

@@ -127,6 +127,83 @@ fn ranges_types_and_misspelt_keys_are_told_too() {
 }
 
 #[test]
+fn what_a_virtual_function_cannot_be_given_is_told_at_its_key() {
+    let of = |rest: &str| format!("{{\"type\": \"sriov\", \"deviceID\": \"0000:01:10.0\",\n{rest}}}");
+    let cases: [(&str, &[&str]); 13] = [
+        (
+            r#""trust": "yes""#,
+            &[
+                r#"7:5 warning: spec.config: trust: trust "yes" is neither on nor off: it is taken for off => "on" or "off""#,
+            ],
+        ),
+        (r#""spoofchk": "ON""#, &["7:5 warning: spec.config: spoofchk: spoofchk \"ON\" is neither on nor off"]),
+        (
+            r#""trust": "on", "spoofchk": "off", "link_state": "auto", "vlan": 0, "min_tx_rate": 0, "max_tx_rate": 9"#,
+            &[],
+        ),
+        (
+            r#""link_state": "up""#,
+            &[
+                r#"7:5 error: spec.config: link_state: link_state "up" is not auto, enable or disable => "auto", "enable""#,
+            ],
+        ),
+        (
+            r#""vlan": 4095"#,
+            &["7:5 error: spec.config: vlan: vlan is not in the range 0 to 4094 => a number from 0 to 4094"],
+        ),
+        (
+            r#""vlan": 5, "vlanQoS": 8"#,
+            &["7:16 error: spec.config: vlanQoS: vlanQoS is not in the range 0 to 7 => a number from 0 to 7"],
+        ),
+        (
+            r#""vlan": 5, "vlanProto": "x""#,
+            &["7:16 error: spec.config: vlanProto: vlanProto \"x\" is neither 802.1q nor 802.1ad => \"802.1q\""],
+        ),
+        (
+            r#""max_tx_rate": 2, "min_tx_rate": 3"#,
+            &[
+                "7:23 error: spec.config: min_tx_rate: min_tx_rate 3 is more than max_tx_rate 2 => a number of Mbit/s that is not more",
+            ],
+        ),
+        (
+            r#""driver": "igb_uio""#,
+            &["7:5 error: spec.config: driver: driver \"igb_uio\" is neither netdev nor vfio-pci => \"netdev\""],
+        ),
+        (r#""optional": ["vlan"]"#, &["7:18 error: spec.config: optional[0]: optional: \"vlan\" is none of "]),
+        (
+            r#""pf": ["eth1", "eth1"]"#,
+            &["7:20 error: spec.config: pf[1]: pf names eth1 twice => the name of a card's own interface"],
+        ),
+        (r#""pf": 7"#, &["7:5 error: spec.config: pf: "]),
+        (r#""trust": "yes", "vlan": -1"#, &["7:5 warning: spec.config: trust: ", "7:21 error: spec.config: vlan: "]),
+    ];
+    for (rest, expected) in cases {
+        starts(&of_config(&of(rest)), expected);
+    }
+}
+
+#[test]
+fn a_device_that_is_no_address_is_told_and_is_a_mistake_where_it_is_used() {
+    let conf = r#"{"type": "sriov", "deviceID": "eth5"}"#;
+    let said =
+        r#"6:23 error: spec.config: deviceID: "eth5" is no PCI address, as "0000:01:10.0" => the address of a device"#;
+    starts(&of_config(conf), &[said]);
+    let listed = r#"{"plugins": [{"type": "host-device", "pciBusID": "01:10.0"}]}"#;
+    starts(&of_config(listed), &[r#"6:42 error: spec.config: plugins[0].pciBusID: "01:10.0" is no PCI address"#]);
+    for right in
+        [r#"{"type": "sriov", "deviceID": "0000:01:10.0"}"#, r#"{"type": "host-device", "pciBusID": "0000:01:10.0"}"#]
+    {
+        starts(&of_config(right), &[]);
+    }
+    let annotated = NAD.replace("{name: lan}", "{name: lan, annotations: {k8s.v1.cni.cncf.io/resourceName: a.b/vf}}");
+    let found = told(&[&format!("{annotated}  config: '{conf}'\n")], None);
+    starts(
+        &found,
+        &[r#"5:30 warning: spec.config: deviceID: "eth5" is no PCI address, as "0000:01:10.0"; nobody uses it"#],
+    );
+}
+
+#[test]
 fn what_is_right_is_not_told() {
     for config in [
         "{\"cniVersion\": \"0.3.1\", \"type\": \"macvlan\", \"master\": \"eth0\", \"mode\": \"bridge\", \"ipam\": {\"type\": \"host-local\", \"subnet\": \"10.1.0.0/24\"}}",

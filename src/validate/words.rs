@@ -97,7 +97,7 @@ pub(super) const KEYS: [&str; 91] = [
 ];
 
 /// What may follow for a key. The refusal has said what is wrong.
-const RIGHT: [(&str, &str); 26] = [
+const RIGHT: [(&str, &str); 35] = [
     ("mtu", "a number from 68 to 65535; 0, or none: that of the lower device"),
     ("vlan", "a number from 0 to 4094"),
     ("vlanId", "a number from 1 to 4094"),
@@ -125,7 +125,16 @@ const RIGHT: [(&str, &str); 26] = [
         "mode",
         "a mode of the plugin; macvlan: \"bridge\", \"private\", \"vepa\", \"passthru\"; ipvlan: \"l2\", \"l3\", \"l3s\"",
     ),
-    ("pf", "the name or the PCI address of a card's own interface"),
+    ("pf", "the name of a card's own interface, or its PCI address, or a list of these"),
+    ("vlanQoS", "a number from 0 to 7, with a vlan that is not 0"),
+    ("vlanProto", "\"802.1q\" or \"802.1ad\", with a vlan"),
+    ("spoofchk", "\"on\" or \"off\"; none: it is left as it is"),
+    ("trust", "\"on\" or \"off\"; none: it is left as it is"),
+    ("min_tx_rate", "a number of Mbit/s that is not more than max_tx_rate; 0: none"),
+    ("max_tx_rate", "a number of Mbit/s that is not less than min_tx_rate; 0: none"),
+    ("link_state", "\"auto\", \"enable\" or \"disable\""),
+    ("driver", "\"netdev\" or \"vfio-pci\""),
+    ("optional", "a list of \"spoofchk\", \"trust\", \"min_tx_rate\", \"max_tx_rate\", \"link_state\", \"mtu\""),
     ("plugins", "at least one plugin: [{\"type\": ...}]"),
 ];
 
