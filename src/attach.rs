@@ -539,20 +539,34 @@ fn result_of(plan: &Plan, native: &Native, leased: CniResult, built: Built, prev
     }
 }
 
+/// The identifier that an InfiniBand interface was given: by plexus, or by a plugin that takes it.
+fn guid_of(attachment: &Attachment) -> Option<String> {
+    attachment.steps.iter().find_map(|step| {
+        if let How::Native(native) = &step.how
+            && let backends::Spec::Sriov(spec) = &native.spec
+        {
+            return spec.guid();
+        }
+        Some(step.conf.get("runtimeConfig")?.get("infinibandGUID")?.as_str()?.to_owned())
+    })
+}
+
 fn status_of(plan: &Plan, results: &[CniResult]) -> String {
     let says_something = |(attachment, result): &(&Attachment, &CniResult)| {
         !attachment.has_no_interface() || !result.interfaces.is_empty() || !result.ips.is_empty()
     };
     let pairs: Vec<_> = plan.attachments.iter().zip(results).filter(says_something).collect();
     let devices: Vec<_> = pairs.iter().map(|(attachment, _)| claims::described(plan, attachment)).collect();
+    let guids: Vec<_> = pairs.iter().map(|(attachment, _)| guid_of(attachment)).collect();
     let entries: Vec<status::Entry> = pairs
         .into_iter()
-        .zip(&devices)
-        .map(|((attachment, result), device)| status::Entry {
+        .zip(devices.iter().zip(&guids))
+        .map(|((attachment, result), (device, guid))| status::Entry {
             network: &attachment.network,
             ifname: &attachment.ifname,
             default: attachment.default,
             default_route: attachment.default_route.as_deref(),
+            guid: guid.as_deref(),
             device: device.as_ref(),
             result,
         })

@@ -19,6 +19,8 @@ pub struct Entry<'a> {
     pub default: bool,
     /// The gateways its `default-route` asked for.
     pub default_route: Option<&'a [IpAddr]>,
+    /// The identifier that its InfiniBand interface was given.
+    pub guid: Option<&'a str>,
     /// What is known of its device (device information specification).
     pub device: Option<&'a Map<String, Value>>,
     /// What its chain answered.
@@ -70,6 +72,7 @@ fn text(
         ("interface", word(interface)),
         ("ips", texts(ips)),
         ("mac", word(mac)),
+        ("infiniband-guid", word(entry.guid.unwrap_or_default())),
         ("mtu", if mtu == 0 { Value::Null } else { mtu.into() }),
         ("default", default.into()),
         ("dns", serde_json::to_value(&result.dns).unwrap_or_else(|_| Value::Object(Map::new()))),
@@ -110,6 +113,7 @@ mod tests {
             ifname: "net1",
             default: false,
             default_route: None,
+            guid: None,
             device: None,
             result: &result,
         };
@@ -128,6 +132,7 @@ mod tests {
             ifname: "net7",
             default: true,
             default_route: Some(&[gateway]),
+            guid: None,
             device: None,
             result: &empty,
         };
@@ -138,12 +143,39 @@ mod tests {
     }
 
     #[test]
+    fn a_guid_is_told_beside_the_hardware_address() {
+        let result = result(&json!({"cniVersion": "1.0.0",
+            "interfaces": [{"name": "net1", "mac": "02:00:00:00:00:01", "sandbox": "/n"}]}));
+        let guid = "c2:11:22:33:44:55:66:77";
+        let entry = Entry {
+            network: "n",
+            ifname: "net1",
+            default: false,
+            default_route: None,
+            guid: Some(guid),
+            device: None,
+            result: &result,
+        };
+        let status: Value = serde_json::from_str(&render(&[entry])).unwrap();
+        let expected = json!([{"name": "n", "interface": "net1", "mac": "02:00:00:00:00:01", "infiniband-guid": guid,
+            "default": false, "dns": {}}]);
+        assert_eq!(status, expected);
+    }
+
+    #[test]
     fn several_interfaces_share_the_addresses_by_index() {
         let result = result(&json!({"cniVersion": "1.0.0",
             "interfaces": [{"name": "a", "sandbox": "/n"}, {"name": "b", "sandbox": "/n"}],
             "ips": [{"address": "10.0.0.1/24", "interface": 1, "gateway": "10.0.0.254"}, {"address": "10.0.0.2/24", "interface": 0}]}));
-        let entry =
-            Entry { network: "n", ifname: "a", default: true, default_route: None, device: None, result: &result };
+        let entry = Entry {
+            network: "n",
+            ifname: "a",
+            default: true,
+            default_route: None,
+            guid: None,
+            device: None,
+            result: &result,
+        };
         let status: Value = serde_json::from_str(&render(&[entry])).unwrap();
         assert_eq!((&status[0]["ips"], &status[1]["ips"]), (&json!(["10.0.0.2"]), &json!(["10.0.0.1"])));
         assert_eq!((&status[0]["default"], &status[1]["default"]), (&json!(false), &json!(true)));

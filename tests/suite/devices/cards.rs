@@ -8,12 +8,15 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use serde_json::json;
 
-use super::{KUBELET, try_add};
+use super::{KEEPS, KUBELET, sent, try_add};
 use crate::case::Case;
-use crate::meta::{definition, node};
+use crate::meta::{definition, node, statuses};
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new("devices::of_two_cards_the_one_near_the_pods_processors_is_taken", &[], near)]
+    vec![
+        Case::new("devices::of_two_cards_the_one_near_the_pods_processors_is_taken", &[], near),
+        Case::new("devices::a_guid_that_a_plugin_takes_is_in_the_status", &[], guid),
+    ]
 }
 
 /// A card with one function, near a NUMA node that has these processors.
@@ -53,4 +56,27 @@ fn near() {
     }
     node.bed.file("kubelet/cpu_manager_state", "no state");
     chosen("0000:01:10.0");
+}
+
+fn guid() {
+    let node = node();
+    node.script("keeps", KEEPS);
+    let conf = |name: &str, takes: bool| {
+        let conf =
+            json!({"cniVersion": "1.0.0", "name": name, "type": "keeps", "capabilities": {"infinibandGUID": takes}});
+        definition(&node.bed, "default", name, &conf.to_string());
+    };
+    conf("ib", true);
+    conf("plain", true);
+    let guid = "c2:11:22:33:44:55:66:77";
+    node.add("a", &json!([{"name": "ib", "infiniband-guid": guid}, {"name": "plain"}]).to_string());
+    assert_eq!(sent("a", "net1", "ADD")["runtimeConfig"]["infinibandGUID"], guid);
+    let status = statuses().remove(0);
+    let of_network =
+        |name: &str| status.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap().clone();
+    assert_eq!(of_network("default/ib")["infiniband-guid"], guid);
+    assert_eq!(of_network("default/plain").get("infiniband-guid"), None);
+    conf("ib", false);
+    let asked = json!([{"name": "ib", "infiniband-guid": guid}]).to_string();
+    try_add(&node, "b", &asked).fails(7, "infinibandGUID");
 }
