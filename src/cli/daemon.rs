@@ -158,14 +158,12 @@ fn look_at_kubeconfig(file: &Path) -> Result<(), Failure> {
     }
 }
 
-/// What is offered to the kubelet, with that of the other device plugin's file.
-fn offered(mut devices: Devices) -> Result<Devices, Failure> {
+/// What is offered to the kubelet, with that of the other device plugin's file. What is wrong with that keeps nobody's pods from networks.
+fn offered(mut devices: Devices) -> Devices {
     if let Some(file) = devices.file.clone() {
-        let refused = |why: String| Failure::Input { act: format!("reading {}", file.display()), why };
-        let text = sources::read(&file).map_err(refused)?;
-        devices.add_file(&text).map_err(refused)?;
+        devices.add_file(sources::read(&file));
     }
-    Ok(devices)
+    devices
 }
 
 fn look_at_log(file: &Path) -> Result<(), Failure> {
@@ -190,7 +188,7 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
         _ => LogConf::of_program(args.log_file, args.log_level.unwrap_or(Level::Error)),
     };
     let notes = conf.as_ref().map(|conf| notes(conf, args.compat_socket_dir.is_some())).unwrap_or_default();
-    let devices = conf.as_ref().and_then(|conf| conf.devices.clone()).map(offered).transpose()?;
+    let devices = conf.as_ref().and_then(|conf| conf.devices.clone()).map(offered);
     let executions = usize::from(args.executions);
     let request_time = Duration::from_secs(args.request_time);
     let socket = args.socket_dir.join(SOCKET);
@@ -199,7 +197,8 @@ pub(super) fn run(args: DaemonArgs) -> Result<(), Failure> {
     let certificate = conf.as_ref().and_then(|conf| conf.certificate.as_ref());
     let (certificate, kubeconfig) = login(certificate, args.kubeconfig)?;
     let startup_taint = startup_taint(args.startup_taint)?;
-    let notes = notes.into_iter().chain(devices.iter().flat_map(|devices| devices.warnings.clone())).collect();
+    let of_devices = devices.iter().flat_map(|devices| devices.warnings.iter().chain(&devices.faults).cloned());
+    let notes = notes.into_iter().chain(of_devices).collect();
     let options = Options {
         socket,
         compat,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -140,6 +140,8 @@ pub struct Devices {
     pub plugin_dir: PathBuf,
     /// Keys that nobody knows, and what else a person should know.
     pub warnings: Vec<String>,
+    /// What is not offered although somebody wrote it down: a node's pods do not wait for it.
+    pub faults: Vec<String>,
     prefix: String,
 }
 
@@ -269,43 +271,54 @@ impl Devices {
             cdi_dir: written.use_cdi.unwrap_or(false).then_some(cdi_dir),
             plugin_dir: directory("devices.pluginDir", written.plugin_dir, PLUGIN_DIR)?,
             warnings: Vec::new(),
+            faults: Vec::new(),
             prefix: given(written.resource_prefix).unwrap_or_else(|| PREFIX.to_owned()),
         };
-        devices.add(&written.resource_list.unwrap_or_default()).map_err(|why| said(&why))?;
+        let list = written.resource_list.unwrap_or_default();
+        let list = devices.fitting(&list, "the configuration");
+        devices.add(list).map_err(|why| said(&why))?;
         Ok(devices)
     }
 
-    /// Adds the resources of a file as the other plugin reads it. One that only that plugin offers is warned of and left out: a node's
-    /// pods do not wait for it.
-    ///
-    /// # Errors
-    /// A sentence: it is no such file.
-    pub fn add_file(&mut self, text: &[u8]) -> Result<(), String> {
-        let object = gojson::parse_object(text, "config.ResourceConfList").map_err(|e| e.to_string())?;
-        match gojson::field(&object, "resourceList") {
-            Some(Value::Array(list)) => self.add_known(list),
-            Some(_) => Err("resourceList is no list".to_owned()),
-            None => Err("it has no resourceList".to_owned()),
+    /// Adds the resources of its file as the other plugin reads it. One that only that plugin offers is left out, and so are those beyond
+    /// what there is room for; of what is no such file, all are. It is said: nobody's pods wait for a file that is wrong.
+    pub fn add_file(&mut self, text: Result<Vec<u8>, String>) {
+        if let Err(why) = text.and_then(|text| self.add_text(&text)) {
+            let file = self.file.as_deref().unwrap_or(Path::new("configFile")).display();
+            self.faults.push(format!("devices: no resource of {file} is offered: {why}"));
         }
     }
 
-    fn add_known(&mut self, list: &[Value]) -> Result<(), String> {
-        for item in list.iter().take(RESOURCES_MAX) {
+    fn add_text(&mut self, text: &[u8]) -> Result<(), String> {
+        let object = gojson::parse_object(text, "config.ResourceConfList").map_err(|e| e.to_string())?;
+        let list = match gojson::field(&object, "resourceList") {
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err("resourceList is no list".to_owned()),
+            None => return Err("it has no resourceList".to_owned()),
+        };
+        for item in self.fitting(list, "the file") {
             if let Err(why) = self.add(std::slice::from_ref(item)) {
                 let name = item.get("resourceName").and_then(Value::as_str).unwrap_or("without a name");
-                self.warnings.push(format!("devices: resource {name} of the file is not offered: {why}"));
+                self.faults.push(format!("devices: resource {name} of the file is not offered: {why}"));
             }
         }
-        match list.len().checked_sub(RESOURCES_MAX) {
-            None | Some(0) => Ok(()),
-            Some(more) => Err(format!("resourceList: {more} more than {RESOURCES_MAX} resources")),
+        Ok(())
+    }
+
+    /// The first of a list, as many as there is room for.
+    fn fitting<'a>(&mut self, list: &'a [Value], place: &str) -> &'a [Value] {
+        let (first, more) = list.split_at(list.len().min(RESOURCES_MAX.saturating_sub(self.resources.len())));
+        if let Some(next) = more.first() {
+            let name = next.get("resourceName").and_then(Value::as_str).unwrap_or("without a name");
+            self.faults.push(format!(
+                "devices: resourceList of {place}: {} resources, from {name} on, are not offered: there may be {RESOURCES_MAX}",
+                more.len()
+            ));
         }
+        first
     }
 
     fn add(&mut self, list: &[Value]) -> Result<(), String> {
-        if self.resources.len() + list.len() > RESOURCES_MAX {
-            return Err(format!("resourceList: more than {RESOURCES_MAX} resources"));
-        }
         for (position, item) in list.iter().enumerate() {
             let resource = self.resource(item).map_err(|why| format!("resourceList[{position}]: {why}"))?;
             if self.resources.iter().any(|other| other.full_name() == resource.full_name()) {
@@ -447,7 +460,8 @@ mod tests {
             {"resourceName": "mlnx_rdma", "resourcePrefix": "mellanox.com", "deviceType": "netDevice",
                 "selectors": [{"vendors": ["15b3"], "isRdma": true}, {"rootDevices": ["0000:86:00.0#1"], "needVhostNet": true}],
                 "additionalInfo": {"*": {"token": "t"}}, "excludeTopology": true, "more": 1}]});
-        devices.add_file(file.to_string().as_bytes()).unwrap();
+        devices.add_file(Ok(file.to_string().into_bytes()));
+        assert_eq!(devices.faults, Vec::<String>::new());
         let [first, second] = devices.resources.as_slice() else { panic!("{devices:?}") };
         assert_eq!(
             [first.full_name(), second.full_name()],
@@ -472,10 +486,10 @@ mod tests {
             {"resourceName": "vf", "selectors": {"vendors": ["8086"]}},
             {"resourceName": "vf", "selectors": {"vendors": ["15b3"]}},
             {"resourceName": "sf", "selectors": {"auxTypes": ["sf"]}}]});
-        devices.add_file(file.to_string().as_bytes()).unwrap();
+        devices.add_file(Ok(file.to_string().into_bytes()));
         let names: Vec<String> = devices.resources.iter().map(Resource::full_name).collect();
         assert_eq!(names, ["intel.com/vf"]);
-        let told = devices.warnings.join("; ");
+        let told = devices.faults.join("; ");
         assert!(["gpu", "vf is there twice", "auxTypes"].iter().all(|part| told.contains(part)), "{told}");
     }
 
@@ -505,7 +519,6 @@ mod tests {
             (selectors(&json!({"pfNames": [format!("eth0#{}1", "1,".repeat(1024))]})), "eth0: more than 1024 words"),
             (selectors(&json!({"vendors": "8086"})), "vendors"),
             (json!({"resourceList": twice}), "intel.com/vf is there twice"),
-            (json!({"resourceList": vec![json!({}); 65]}), "more than 64 resources"),
             (json!({"virtualFunctions": [{"pf": "eth0"}]}), "eth0: count is 1 to 4096"),
             (json!({"virtualFunctions": [{"pf": "eth0", "count": 0}]}), "count is 1 to"),
             (json!({"virtualFunctions": [{"count": 4}]}), "pf is not given"),
@@ -515,10 +528,41 @@ mod tests {
             let error = parse(&devices).unwrap_err();
             assert!(error.contains(part), "{devices}: {error}");
         }
-        let mut devices = parse(&json!({})).unwrap();
-        for text in ["", "[]", "{}", r#"{"resourceList": {}}"#] {
-            assert!(devices.add_file(text.as_bytes()).is_err(), "{text}");
+    }
+
+    #[test]
+    fn of_a_file_that_is_none_nothing_is_offered_and_that_is_said() {
+        let absent = Err("no such file or directory".to_owned());
+        let texts = ["", "[]", "{}", r#"{"resourceList": {}}"#].map(|text| Ok(text.as_bytes().to_vec()));
+        for text in texts.into_iter().chain([absent]) {
+            let mut devices = parse(&json!({"configFile": "/x/config.json"})).unwrap();
+            devices.add_file(text.clone());
+            assert_eq!(devices.resources, [], "{text:?}");
+            let [fault] = devices.faults.as_slice() else { panic!("{text:?}: {:?}", devices.faults) };
+            assert!(fault.starts_with("devices: no resource of /x/config.json is offered: "), "{fault}");
         }
+    }
+
+    #[test]
+    fn of_too_many_resources_the_first_are_offered_and_that_is_said() {
+        let named = |number: usize| json!({"resourceName": format!("r{number}"), "selectors": {"vendors": ["8086"]}});
+        let many = |count: usize| json!({"resourceList": (0..count).map(named).collect::<Vec<_>>()});
+        let full = parse(&many(RESOURCES_MAX)).unwrap();
+        assert_eq!((full.resources.len(), full.faults.len()), (RESOURCES_MAX, 0));
+        let more = parse(&many(RESOURCES_MAX + 3)).unwrap();
+        assert_eq!(more.resources, full.resources);
+        let said = |place: &str, more: usize, from: usize| {
+            [format!(
+                "devices: resourceList of {place}: {more} resources, from r{from} on, are not offered: there may be 64"
+            )]
+        };
+        assert_eq!(more.faults, said("the configuration", 3, 64));
+        let mut of_file = parse(&json!({})).unwrap();
+        of_file.add_file(Ok(many(RESOURCES_MAX + 1).to_string().into_bytes()));
+        assert_eq!((&of_file.resources, of_file.faults), (&full.resources, said("the file", 1, 64).to_vec()));
+        let mut both = full;
+        both.add_file(Ok(json!({"resourceList": [named(90)]}).to_string().into_bytes()));
+        assert_eq!((both.resources.len(), both.faults), (RESOURCES_MAX, said("the file", 1, 90).to_vec()));
     }
 
     #[test]

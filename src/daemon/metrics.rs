@@ -84,6 +84,7 @@ pub struct Metrics {
     pools: Arc<Pools>,
     journal_records: Level,
     journal_bytes: Level,
+    device_faults: Level,
     findings: Family<Two, Counter>,
     spans_dropped: Counter,
 }
@@ -121,6 +122,7 @@ impl Metrics {
             statuses_failed: add(&mut registry, &table::STATUS_FAILED, Counter::default()),
             journal_records: add(&mut registry, &table::JOURNAL_RECORDS, Gauge::default()),
             journal_bytes: add(&mut registry, &table::JOURNAL, Gauge::default()),
+            device_faults: add(&mut registry, &table::DEVICE_FAULTS, Gauge::default()),
             findings: add(&mut registry, &table::FINDINGS, Family::default()),
             spans_dropped: add(&mut registry, &table::SPANS_DROPPED, Counter::default()),
             pools: Arc::clone(&pools),
@@ -191,6 +193,11 @@ impl Metrics {
     /// The API server was called so many times more.
     pub fn api_calls(&self, verb: ApiVerb, outcome: ApiOutcome, calls: u64) {
         self.api.get_or_create(&[("verb", verb.word()), ("outcome", outcome.word())]).inc_by(calls);
+    }
+
+    /// How much of what the configuration says of devices is not offered.
+    pub fn device_faults(&self, faults: usize) {
+        self.device_faults.set(u64::try_from(faults).unwrap_or(u64::MAX));
     }
 
     /// How many statuses the API server has not got yet.

@@ -198,6 +198,7 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
             .map_err(OpenError::system("watch the node's configuration"))?;
     }
     if let Some(wanted) = options.devices.clone() {
+        shared.metrics.device_faults(wanted.faults.len());
         devices::start(wanted).map_err(OpenError::system("offer devices"))?;
     }
     tokio::spawn(tick(events.clone()));

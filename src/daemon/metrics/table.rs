@@ -122,6 +122,8 @@ rows! {
     LEASES_FREE = "plexus_leases_free" Gauge None, [NETWORK], "Addresses that a network's pools on this node still have";
     JOURNAL_RECORDS = "plexus_journal_records" Gauge None, [], "Records in the journal";
     JOURNAL = "plexus_journal" Gauge Some(Unit::Bytes), [], "What the journal's records are long, together";
+    DEVICE_FAULTS = "plexus_device_faults" Gauge None, [],
+        "Faults in what the daemon's configuration, or its `configFile`, says of devices: there are resources that are not offered, and the log says which";
     FINDINGS = "plexus_reconcile_findings" Counter None,
         [("what", Values::Closed(|| Finding::ALL.iter().map(|one| one.word()).collect())),
          ("became", Values::Closed(|| Became::ALL.iter().map(|one| one.word()).collect()))],

@@ -14,10 +14,12 @@ use super::wire::{Client, Given, Watch};
 use super::{CARD, DEVICES, Kubelet, PLUGINS, address, ask, config, function, rig, set_card};
 use crate::case::Case;
 use crate::meta::Node;
+use crate::observe::has;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("daemon::supply_looks_again_at_a_device_whose_driver_changed", &[], driver_changed),
+        Case::new("daemon::supply_offers_what_fits_of_a_file_that_is_wrong", &[], wrong_file),
         Case::new("daemon::supply_does_not_offer_what_a_default_route_goes_through", &[], under_a_bridge),
         Case::new("daemon::supply_refuses_what_no_kubelet_asks", &[], refused),
         Case::new("daemon::supply_gives_the_file_of_a_vdpa_device", &[], vdpa),
@@ -77,6 +79,27 @@ fn driver_changed() {
     bind(2, Some("igbvf"));
     stir(&node);
     assert_eq!((ids(&mut rest), ids(&mut dpdk)), ([0, 2].map(address).to_vec(), [1, 3].map(address).to_vec()));
+    daemon.stop();
+}
+
+/// The daemon serves pods whatever is wrong with the other plugin's file.
+fn wrong_file() {
+    let _node = rig(2);
+    let kubelet = Kubelet::serve();
+    let file = Path::new("/run/scratch/resources.json");
+    let offered = |number: u32| json!({"resourceName": format!("r{number}"), "selectors": {"pciAddresses": [address(number.min(1))]}});
+    let list: Vec<Value> = (0..65).map(offered).collect();
+    fs::write(file, json!({"resourceList": list}).to_string()).unwrap();
+    let conf = |file: &Path| config(&json!({"resourcePrefix": "a.b", "configFile": file}));
+    let daemon = Daemon::start_keeping(&conf(file));
+    assert_eq!(ids(&mut kubelet.client("a.b/r0").watch()), [address(0)]);
+    let said = "resourceList of the file: 1 resources, from r64 on, are not offered: there may be 64";
+    until("it is said", || daemon.said().contains(said));
+    has("plexus_device_faults 1");
+    daemon.stop();
+    let daemon = Daemon::start_keeping(&conf(Path::new("/run/scratch/absent.json")));
+    until("it is said", || daemon.said().contains("no resource of /run/scratch/absent.json is offered: "));
+    has("plexus_device_faults 1");
     daemon.stop();
 }
 
