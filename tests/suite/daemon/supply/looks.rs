@@ -38,7 +38,9 @@ impl Looks {
         let mut last = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(seen) = self.0.recv_timeout(left) else { panic!("{what} is not seen; last: {last:?}") };
+            let seen = self.0.recv_timeout(left);
+            assert!(seen.is_ok(), "{what} is not seen; last: {last:?}");
+            let seen = seen.unwrap();
             if seen.iter().map(|(id, healthy)| (id.as_str(), *healthy)).eq(expected.iter().copied()) {
                 return;
             }
