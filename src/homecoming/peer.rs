@@ -126,6 +126,7 @@ impl Attached {
             device: Device {
                 name: state.host_name.clone(),
                 alias: String::new(),
+                keeps_alias: true,
                 mac: mac(&state.effective_mac),
                 permanent: None,
                 kind: String::new(),
@@ -347,7 +348,7 @@ mod tests {
             "address": "0000:01:10.2", "pf": "0000:01:00.0", "index": 1, "driver": "igbvf",
             "settings": {"mac": "02:00:00:00:01:00", "vlan": 7, "qos": 1, "proto": 33024, "minRate": 0, "maxRate": 9,
                 "spoofCheck": true, "trust": false, "linkState": 0},
-            "interface": {"device": {"name": "eth1", "mac": "02:00:00:00:01:01", "bus": "0000:01:10.2"}, "ifindex": 0, "mtu": 1500},
+            "interface": {"device": {"name": "eth1", "mac": "02:00:00:00:01:01", "bus": "0000:01:10.2", "keepsAlias": true}, "ifindex": 0, "mtu": 1500},
         });
         assert_eq!(text, expected);
         assert_eq!(attached.netns().unwrap(), Path::new("/run/netns/a"));

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::Case;
-use crate::card::{Card, ip, ip_json, kept_of, link_of, netns};
+use crate::card::{ALIAS, Card, ip, ip_json, kept_of, link_of, netns};
 
 pub(crate) const CASES: &[Case] = &[
     ("peer::what_it_attached_comes_back", what_it_attached_comes_back),
@@ -167,6 +167,9 @@ fn a_pod_that_is_handed_to_it_is_as_its_own(card: &Card) {
     assert_eq!(holder, netns("one"));
     // What reads sriov-cni's files brings it back: there is nothing else to read any more.
     card.del("one", &netns("one"), &own);
+    // They have no place for the alias that it had, and plexus' own goes.
+    assert_eq!(card.state()["links"][0][4], Value::Null);
+    ip(&format!("link set {} alias {ALIAS}", card.functions[0].name));
     card.assert_state(&before, "after DEL");
     assert!(is_forgotten(card));
     ip("netns del one");

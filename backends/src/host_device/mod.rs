@@ -31,6 +31,9 @@ pub struct Device {
     /// with plexus' mark before it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub alias: String,
+    /// Nobody noted its alias: the one that it has in the pod stays, where that is not plexus'.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_alias: bool,
     /// Its hardware address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
@@ -51,12 +54,18 @@ impl Device {
         let is_ours = link.alias == name || marked(&link.alias).is_some();
         let alias = if is_ours { String::new() } else { link.alias.clone() };
         let (mac, permanent, kind) = (link.mac, link.permanent, link.kind.clone());
-        Self { name: name.to_owned(), alias, mac, permanent, kind, bus: None }
+        Self { name: name.to_owned(), alias, keeps_alias: false, mac, permanent, kind, bus: None }
     }
 
     /// A device that is the only interface at its address. The hardware address it was made with may change with its own.
     pub(crate) fn on_bus(link: &Link, address: &PciAddress) -> Self {
         Self { permanent: None, bus: Some(address.clone()), ..Self::of(link, &link.name) }
+    }
+
+    /// The alias on the host of this device, which is in a pod.
+    fn alias_of<'a>(&'a self, link: &'a Link) -> &'a str {
+        let is_ours = link.alias == self.name || marked(&link.alias).is_some();
+        if self.keeps_alias && !is_ours { &link.alias } else { &self.alias }
     }
 
     /// Whether a link is this device, whatever it is called by now.

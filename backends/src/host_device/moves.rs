@@ -75,7 +75,7 @@ pub(super) fn out_of_pod(host: &mut Host, pod: &mut Pod, link: &Link, device: &D
             error.after_undo(restore(&mut pod.side, link))
         })?;
     }
-    let request = link::relocate(link.index, host.netns().as_fd(), &device.name, &device.alias);
+    let request = link::relocate(link.index, host.netns().as_fd(), &device.name, device.alias_of(link));
     pod.side.apply(request).map_err(|failure| {
         let taken = failure.errno() == Some(Errno::EEXIST);
         let kind = if taken { ErrorKind::NameTaken } else { ErrorKind::Refused };

@@ -117,7 +117,8 @@ fn found(host: &mut Host, link: Link, address: &PciAddress) -> Result<OnHost, Er
         None => free_name(&mut host.side, link.index)?,
     };
     let (alias, kind) = (String::new(), link.kind);
-    let device = Device { name, alias, mac: None, permanent: None, kind, bus: Some(address.clone()) };
+    let device =
+        Device { name, alias, keeps_alias: false, mac: None, permanent: None, kind, bus: Some(address.clone()) };
     Ok(OnHost { device, ifindex: link.index, mtu: link.mtu, alt_names: link.alt_names })
 }
 
@@ -240,6 +241,7 @@ mod tests {
         let of = |alias: &str| Device {
             name: "eth1".to_owned(),
             alias: alias.to_owned(),
+            keeps_alias: false,
             mac: None,
             permanent: None,
             kind: String::new(),
