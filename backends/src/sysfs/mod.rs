@@ -20,7 +20,7 @@ mod node;
 pub use address::{PciAddress, PciAddressError};
 pub use card::PhysicalFunction;
 pub use network::{NetworkFunction, Reach, Vdpa, VdpaUse};
-pub use node::processors_of;
+pub use node::{PROCESSORS_MAX, processors_of};
 
 use crate::error::{Error, ErrorKind};
 

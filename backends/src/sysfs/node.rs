@@ -7,7 +7,7 @@ use super::{Sysfs, names, read};
 /// The NUMA nodes of the machine.
 const NODES: &str = "devices/system/node";
 /// More processors than any machine has (NR_CPUS, arch/x86/Kconfig).
-const PROCESSORS_MAX: u32 = 8192;
+pub const PROCESSORS_MAX: u32 = 8192;
 
 impl Sysfs {
     /// The NUMA nodes that these processors are of; none where the machine has none.

@@ -4,6 +4,8 @@
 //!
 //! Written by hand from the .proto: what is read are seven fields.
 
+use backends::sysfs::PROCESSORS_MAX;
+
 use crate::devices::Devices;
 
 /// `/v1.PodResourcesLister/List`: all pods of the node.
@@ -115,11 +117,8 @@ fn of_pod(pod: &[u8]) -> Result<Devices, String> {
     Ok(devices)
 }
 
-/// More processors than any machine has.
-const PROCESSORS_MAX: u64 = 8192;
-
 fn own(processor: u64, devices: &mut Devices) -> Result<(), String> {
-    let number = u32::try_from(processor).ok().filter(|_| processor < PROCESSORS_MAX);
+    let number = u32::try_from(processor).ok().filter(|number| *number < PROCESSORS_MAX);
     devices.processors.insert(number.ok_or_else(|| format!("{processor} is no number of a processor"))?);
     Ok(())
 }
