@@ -1,7 +1,7 @@
 //! Pods and definitions from a directory of Kubernetes manifests; network files from confDir. Impure only by reading files.
 //!
 //! One broken file never hides another: it is remembered, and named where something is not found.
-//! What a configuration means is not known here.
+//! What a configuration means is not known here, but for whether it is one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::cni::gojson;
+use crate::cni::error::CniError;
+use crate::cni::list::List;
 use crate::yaml;
 
 /// Bounds of a directory of manifests.
@@ -355,32 +356,38 @@ pub struct NetworkFile {
     pub bytes: Vec<u8>,
 }
 
+/// A network's file, where it can be used: one of a list without plugins is, if files of its folder continue it.
+fn usable(path: PathBuf) -> Result<(NetworkFile, String), String> {
+    let why = |e: CniError| format!("{}: {}", path.display(), e.msg);
+    let bytes = read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let list = List::parse_either(&bytes).map_err(why)?;
+    let goes_on = || !list.load_only_inlined && chain_files(&path, &list.name).is_ok_and(|files| !files.is_empty());
+    if list.plugins.is_empty() && !goes_on() {
+        list.require_plugins().map_err(why)?;
+    }
+    Ok((NetworkFile { path, bytes }, list.name))
+}
+
 /// A network by its CNI name in confDir. Lists come before single configurations (network CRD standard 3.4.1).
 ///
 /// # Errors
-/// No readable file has that name.
+/// No file that can be used has that name.
 pub fn network_by_name(conf_dir: &Path, name: &str) -> Result<NetworkFile, SourceError> {
     let mut broken = Vec::new();
     for endings in [&["conflist", "configlist"][..], &["conf", "config", "json"][..]] {
         let paths = files(conf_dir, endings, "listing the network files").unwrap_or_default();
         for path in paths {
-            let parsed = read(&path).and_then(|bytes| {
-                let object: Map<String, Value> = gojson::read(&bytes).map_err(|e| e.to_string())?;
-                Ok((bytes, object))
-            });
-            match parsed {
-                Ok((bytes, object)) if object.get("name").and_then(Value::as_str) == Some(name) => {
-                    return Ok(NetworkFile { path, bytes });
-                }
+            match usable(path) {
+                Ok((file, found)) if found == name => return Ok(file),
                 Ok(_) => {}
-                Err(why) => broken.push(format!("{}: {why}", path.display())),
+                Err(why) => broken.push(why),
             }
         }
     }
     Err(SourceError::NoNetworkFile { name: name.to_owned(), dir: conf_dir.display().to_string(), hint: hint(&broken) })
 }
 
-/// A network by path: a file, or a directory whose first readable network file is taken (Multus' clusterNetwork).
+/// A network by path: a file, or a directory whose first network file that can be used is taken (Multus' clusterNetwork).
 ///
 /// # Errors
 /// There is none.
@@ -390,12 +397,9 @@ pub fn network_at(path: &Path) -> Result<NetworkFile, SourceError> {
         let all = files(path, &["conf", "json", "conflist"], "listing the network files")?;
         let mut broken = Vec::new();
         for path in all {
-            match read(&path) {
-                Ok(bytes) if gojson::read::<Map<String, Value>>(&bytes).is_ok() => {
-                    return Ok(NetworkFile { path, bytes });
-                }
-                Ok(_) => broken.push(format!("{}: no JSON object", path.display())),
-                Err(why) => broken.push(format!("{}: {why}", path.display())),
+            match usable(path) {
+                Ok((file, _)) => return Ok(file),
+                Err(why) => broken.push(why),
             }
         }
         return Err(error(format!("no network file{}", hint(&broken))));

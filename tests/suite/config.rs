@@ -4,6 +4,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -37,6 +40,8 @@ pub(crate) fn cases() -> Vec<Case> {
 
 const LOG: &str = "/run/scratch/log/plexus.log";
 const READY: &str = "/run/scratch/ready";
+/// How long the node's gzip may take beside other work.
+const PACKED_LIMIT: Duration = Duration::from_secs(60);
 
 fn set(node: &mut Node, keys: Value) {
     let Value::Object(keys) = keys else { panic!("keys are an object") };
@@ -151,9 +156,9 @@ fn d28_log_options() {
     set(&mut node, json!({"logFile": LOG, "logLevel": "verbose", "logToStderr": false, "logOptions": options}));
     node.bed.file("log/plexus-2020-02-30T00-00-00.000.log", "too old");
     node.bed.file("log/plexus-of-somebody-else.log", "a stranger");
-    let full = "x".repeat((1 << 20) - 10);
+    let full_line = "x".repeat((1 << 20) - 10);
     for pod in ["a", "b", "c", "d"] {
-        fs::write(LOG, &full).unwrap();
+        fs::write(LOG, &full_line).unwrap();
         node.pod(pod, &[]);
         node.call("ADD", pod).run().ok();
         assert_eq!(logged().len(), 1, "the full file was put aside before the line");
@@ -168,6 +173,21 @@ fn d28_log_options() {
     full.dedup(); // while gzip works there are both
     assert_eq!(full.len(), 2, "{names:?}");
     assert!(names.contains(&"plexus-of-somebody-else.log".to_owned()) && !names.iter().any(|n| n.contains("2020")));
+    let begun = Instant::now();
+    while !fs::read_dir("/run/scratch/log")
+        .unwrap()
+        .any(|one| one.unwrap().path().extension().is_some_and(|e| e == "gz"))
+    {
+        assert!(begun.elapsed() < PACKED_LIMIT, "no full file is packed");
+        thread::yield_now();
+    }
+    // By age alone.
+    set(&mut node, json!({"logOptions": {"maxSize": 1, "maxBackups": 0, "maxAge": 1}}));
+    node.bed.file("log/plexus-2020-02-30T00-00-00.000.log", "too old");
+    fs::write(LOG, &full_line).unwrap();
+    node.pod("e", &[]);
+    node.call("ADD", "e").run().ok();
+    assert!(!Path::new("/run/scratch/log/plexus-2020-02-30T00-00-00.000.log").exists());
 }
 
 fn d28_conf_dir() {

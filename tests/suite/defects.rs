@@ -112,7 +112,9 @@ fn check() {
 }
 
 fn passed_on() {
-    let node = keeping(&json!({}));
+    let mut node = keeping(&json!({}));
+    // Only the runtime's path leads to the plugin.
+    node.conf["binDir"] = json!("/run/scratch/none");
     node.pod("a", &[(NETWORKS, "keeps")]);
     let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=a;K8S_POD_UID=uid-a;COLOUR=blue";
     node.call("ADD", "a").args(args).run().ok();

@@ -323,7 +323,16 @@ fn cluster_network() {
     let mut node = node();
     let list = json!({"cniVersion": "1.0.0", "name": "main", "plugins": [definitions()[1].1]});
     node.bed.file("conf/50-main.conflist", &list.to_string());
-    node.bed.file("conf/00-torn.conf", "{ torn");
+    // None of these hides the one after it.
+    for (file, text) in [
+        ("00-torn.conf", "{ torn"),
+        ("01-empty.conflist", r#"{"cniVersion": "1.0.0", "name": "main"}"#),
+        ("02-none.conflist", r#"{"cniVersion": "1.0.0", "name": "main", "plugins": []}"#),
+        ("03-odd.conf", r#"{"cniVersion": "1.0.0", "name": "main", "type": 7}"#),
+        ("04-later.conf", r#"{"cniVersion": "9.0.0", "name": "main", "type": "bridge"}"#),
+    ] {
+        node.bed.file(&format!("conf/{file}"), text);
+    }
     node.conf.as_object_mut().unwrap().remove("delegates");
     node.conf["confDir"] = json!("/run/scratch/conf");
     node.conf["clusterNetwork"] = json!("main");
@@ -334,6 +343,11 @@ fn cluster_network() {
     assert_eq!(node.addresses("a", "net1"), ["10.2.0.2/24"]);
     assert_eq!(node.addresses("a", "net2"), ["10.4.0.2/24", "fd00:4::2/64"]);
     node.call("DEL", "a").run().ok();
+    // As a folder whose first network is taken.
+    node.conf["clusterNetwork"] = json!("/run/scratch/conf");
+    node.add("b", "six");
+    assert_eq!(node.addresses("b", "eth0"), ["10.3.0.3/24"]);
+    node.call("DEL", "b").run().ok();
     node.assert_clean();
 }
 

@@ -250,6 +250,13 @@ fn shared() {
     );
     let detail = found[0]["detail"].as_str().unwrap();
     assert!(detail.contains("shop/lan") && detail.contains("10.8.0.1-10.8.0.254 and 10.9.0.1-10.9.0.254"), "{detail}");
+    meta::definition(&node.bed, "till", "lan", &of("10.9.0.0/24").replace("up0", "up1"));
+    let found = pools();
+    let detail = found[0]["detail"].as_str().unwrap();
+    assert!(
+        found.len() == 1 && detail.contains("shop/lan") && detail.contains("up0") && detail.contains("up1"),
+        "{detail}"
+    );
 }
 
 fn listed() {

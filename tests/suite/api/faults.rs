@@ -78,7 +78,13 @@ fn no_kubeconfig() {
 
 fn slow() {
     let mut member = Member::new();
-    member.node.conf["apiDeadlineMs"] = json!(20_000);
+    // With what holds where nothing is configured.
+    member
+        .node
+        .conf
+        .as_object_mut()
+        .unwrap()
+        .retain(|key, _| !["apiCallTimeoutMs", "apiDeadlineMs", "appearWaitMs"].contains(&key.as_str()));
     member.cluster.fail("", "", usize::MAX, Fault::Slow(SLOW));
     let (uid, answer) = member.add("a", "blue,green");
     answer.ok();

@@ -128,7 +128,9 @@ const KEPT: &str = r#"conf=$(cat); env >"/run/scratch/$CNI_COMMAND.env"
 [ "$CNI_COMMAND" != ADD ] || printf '%s' "$conf" | jq .prevResult"#;
 
 fn passed_on() {
-    let node = node("fail");
+    let mut node = node("fail");
+    // Only the runtime's path leads to the plugin.
+    node.conf["binDir"] = json!("/run/scratch/none");
     let daemon = Daemon::start();
     node.script("noted", KEPT);
     node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "chained")]);
