@@ -32,6 +32,11 @@ pub enum News<'a> {
         /// What the runtime was told.
         error: &'a CniError,
     },
+    /// Something of it is not removed.
+    Stuck {
+        /// What the runtime was told.
+        error: &'a CniError,
+    },
 }
 
 /// One attachment that was made.

@@ -176,18 +176,27 @@ pub fn serve(name: &str, request: &Request, place: &dyn Place) -> Served {
             job.policy = config.policy();
             log::begin(&config.log);
             account::begun(request);
-            if let Some(served) = refer(name, &config, &job) {
-                return served;
-            }
-            collect_older_boot(&job);
-            serve_meta(&job, &config).inspect_err(|error| {
-                if !place.is_given_back() {
-                    account::failed(request, error);
-                }
-            })
+            let served = refer(name, &config, &job).unwrap_or_else(|| {
+                collect_older_boot(&job);
+                serve_meta(&job, &config).inspect_err(|error| {
+                    if !place.is_given_back() {
+                        account::failed(request, error);
+                    }
+                })
+            });
+            served.inspect_err(|error| tell_stuck(&config, &job, error))
         }
         Role::Kind(_) | Role::Chained(_) => serve_direct(&job),
         Role::HostLocal | Role::Static => serve_ipam(&job, role),
+    }
+}
+
+/// Has the daemon tell of the pod what its DEL left.
+fn tell_stuck(config: &Config, job: &Job, error: &CniError) {
+    let socket = config.daemon_socket.as_deref().filter(|_| job.place.asks_daemon());
+    if let (Command::Del, Some(socket), Some(pod)) = (job.request.command, socket, cluster::pod_name(&job.request.args))
+    {
+        refer::tell_stuck(socket, config, job.request, pod, error);
     }
 }
 

@@ -111,6 +111,9 @@ pub struct Tidings {
     arrivals: Vec<Arrived>,
     /// Why nothing is.
     error: Option<Map<String, Value>>,
+    /// It is why something is not removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_stuck: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,17 +130,25 @@ impl Tidings {
         Tidings::of(pod, &News::Failed { error })
     }
 
+    /// Of one that could not remove all.
+    pub fn of_stuck(pod: PodName, error: &CniError) -> Tidings {
+        Tidings::of(pod, &News::Stuck { error })
+    }
+
     fn of(pod: PodName, news: &News) -> Tidings {
         let (status, arrivals, error) = match news {
             News::Attached { status, arrivals } => (Some((*status).to_owned()), arrivals.as_slice(), None),
-            News::Failed { error } => (None, &[][..], serde_json::from_slice(&error.to_json(Version::CURRENT)).ok()),
+            News::Failed { error } | News::Stuck { error } => {
+                (None, &[][..], serde_json::from_slice(&error.to_json(Version::CURRENT)).ok())
+            }
         };
         let arrived = |arrival: &Arrival| Arrived {
             network: arrival.network.to_owned(),
             ifname: arrival.ifname.to_owned(),
             addresses: arrival.addresses.iter().map(ToString::to_string).collect(),
         };
-        Tidings { pod, status, arrivals: arrivals.iter().map(arrived).collect(), error }
+        let is_stuck = matches!(news, News::Stuck { .. });
+        Tidings { pod, status, arrivals: arrivals.iter().map(arrived).collect(), error, is_stuck }
     }
 
     /// Tells it; whether there was something to tell.
@@ -150,6 +161,7 @@ impl Tidings {
         });
         let news = match (&self.status, &error) {
             (Some(status), _) => News::Attached { status, arrivals: arrivals.collect() },
+            (None, Some(error)) if self.is_stuck => News::Stuck { error },
             (None, Some(error)) => News::Failed { error },
             (None, None) => return false,
         };
@@ -278,7 +290,8 @@ mod tests {
         });
         let error = CniError::new(Code::InvalidConfig, "no");
         let arrivals = vec![Arrival { network: "n", ifname: "eth0", addresses: vec!["10.0.0.2/24".parse().unwrap()] }];
-        let all = [News::Attached { status: "[]", arrivals }, News::Failed { error: &error }];
+        let all =
+            [News::Attached { status: "[]", arrivals }, News::Failed { error: &error }, News::Stuck { error: &error }];
         all.iter().for_each(|news| handed.tell(&pod(), news));
         let mut heard = Heard::default();
         assert!(told.borrow().iter().all(|tidings| tidings.tell(&mut heard)));

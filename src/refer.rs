@@ -173,6 +173,11 @@ pub fn tell_failed(socket: &Path, config: &Config, request: &Request, pod: PodNa
     tell(socket, config, request, &Tidings::of_failure(pod, error));
 }
 
+/// The same of a DEL that left something: nobody but the daemon tells of it, as no DEL asks the API server.
+pub fn tell_stuck(socket: &Path, config: &Config, request: &Request, pod: PodName, error: &CniError) {
+    tell(socket, config, request, &Tidings::of_stuck(pod, error));
+}
+
 /// Gives the daemon at `socket` what came of a request to tell. Where it takes nothing, the status is noted for whoever reaches the API
 /// server next.
 pub fn tell(socket: &Path, config: &Config, request: &Request, tidings: &Tidings) {

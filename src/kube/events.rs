@@ -53,8 +53,18 @@ impl Event {
     pub(super) fn failed(error: &CniError) -> Event {
         let is_missing = error.msg.contains("cannot find a network-attachment-definition");
         let reason = if is_missing { "NoNetworkFound" } else { "FailedAddingInterface" };
-        // However long the cause is: what to do is said.
-        let end = format!("; {}", advice::on(error));
+        Event::warning(reason, error, advice::on(error))
+    }
+
+    /// Something stays of what was attached: the cause, and what to do.
+    pub(super) fn stuck(error: &CniError) -> Event {
+        let advice = "the runtime tries again, and plexus gc on the node removes what stays once the pod has gone";
+        Event::warning("FailedRemovingInterface", error, advice)
+    }
+
+    /// However long the cause is: what to do is said.
+    fn warning(reason: &'static str, error: &CniError, advice: &str) -> Event {
+        let end = format!("; {advice}");
         let message = bounded(error.msg.clone(), MESSAGE_BYTES_MAX.saturating_sub(end.len())) + &end;
         Event { kind: "Warning", reason, message, trace: None }
     }

@@ -58,6 +58,7 @@ impl Word {
         let (status, events): (_, Vec<Event>) = match news {
             News::Attached { status, arrivals } => (Some(*status), arrivals.iter().map(Event::added).collect()),
             News::Failed { error } => (None, vec![Event::failed(error)]),
+            News::Stuck { error } => (None, vec![Event::stuck(error)]),
         };
         let trace = log::trace();
         let mut word = Word {

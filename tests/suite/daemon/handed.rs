@@ -18,6 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("daemon::handed_over_the_daemon_alone_asks_and_tells", api, told),
         Case::new("daemon::handed_over_what_fails_is_one_event", api, failed),
+        Case::new("daemon::handed_over_what_a_del_left_is_one_event", api, stuck),
         Case::new("daemon::handed_over_while_the_server_is_away", api, away),
         Case::new("daemon::handed_over_by_a_daemon_that_is_killed_then", api, killed),
         Case::new("daemon::handed_over_before_answer_is_waited_for", api, before_answer),
@@ -98,6 +99,37 @@ fn failed() {
         matches!(events.as_slice(), [(reason, text)] if reason == "FailedAddingInterface" && text.contains("no")),
         "{events:?}"
     );
+    member.del("a", &uid);
+    assert_clean(&member);
+    daemon.stop();
+}
+
+/// A DEL that fails, whoever served it: by the daemon, which cannot read a record, or by plexus-cni, whose plugin refuses.
+fn stuck() {
+    let member = member();
+    let daemon = Daemon::start();
+    let refusing = format!(
+        "if [ \"$CNI_COMMAND\" = DEL ] && [ -e /run/scratch/stubborn ]; then echo '{}'; exit 1; fi\n{NOTED}",
+        r#"{"cniVersion": "1.0.0", "code": 11, "msg": "the switch does not answer"}"#
+    );
+    member.node.script("noted", &refusing);
+    let (uid, answer) = member.add("a", "chain");
+    answer.ok();
+    member.node.bed.file("stubborn", "");
+    for _ in 0..3 {
+        assert_eq!(member.call("DEL", "a", &uid).run().rc, Some(1));
+    }
+    let of_del = || -> Vec<String> {
+        let events = member.cluster.events().into_iter();
+        events.filter(|(reason, _)| reason == "FailedRemovingInterface").map(|(_, text)| text).collect()
+    };
+    until("it is told", || !of_del().is_empty());
+    let told = of_del();
+    assert!(
+        told.len() == 1 && told[0].contains("the switch does not answer") && told[0].contains("plexus gc"),
+        "{told:?}"
+    );
+    fs::remove_file("/run/scratch/stubborn").unwrap();
     member.del("a", &uid);
     assert_clean(&member);
     daemon.stop();
