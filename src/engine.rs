@@ -286,7 +286,7 @@ fn check_shim(job: &Job, config: &Config) -> Result<(), CniError> {
     let is_shim = plugin_type(&job.request.config) == "multus-shim";
     if !is_shim
         || config.manifests.is_some()
-        || cluster::has_api(config)
+        || job.place.has_api(config)
         || cluster::pod_name(&job.request.args).is_none()
     {
         return Ok(());

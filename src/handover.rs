@@ -45,20 +45,25 @@ impl Place for Program {
         self.knowledge.borrow().is_none() && cluster::is_needed(config, request)
     }
 
+    fn has_api(&self, config: &Config) -> bool {
+        self.knowledge.borrow().is_some() || cluster::has_api(config)
+    }
+
     fn hand(&self, knowledge: Knowledge) {
         self.knowledge.replace(Some(knowledge));
     }
 
     /// The cluster as manifests tell it, or as the daemon handed it over; where only its API can tell, this process ends here and becomes another.
     fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
+        if let (Some(knowledge), Some(socket)) = (self.knowledge.take(), config.daemon_socket.clone()) {
+            let (config, request) = (config.clone(), request.clone());
+            let tell = move |tidings: &_| refer::tell(&socket, &config, &request, tidings);
+            return Ok(Box::new(Handed::new(knowledge, tell)));
+        }
         if !cluster::is_needed(config, request) {
             return OfFiles.reach(config, request);
         }
-        let (Some(knowledge), Some(socket)) = (self.knowledge.take(), config.daemon_socket.clone()) else {
-            return Err(execute(request));
-        };
-        let (config, request) = (config.clone(), request.clone());
-        Ok(Box::new(Handed::new(knowledge, move |tidings| refer::tell(&socket, &config, &request, tidings))))
+        Err(execute(request))
     }
 
     fn allow_execution(&self, request: &Request, why: Executed) -> Result<(), CniError> {

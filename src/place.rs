@@ -10,7 +10,7 @@ use backends::{Host, Kind, NetNs, Pod};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Request;
 use crate::config::Config;
@@ -34,6 +34,11 @@ pub trait Place: Debug {
     /// # Errors
     /// It cannot be reached; what says where it is cannot be read.
     fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError>;
+
+    /// Whether there is an API server to ask here.
+    fn has_api(&self, config: &Config) -> bool {
+        cluster::has_api(config)
+    }
 
     /// Whether the node's daemon is asked first, where one is configured.
     fn asks_daemon(&self) -> bool {
@@ -146,7 +151,7 @@ fn has_processors() -> bool {
 
 impl Place for OfFiles {
     fn reach<'a>(&'a self, config: &Config, _request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
-        crate::cluster::manifests(config).map(|local| Box::new(local) as Box<dyn Cluster>)
+        cluster::manifests(config).map(|local| Box::new(local) as Box<dyn Cluster>)
     }
 }
 

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::cni::error::CniError;
+use crate::cni::gojson;
 use crate::cni::list::List;
 use crate::yaml;
 
@@ -266,7 +266,7 @@ pub fn manifest_files(dir: &Path) -> Result<Vec<PathBuf>, SourceError> {
 fn hint(broken: &[String]) -> String {
     match broken.first() {
         None => String::new(),
-        Some(first) => format!("; {} file(s) could not be read, the first: {first}", broken.len()),
+        Some(first) => format!("; {} file(s) cannot be used, the first: {first}", broken.len()),
     }
 }
 
@@ -358,12 +358,14 @@ pub struct NetworkFile {
 
 /// A network's file, where it can be used: one of a list without plugins is, if files of its folder continue it.
 fn usable(path: PathBuf) -> Result<(NetworkFile, String), String> {
-    let why = |e: CniError| format!("{}: {}", path.display(), e.msg);
-    let bytes = read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let list = List::parse_either(&bytes).map_err(why)?;
+    let place = |e: String| format!("{}: {e}", path.display());
+    let bytes = read(&path).map_err(place)?;
+    // Which line and column it is that is no JSON.
+    gojson::read::<Map<String, Value>>(&bytes).map_err(|e| place(e.to_string()))?;
+    let list = List::parse_either(&bytes).map_err(|e| place(e.msg))?;
     let goes_on = || !list.load_only_inlined && chain_files(&path, &list.name).is_ok_and(|files| !files.is_empty());
     if list.plugins.is_empty() && !goes_on() {
-        list.require_plugins().map_err(why)?;
+        list.require_plugins().map_err(|e| place(e.msg))?;
     }
     Ok((NetworkFile { path, bytes }, list.name))
 }
@@ -512,13 +514,14 @@ mod tests {
             &[
                 ("00.conf", "{"),
                 ("10.conf", r#"{"name":"n","type":"a"}"#),
-                ("20.conflist", r#"{"name":"n","plugins":[]}"#),
+                ("15.conflist", r#"{"name":"n"}"#),
+                ("20.conflist", r#"{"name":"n","plugins":[{"type":"a"}]}"#),
             ],
         );
         assert!(network_by_name(&dir, "n").unwrap().path.ends_with("20.conflist"));
         let text = network_by_name(&dir, "m").unwrap_err().to_string();
-        assert!(text.contains("00.conf"), "{text}");
-        assert!(network_at(&dir).unwrap().path.ends_with("10.conf"), "a directory: the first that can be read");
+        assert!(text.contains("2 file(s) cannot be used, the first") && text.contains("15.conflist"), "{text}");
+        assert!(network_at(&dir).unwrap().path.ends_with("10.conf"), "a directory: the first that can be used");
         assert!(network_at(&dir.join("none.conf")).is_err());
         fs::create_dir_all(dir.join("n")).unwrap();
         fs::write(dir.join("n/b.conf"), "{}").unwrap();
@@ -526,5 +529,6 @@ mod tests {
         let chain: Vec<_> = chain_files(&dir.join("20.conflist"), "n").unwrap();
         assert_eq!(chain.len(), 2);
         assert!(chain[0].path.ends_with("a.conf"));
+        assert!(network_by_name(&dir, "n").unwrap().path.ends_with("15.conflist"), "its folder continues it");
     }
 }

@@ -216,6 +216,11 @@ impl Shared {
         Terms { kubeconfig, state_dir: config.state_dir.clone(), times }
     }
 
+    /// A request's configuration, with the daemon's own way to the API server where it has one.
+    fn with_login(&self, config: &Config) -> Config {
+        Config { kubeconfig: self.kubeconfig.clone().or_else(|| config.kubeconfig.clone()), ..config.clone() }
+    }
+
     /// Watches what requests will ask, as far as is known before the first of them.
     pub(super) fn watch_ahead(&self, config: &Config) {
         match Watched::start(config, self.terms(config)) {
@@ -362,7 +367,7 @@ impl Drop for Seat<'_> {
 impl Place for Seat<'_> {
     fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
         self.shared.note_state_dir(&config.state_dir);
-        if !cluster::is_needed(config, request) {
+        if !cluster::is_needed(&self.shared.with_login(config), request) {
             return OfFiles.reach(config, request);
         }
         let found = self.shared.cluster(config, &self.cancel).map_err(cluster::refuse)?;
@@ -370,6 +375,10 @@ impl Place for Seat<'_> {
             return Ok(found);
         }
         Ok(Box::new(Noting::new(found, &self.knowledge)))
+    }
+
+    fn has_api(&self, config: &Config) -> bool {
+        cluster::has_api(&self.shared.with_login(config))
     }
 
     fn executes(&self) -> bool {

@@ -23,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::handed_over_by_a_daemon_that_is_killed_then", api, killed),
         Case::new("daemon::handed_over_before_answer_is_waited_for", api, before_answer),
         Case::new("daemon::handed_over_strange_tidings_are_refused", api, strange),
+        Case::new("daemon::handed_over_where_the_daemon_alone_knows_the_server", api, own_login),
     ]
 }
 
@@ -40,6 +41,30 @@ fn member() -> Member {
         {"type": "noted"}]});
     member.cluster.definition("chain", &chain);
     member
+}
+
+/// The node's configuration says nothing of an API server, and the daemon was told: of what it attaches, and of what it gives back.
+fn own_login() {
+    let mut member = member();
+    let kubeconfig = member.node.conf.as_object_mut().unwrap().remove("kubeconfig").unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_plexus"));
+    let daemon = Daemon::start_as(program, None, &["--kubeconfig", kubeconfig.as_str().unwrap()]);
+    for (pod, kind, networks) in [
+        ("first", "plexus-cni", "green"),
+        ("a", "plexus-cni", "green"),
+        ("b", "multus-shim", "green"),
+        ("c", "plexus-cni", "chain"),
+    ] {
+        member.node.conf["type"] = json!(kind);
+        let (uid, answer) = member.add(pod, networks);
+        answer.ok();
+        assert_eq!(member.node.addresses(pod, "net1").len(), 1, "{pod}");
+        until("its status is written", || member.cluster.get_pod(pod).to_string().contains("network-status"));
+        assert_eq!(names(&member.cluster.network_status(pod)).len(), 2, "{pod}");
+        member.del(pod, &uid);
+    }
+    assert_clean(&member);
+    daemon.stop();
 }
 
 fn names(status: &Value) -> Vec<String> {
