@@ -23,7 +23,7 @@ use crate::default_route;
 use crate::homecoming;
 use crate::journal::{Commitment, Intent, Journal, Outcome, Progress};
 use crate::log::warn;
-use crate::native::{self, Ipam, Native, from_backend};
+use crate::native::{self, Failed, Ipam, Native, from_backend};
 use crate::phase::Phase;
 use crate::place::{OfFiles, Place, timed};
 use crate::plan::{Attachment, How, Plan, Step};
@@ -364,9 +364,11 @@ fn one<'a>(
                     };
                     let result = timed(place, Phase::Address, || {
                         chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)
-                    })?;
-                    begun.done.push(Done::Chained { attachment, step, result: known, original: found });
-                    result
+                    });
+                    if result.as_ref().map_or_else(|failed| failed.is_in_doubt, |_| true) {
+                        begun.done.push(Done::Chained { attachment, step, result: known, original: found });
+                    }
+                    result.map_err(|failed| failed.error)?
                 }
             }
             How::Executed(_) => {
@@ -441,12 +443,14 @@ fn build<'a>(
     let layer3 = convert::layer3(&leased);
     let (built, ruled) =
         beside::link_and_rules(plan, attachment, (index, native), resolved, kernel, layer3, &leased, begun);
-    let built = built?;
     let ifname = &attachment.ifname;
-    begun.done.push(match resolved {
-        moved if moved.is_moved() => Done::Device { ifname, resolved: Box::new(moved.clone()) },
-        _ => Done::Link { ifname },
-    });
+    if built.as_ref().map_or_else(|failed| failed.is_in_doubt && !resolved.is_moved(), |_| true) {
+        begun.done.push(match resolved {
+            moved if moved.is_moved() => Done::Device { ifname, resolved: Box::new(moved.clone()) },
+            _ => Done::Link { ifname },
+        });
+    }
+    let built = built.map_err(|failed| failed.error)?;
     match ruled? {
         Ruled::All => {}
         Ruled::After => {
@@ -469,7 +473,7 @@ fn link(
     resolved: &Resolved,
     kernel: &mut Kernel,
     layer3: Layer3,
-) -> Result<Built, CniError> {
+) -> Result<Built, Failed> {
     let target = Target { ifname: &attachment.ifname, group: plan.group, mac: native.mac };
     let place = kernel.place;
     let built = timed(place, Phase::Link, || {
@@ -477,7 +481,7 @@ fn link(
         let _lane = if native.kind.is_moved() { None } else { place.lane() };
         backends::build(&mut kernel.host, &mut kernel.pod, resolved, &target, layer3)
     });
-    let built = built.inspect_err(|e| place.link_failed(e)).map_err(from_backend)?;
+    let built = built.inspect_err(|e| place.link_failed(e))?;
     built.told.iter().for_each(|told| warn(&format!("network {:?}: {told}", attachment.network)));
     Ok(built)
 }

@@ -13,7 +13,7 @@ use crate::convert;
 use crate::deleter;
 use crate::journal::Step;
 use crate::log::warn;
-use crate::native::{self, Around, Verdict, from_backend};
+use crate::native::{self, Around, Failed, Verdict, from_backend};
 
 /// What a step works on.
 #[derive(Clone, Copy, Debug)]
@@ -29,30 +29,33 @@ pub struct Link<'a> {
 /// Does a step: `note` is told what was there before it is changed. Returns the result that comes after it.
 ///
 /// # Errors
-/// What the backend says; then nothing of the step stays.
+/// What the backend says; then nothing of the step stays, unless it is in doubt.
 pub fn add(
     spec: &Spec,
     link: &Link,
     mut previous: CniResult,
     (host, pod): (&mut Host, &mut Pod),
     note: &mut dyn FnMut(&Original) -> Result<(), CniError>,
-) -> Result<CniResult, CniError> {
+) -> Result<CniResult, Failed> {
     if spec.is_idle() {
         return Ok(previous);
     }
     if let Some(odd) = previous.interfaces.iter().find(|interface| interface.name.contains('\0')) {
         let msg = format!("prevResult names an interface {:?}, which no link can be called", odd.name);
-        return Err(CniError::new(Code::InvalidConfig, msg));
+        return Err(CniError::new(Code::InvalidConfig, msg).into());
     }
     let known = convert::previous(&previous);
     let mut scene = Scene { host, pod, owner: link.owner, previous: &known, group: link.group };
     let refused = |error| {
-        let error = from_backend(error);
+        let mut failed = Failed::from(error);
         // Go's plugin says it of every failure.
-        let named = spec.chained() == Chained::Vrf;
-        if named { CniError { msg: format!("cmdAdd failed: {}", error.msg), ..error } } else { error }
+        if spec.chained() == Chained::Vrf {
+            failed.error.msg = format!("cmdAdd failed: {}", failed.error.msg);
+        }
+        failed
     };
-    let looked = spec.look(&mut scene).map_err(refused)?;
+    // Nothing is changed by looking.
+    let looked = spec.look(&mut scene).map_err(|error| Failed { is_in_doubt: false, ..refused(error) })?;
     if let Some(original) = looked.original() {
         note(&original)?;
     }

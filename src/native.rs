@@ -314,6 +314,27 @@ pub fn from_backend(error: backends::Error) -> CniError {
     CniError::new(code, chain(&error))
 }
 
+/// What a backend could not do, in the protocol's words.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: CniError,
+    /// It may be done all the same, so that it is to be undone.
+    pub is_in_doubt: bool,
+}
+
+impl From<backends::Error> for Failed {
+    fn from(error: backends::Error) -> Self {
+        Failed { is_in_doubt: error.leaves_doubt(), error: from_backend(error) }
+    }
+}
+
+impl From<CniError> for Failed {
+    fn from(error: CniError) -> Self {
+        Failed { error, is_in_doubt: false }
+    }
+}
+
 /// An IPAM refusal in the protocol's words.
 pub fn from_ipam(error: ipam::Error) -> CniError {
     let code = if error.kind() == ipam::ErrorKind::Busy { Code::TryAgainLater } else { Code::Generic };

@@ -121,6 +121,12 @@ impl Error {
         self.kind
     }
 
+    /// Whether it may be done all the same: the answer did not come, or could not be read.
+    #[must_use]
+    pub fn leaves_doubt(&self) -> bool {
+        matches!(self.kind, ErrorKind::Io | ErrorKind::Timeout | ErrorKind::Panicked)
+    }
+
     /// What the kernel said, where it is the cause.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {

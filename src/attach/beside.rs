@@ -10,7 +10,7 @@ use backends::{Address, Built, Layer3, Resolved, nft};
 use super::{Begun, Done, Kernel, link, owner};
 use crate::cni::error::CniError;
 use crate::cni::result::CniResult;
-use crate::native::{Native, from_backend};
+use crate::native::{Failed, Native};
 use crate::plan::{Attachment, How, Plan};
 use crate::rules;
 
@@ -51,8 +51,8 @@ struct Beside<'a> {
 struct Added {
     rules: Result<(), CniError>,
     steps: Vec<(usize, Gain)>,
-    /// Of the step after these.
-    failure: Option<CniError>,
+    /// Of the step after these, and its place.
+    failure: Option<(usize, Failed)>,
     /// Whoever added them has not said how far it came.
     is_unknown: bool,
 }
@@ -86,11 +86,12 @@ impl Beside<'_> {
                 Some(filter) => Ok(filter),
                 None => rules::open().map(|opened| filter.insert(opened)),
             };
-            let done =
-                opened.and_then(|filter| looked.carry_out_ahead(filter, &owner, &addresses).map_err(from_backend));
+            let done = opened
+                .map_err(Failed::from)
+                .and_then(|filter| looked.carry_out_ahead(filter, &owner, &addresses).map_err(Failed::from));
             match done {
                 Ok(gain) => added.steps.push((index, gain)),
-                Err(failure) => return Added { failure: Some(failure), ..added },
+                Err(failure) => return Added { failure: Some((index, failure)), ..added },
             }
         }
         added
@@ -114,7 +115,7 @@ pub(super) fn link_and_rules<'a>(
     layer3: Layer3,
     leased: &CniResult,
     begun: &mut Begun<'a, '_, '_>,
-) -> (Result<Built, CniError>, Result<Ruled, CniError>) {
+) -> (Result<Built, Failed>, Result<Ruled, CniError>) {
     let left = if native.rules.is_empty() { Ruled::All } else { Ruled::After };
     let idle = kernel.place.has_idle_processor();
     let steps = if idle { early(attachment, index, &layer3.addresses) } else { Vec::new() };
@@ -126,7 +127,7 @@ pub(super) fn link_and_rules<'a>(
     let noted: BTreeMap<usize, Original> = noted.collect();
     for (index, original) in &noted {
         if let Err(failure) = begun.note(*index, original) {
-            return (Err(failure), Ok(left));
+            return (Err(failure.into()), Ok(left));
         }
     }
     if !rules.is_empty() {
@@ -140,7 +141,10 @@ pub(super) fn link_and_rules<'a>(
     let Some(Added { rules: ruled, steps, failure, is_unknown }) = added else { return (built, Ok(left)) };
     begun.early.extend(steps);
     // What of it is not there is no error of the undo.
-    for index in indices.into_iter().filter(|index| is_unknown || begun.early.contains_key(index)) {
+    let doubted = failure.as_ref().filter(|(_, failed)| failed.is_in_doubt).map(|(index, _)| *index);
+    let is_begun = |index: &usize| is_unknown || doubted == Some(*index) || begun.early.contains_key(index);
+    let indices: Vec<usize> = indices.into_iter().filter(is_begun).collect();
+    for index in indices {
         let gained = begun.early.get(&index).and_then(|gain| gain.original.clone());
         let original = gained.or_else(|| noted.get(&index).cloned());
         if let Some(step) = attachment.steps.get(index) {
@@ -148,5 +152,5 @@ pub(super) fn link_and_rules<'a>(
         }
     }
     let done = if rules.is_empty() { left } else { Ruled::All };
-    (built, failure.map_or(ruled, Err).map(|()| done))
+    (built, failure.map_or(ruled, |(_, failed)| Err(failed.error)).map(|()| done))
 }

@@ -192,7 +192,9 @@ impl One<'_> {
         // DEL finds them by their owner: what the record says of where they were is only the quicker way.
         let mut note = |_: &Original| Ok(());
         let (host, pod) = (&mut *ends.0, &mut *ends.1);
-        chained::add(spec, &self.link(), self.result.clone(), (host, pod), &mut note).map(drop)
+        chained::add(spec, &self.link(), self.result.clone(), (host, pod), &mut note)
+            .map(drop)
+            .map_err(|failed| failed.error)
     }
 
     /// By the plugin itself: what firewalld knows already it does not tell twice. Its CHECK is not asked: it finds nothing missing.

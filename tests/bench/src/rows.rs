@@ -208,6 +208,10 @@ pub(crate) const ROWS: &[Row] = &[
     chain("chain-firewall", "bridge + firewall", FIREWALL, false, 0),
     chain("chain-bandwidth", "bridge + bandwidth, both directions", BANDWIDTH, false, 0),
     chain("chain-sbr", "bridge + sbr", r#"[{"type": "sbr"}]"#, false, 0),
+    Row {
+        needs: Some("link add probe0 type vrf table 10"),
+        ..chain("chain-vrf", "bridge + vrf", r#"[{"type": "vrf", "vrfname": "blue"}]"#, false, 0)
+    },
     member("member-0", "a pod of a cluster: a bridge", 0),
     member("member-1", "the same and 1 definition (macvlan)", 1),
     member("member-3", "the same and 3 definitions", 3),

@@ -1,8 +1,10 @@
 //! The reference plugin's backup of an attachment: `<dataDir>/<sandbox>_<ifname>.json`. Either plugin's DEL finds the other's.
 //! A file is whole or not there, no link in its place is followed, and what is in it is believed by nobody but its reader.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,6 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::original::Original;
 use crate::error::{Error, ErrorKind};
-use crate::mac::random_bytes;
 use crate::nft::Owner;
 
 /// The largest backup, in bytes: more than all parameters that anybody sets.
@@ -23,6 +24,8 @@ const DIRECTORY_MODE: u32 = 0o700;
 pub(super) const SUFFIX: &str = ".json";
 /// How a file that is being written is called. No container id begins so.
 pub(super) const UNFINISHED: &str = ".unfinished-";
+/// The longest name of a file (NAME_MAX, include/uapi/linux/limits.h).
+const NAME_BYTES_MAX: usize = 255;
 
 /// Where the backup of an owner is.
 pub(super) fn path_of(directory: &Path, owner: &Owner<'_>) -> Result<PathBuf, Error> {
@@ -82,7 +85,9 @@ pub(super) fn text(original: &Original) -> Result<Vec<u8>, Error> {
 /// Puts a file in place of whatever file or link is there. The directory is made if it is missing.
 pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let unfinished = directory.join(format!("{UNFINISHED}{:016x}", u64::from_ne_bytes(random_bytes())));
+    let unfinished = unfinished(path);
+    // Whoever was killed in the middle of it left one; nobody else works for the same owner.
+    drop(fs::remove_file(&unfinished));
     let create = || OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&unfinished);
     let created = match create() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -98,14 +103,22 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let failed = |error| Error::at(ErrorKind::Io, "failed to save file", path.display().to_string()).because(error);
     let mut file: File = created.map_err(failed)?;
     file.write_all(bytes).and_then(|()| fs::rename(&unfinished, path)).map_err(|error| {
-        // What stays is found by its name and removed with the backups that nobody needs any more.
         drop(fs::remove_file(&unfinished));
         failed(error)
     })
 }
 
-/// Removes it, whatever it says; a link in its place, not what that leads to.
+/// Where it is written before it has its name: known of its owner, so that whoever removes the backup finds what a kill left of it.
+fn unfinished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    // A name has 255 bytes.
+    let name = name.get(..NAME_BYTES_MAX - UNFINISHED.len()).unwrap_or(name);
+    path.with_file_name(OsStr::from_bytes(&[UNFINISHED.as_bytes(), name].concat()))
+}
+
+/// Removes it, whatever it says; a link in its place, not what that leads to. And what a kill left of one that was written.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
+    drop(fs::remove_file(unfinished(path)));
     match fs::remove_file(path) {
         // Where the directory should be is something else: no backup either.
         Err(error) if ![io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
@@ -160,6 +173,24 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_a_kill_left_goes_with_the_next_or_with_the_backup() {
+        let directory = directory("unfinished");
+        fs::create_dir_all(&directory).unwrap();
+        let long = format!("{}_eth0.json", "x".repeat(240));
+        for name in ["c1_eth0.json", &long] {
+            let path = directory.join(name);
+            let left = || fs::read_dir(&directory).unwrap().count();
+            fs::write(unfinished(&path), "half").unwrap();
+            put(&path, b"whole").unwrap();
+            assert_eq!((left(), fs::read(&path).unwrap()), (1, b"whole".to_vec()));
+            fs::write(unfinished(&path), "half").unwrap();
+            remove(&path).unwrap();
+            assert_eq!(left(), 0);
+        }
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

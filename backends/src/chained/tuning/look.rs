@@ -57,6 +57,8 @@ pub fn look(host: Option<&mut Host>, pod: &mut Pod, spec: &Spec, owner: &Owner<'
     }
     // By another of its names a link has no files, and the reference plugin fails.
     let present = link.as_ref().filter(|link| link.name == ifname).and_then(|link| link.inet);
+    // In one message the address would come first, and arp_notify too late to announce it.
+    let present = present.filter(|_| spec.tuning.mac.is_none());
     let (sysctl, opened, inet) = match present.and_then(|present| told(present, ifname, &spec.parameters)) {
         Some((former, inet)) => (former, None, inet),
         None => parameters(pod, spec).map(|(former, opened)| (former, opened, Inet::default()))?,
