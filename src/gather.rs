@@ -226,16 +226,14 @@ fn allot(
         Some(pod) => cluster.devices(pod, &config.kubelet_dir),
         None => Ok(Devices::default()),
     };
-    let processors = match &devices {
-        Ok(devices) if chooses => devices.processors.clone(),
-        Err(e) if chooses => {
-            let why = native::chain(e);
-            warnings
-                .push(format!("cards are taken in the order of pf: which processors the pod has is not known: {why}"));
-            BTreeSet::new()
-        }
-        _ => BTreeSet::new(),
+    let (processors, unknown) = match &devices {
+        Ok(devices) => (devices.processors.clone(), devices.processors_unknown.clone()),
+        Err(e) => (BTreeSet::new(), Some(native::chain(e))),
     };
+    if let Some(why) = unknown.filter(|_| chooses) {
+        warnings.push(format!("cards are taken in the order of pf: which processors the pod has is not known: {why}"));
+    }
+    let processors = if chooses { processors } else { BTreeSet::new() };
     Ok((allot::allot(&references, &devices, config.allow_device_id)?, processors))
 }
 

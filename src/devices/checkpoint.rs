@@ -2,6 +2,7 @@
 //! socket is not there. Both forms: ids by NUMA node (since Kubernetes 1.20), and the plain list before.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
@@ -61,12 +62,16 @@ pub fn devices(kubelet: &Path, uid: &str) -> Result<Devices, SourceError> {
         transient: true, // the next one is written with the next allocation
     };
     // They are a matter of preference: what is not known of them fails nobody.
-    let processors = processors::of_pod(kubelet, uid).unwrap_or_default();
-    let Some(bytes) = read(&path).map_err(refuse)? else { return Ok(Devices { processors, ..Devices::default() }) };
+    let (processors, processors_unknown) = match processors::of_pod(kubelet, uid) {
+        Ok(processors) => (processors, None),
+        Err(why) => (BTreeSet::new(), Some(why)),
+    };
+    let known = |devices| Devices { processors, processors_unknown, ..devices };
+    let Some(bytes) = read(&path).map_err(refuse)? else { return Ok(known(Devices::default())) };
     if uid.is_empty() {
         return Err(refuse("it knows pods by their UIDs, and the runtime told none".to_owned()));
     }
-    parse(&bytes, uid).map(|devices| Devices { processors, ..devices }).map_err(refuse)
+    parse(&bytes, uid).map(known).map_err(refuse)
 }
 
 /// Which devices pods have of resources that are wanted, by the checkpoint in a folder of device plugins; none where there is no

@@ -34,6 +34,8 @@ pub struct Devices {
     count: usize,
     /// Processors that are the pod's own.
     pub processors: BTreeSet<u32>,
+    /// Why these are not known.
+    pub processors_unknown: Option<String>,
     /// Why there may be more.
     pub doubt: Option<SourceError>,
 }

@@ -6,31 +6,37 @@ use super::binding::{self, VFIO};
 use super::conf::{Binding, Spec};
 use crate::error::{Error, ErrorKind};
 use crate::host_device::serves_user_space;
-use crate::sysfs::{Sysfs, VirtualFunction};
+use crate::sysfs::{PhysicalFunction, Sysfs, VirtualFunction};
 
-/// The functions of a card, in the order of their numbers.
-fn functions_of(sysfs: &Sysfs, card: &str) -> Result<Vec<VirtualFunction>, Error> {
+/// A card with its functions, in the order of their numbers.
+fn card_of(sysfs: &Sysfs, card: &str) -> Result<PhysicalFunction, Error> {
     let missing = |text: String| Error::new(ErrorKind::LinkMissing, text);
     let pf = sysfs.physical_function_named(card);
     let pf = pf.ok_or_else(|| missing(format!("pf {card} is no card with virtual functions (SR-IOV) here")))?;
-    match pf.functions.is_empty() {
-        true => Err(missing(format!("pf {card} has no virtual function: sriov_numvfs of {} is 0", pf.address))),
-        false => Ok(pf.functions),
+    if pf.functions.is_empty() {
+        return Err(missing(format!("pf {card} has no virtual function: sriov_numvfs of {} is 0", pf.address)));
     }
+    if pf.interface.is_none() {
+        let why = "it is in another network namespace, or its driver makes none";
+        return Err(missing(format!("pf {card} has no interface here: {why}")));
+    }
+    Ok(pf)
 }
 
 impl Spec {
     /// The functions of its cards, in the order in which they are given out: first those of the NUMA node of the processors that they should be
-    /// near, then in the order of the cards in the configuration, then of their numbers. A card that is not here is left out: a configuration
-    /// may be for nodes of several makes.
+    /// near, then in the order of the cards in the configuration, then of their numbers; those of a card that is down after all others. A card that
+    /// is not here, or has its interface elsewhere, is left out: a configuration may be for nodes of several makes.
     ///
     /// # Errors
     /// [`ErrorKind::LinkMissing`] where none of the cards is here, or has a function.
     pub fn functions(&self, sysfs: &Sysfs) -> Result<Vec<VirtualFunction>, Error> {
         let (mut functions, mut missing) = (Vec::new(), Vec::new());
         for card in &self.pf {
-            match functions_of(sysfs, card) {
-                Ok(of_card) => functions.extend(of_card),
+            match card_of(sysfs, card) {
+                Ok(pf) => {
+                    functions.extend(pf.functions.into_iter().map(|function| (pf.is_up == Some(false), function)))
+                }
                 Err(e) => missing.push(e),
             }
         }
@@ -40,10 +46,11 @@ impl Spec {
         }
         // A card that is named by its interface and by its address is one.
         let mut seen = BTreeSet::new();
-        functions.retain(|function| seen.insert(function.address.clone()));
+        functions.retain(|(_, function)| seen.insert(function.address.clone()));
         let nodes = if self.pf.len() > 1 { sysfs.nodes_of(&self.near) } else { BTreeSet::new() };
-        functions.sort_by_key(|function| !function.numa_node.is_some_and(|node| nodes.contains(&node)));
-        Ok(functions)
+        let is_near = |function: &VirtualFunction| function.numa_node.is_some_and(|node| nodes.contains(&node));
+        functions.sort_by_key(|(is_down, function)| (*is_down, !is_near(function)));
+        Ok(functions.into_iter().map(|(_, function)| function).collect())
     }
 
     /// Whether there is what every ADD needs: a card, with functions, and the driver that they are to be bound to.
@@ -106,7 +113,7 @@ mod tests {
         let tree = Tree::new("choice").with_functions(3);
         let sysfs = tree.sysfs();
         let devices = tree.0.join("bus/pci/devices");
-        let none = functions_of(&sysfs, "eth0").unwrap_err().chain();
+        let none = card_of(&sysfs, "eth0").unwrap_err().chain();
         assert_eq!(none, "pf eth0 is no card with virtual functions (SR-IOV) here");
         fs::write(devices.join("0000:01:00.0/sriov_totalvfs"), "7\n").unwrap();
         fs::remove_dir_all(devices.join("0000:01:10.0/net")).unwrap();
@@ -116,7 +123,7 @@ mod tests {
         fs::remove_dir_all(vfio.join("net")).unwrap();
         fs::remove_file(vfio.join("iommu_group")).unwrap();
         let fit = |rest: &str| -> Vec<u32> {
-            let all = functions_of(&sysfs, "0000:01:00.0").unwrap();
+            let all = card_of(&sysfs, "0000:01:00.0").unwrap().functions;
             all.iter().filter(|vf| spec(rest).fits(&sysfs, vf)).map(|vf| vf.index).collect()
         };
         assert_eq!(fit(""), [2], "the first is in another namespace, the second has no interface");

@@ -28,10 +28,16 @@ impl Sysfs {
 #[must_use]
 pub fn processors_of(text: &str) -> Option<BTreeSet<u32>> {
     let mut processors = BTreeSet::new();
+    // The kernel writes each once.
+    let mut count: u32 = 0;
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
         if first > last || last >= PROCESSORS_MAX {
+            return None;
+        }
+        count += last - first + 1;
+        if count > PROCESSORS_MAX {
             return None;
         }
         processors.extend(first..=last);
@@ -66,7 +72,7 @@ mod tests {
     fn what_is_no_list_is_none() {
         assert_eq!(processors_of("0-2,7\n").unwrap().into_iter().collect::<Vec<_>>(), [0, 1, 2, 7]);
         assert_eq!(processors_of("").unwrap().len(), 0);
-        for text in ["x", "3-1", "0-", "-1", "0-4294967295", "8192"] {
+        for text in ["x", "3-1", "0-", "-1", "0-4294967295", "8192", "0-8191,0"] {
             assert_eq!(processors_of(text), None, "{text}");
         }
     }
