@@ -31,12 +31,13 @@ impl NetNs {
     /// Opens the namespace at `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::NetnsMissing`] if the path does not exist, [`ErrorKind::NotNetns`] if it is something else, both with the
-    /// reference plugins' texts; [`ErrorKind::Io`] otherwise.
+    /// [`ErrorKind::NetnsMissing`] if the path does not exist (a file in the place of one of its folders included),
+    /// [`ErrorKind::NotNetns`] if it is something else, both with the reference plugins' texts; [`ErrorKind::Io`] otherwise.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let act = || format!("failed to open netns \"{}\"", path.display());
         let failed = |errno: Errno| {
-            let kind = if errno == Errno::ENOENT { ErrorKind::NetnsMissing } else { ErrorKind::Io };
+            let is_missing = matches!(errno, Errno::ENOENT | Errno::ENOTDIR);
+            let kind = if is_missing { ErrorKind::NetnsMissing } else { ErrorKind::Io };
             let words = format!("failed to Statfs \"{}\": {}", path.display(), errno.desc().to_lowercase());
             Error::new(kind, act()).because_of(words)
         };
@@ -164,6 +165,8 @@ mod tests {
             missing.chain(),
             "failed to open netns \"/no/such/netns\": failed to Statfs \"/no/such/netns\": no such file or directory"
         );
+        let below = NetNs::open(Path::new("/proc/version/netns")).unwrap_err();
+        assert_eq!(below.kind(), ErrorKind::NetnsMissing, "{}", below.chain());
         let plain = NetNs::open(Path::new("/sys/kernel")).unwrap_err();
         assert_eq!(plain.kind(), ErrorKind::NotNetns);
         assert!(plain.chain().ends_with("unknown FS magic on \"/sys/kernel\": 62656572"), "{}", plain.chain());

@@ -170,6 +170,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("meta::delegates_alone_and_in_a_chain", mac, delegates),
         Case::new("meta::hostile_definitions_are_errors", mac, hostile),
         Case::new("meta::a_device_of_the_host_outlives_its_pods_links", mac, device),
+        Case::new("meta::a_namespace_below_a_file_is_gone", mac, below_a_file),
     ]
 }
 
@@ -191,6 +192,19 @@ fn four_interfaces() {
     node.call("DEL", "a").run().ok();
     node.assert_clean();
     node.call("DEL", "a").run().ok();
+}
+
+fn below_a_file() {
+    let node = node();
+    let path = node.bed.file("file", "").join("netns").display().to_string();
+    let call = |command: &str| node.call(command, "a").env("CNI_NETNS", &path).run();
+    node.add("a", "blue");
+    node.bed.lose_pod("a");
+    call("DEL").ok();
+    node.assert_clean();
+    call("DEL").ok();
+    assert!(!call("ADD").succeeded());
+    node.assert_clean();
 }
 
 fn device() {
