@@ -67,7 +67,8 @@ fn refuse(error: &dyn std::error::Error) -> CniError {
 pub fn asked(config: &Config, asking: &Asking, cluster: &mut dyn Cluster) -> Result<Asked, CniError> {
     // A pod whose name cannot be read would get the default network alone, and nobody would know.
     if asking.args.contains("K8S_POD_NAME") {
-        Args::parse(asking.args).map_err(|e| CniError::new(Code::InvalidEnvironment, e.to_string()))?;
+        let args = Args::parse(asking.args).map_err(|e| CniError::new(Code::InvalidEnvironment, e.to_string()))?;
+        is_named_as_a_whole(&args)?;
     }
     let name = cluster::pod_name(asking.args);
     let found = name.as_ref().map(|name| cluster.pod(name)).transpose().map_err(cluster::refuse)?.flatten();
@@ -78,6 +79,20 @@ pub fn asked(config: &Config, asking: &Asking, cluster: &mut dyn Cluster) -> Res
     // A runtime that does not tell the UID means the pod that is there.
     let name = name.map(|name| if name.uid.is_empty() { PodName { uid: pod.uid.clone(), ..name } } else { name });
     of_pod(config, &pod, asking, name, cluster)
+}
+
+/// A pod is named by its namespace and its name; a runtime that serves no pods gives neither.
+fn is_named_as_a_whole(args: &Args) -> Result<(), CniError> {
+    let is_given = |value: Option<&str>| value.is_some_and(|value| !value.is_empty());
+    let (given, lacking) = match (is_given(args.pod_namespace()), is_given(args.pod_name())) {
+        (true, false) => ("K8S_POD_NAMESPACE", "K8S_POD_NAME"),
+        (false, true) => ("K8S_POD_NAME", "K8S_POD_NAMESPACE"),
+        _ => return Ok(()),
+    };
+    let msg = format!(
+        "CNI_ARGS has {given} and no {lacking}: a pod is named by both, and which networks it asks for is not known"
+    );
+    Err(CniError::new(Code::InvalidEnvironment, msg))
 }
 
 /// What a pod's annotations name.

@@ -170,6 +170,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("meta::delegates_alone_and_in_a_chain", mac, delegates),
         Case::new("meta::hostile_definitions_are_errors", mac, hostile),
         Case::new("meta::a_device_of_the_host_outlives_its_pods_links", mac, device),
+        Case::new("meta::a_pod_is_named_as_a_whole_or_not_at_all", &[], half_named),
         Case::new("meta::a_namespace_below_a_file_is_gone", mac, below_a_file),
     ]
 }
@@ -192,6 +193,21 @@ fn four_interfaces() {
     node.call("DEL", "a").run().ok();
     node.assert_clean();
     node.call("DEL", "a").run().ok();
+}
+
+/// Its networks would be left out otherwise, and nobody would know.
+fn half_named() {
+    let node = node();
+    node.pod("a", &[]);
+    for half in ["K8S_POD_NAMESPACE=default;K8S_POD_NAME=", "K8S_POD_NAMESPACE=default", "K8S_POD_NAME=a"] {
+        let args = format!("IgnoreUnknown=1;{half}");
+        node.call("ADD", "a").args(&args).run().fails(4, "K8S_POD_NAME");
+        node.call("DEL", "a").args(&args).run().ok();
+    }
+    node.assert_clean();
+    node.call("ADD", "a").args("IgnoreUnknown=1;K8S_POD_NAMESPACE=;K8S_POD_NAME=").run().ok();
+    node.call("DEL", "a").run().ok();
+    node.assert_clean();
 }
 
 fn below_a_file() {
