@@ -1,5 +1,6 @@
 //! One call of the API: its deadline, what is tried again, and what came of it in plain words.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const OBJECT_BYTES_MAX: usize = 4 << 20;
 /// More than any list that is read here.
 const LIST_BYTES_MAX: usize = 64 << 20;
+
+/// Of what somebody else says, in bytes: it becomes a part of an error that the runtime shows, and of a line of the log.
+const TOLD_BYTES_MAX: usize = 4 << 10;
 
 /// What is read of a `Status`.
 #[derive(Default, Deserialize)]
@@ -198,7 +202,7 @@ impl Calls {
     }
 
     fn no_object(&self, why: &str) -> Failure {
-        let server = &self.server;
+        let (server, why) = (&self.server, bounded(why));
         Failure::Foreign(format!(
             "the answer is not the object that was asked for{why}: is something else than the API server at {server}?"
         ))
@@ -317,7 +321,7 @@ impl Calls {
         if !lasts {
             self.doubt();
         }
-        let why = format!("{}: {why}", self.server);
+        let why = format!("{}: {}", self.server, bounded(&why));
         if lasts { Failure::Login(self.doubted(why)) } else { Failure::Passing(why) }
     }
 
@@ -335,9 +339,10 @@ impl Calls {
 
 /// What the server says (Kubernetes API conventions, "HTTP Status codes").
 pub(super) fn of_status(code: u16, message: &str) -> Failure {
+    let message = bounded(message);
     match code {
         404 => Failure::Missing,
-        409 => Failure::Conflict(message.to_owned()),
+        409 => Failure::Conflict(message.into_owned()),
         401 => Failure::Login(format!("the API server does not accept our credentials (401 {message})")),
         403 => Failure::Forbidden(format!("the API server forbids it (403): {message}")),
         410 => Failure::Expired(format!("the API server answered 410: {message}")),
@@ -345,6 +350,17 @@ pub(super) fn of_status(code: u16, message: &str) -> Failure {
         // It redirects nobody.
         300..=399 => Failure::Foreign(format!("{code} is answered, which an API server does not do: see its address")),
         _ => Failure::Lasting(format!("the API server answered {code}: {message}")),
+    }
+}
+
+/// As much of a text as is told of it.
+fn bounded(text: &str) -> Cow<'_, str> {
+    let end = (0..=TOLD_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    match text.get(..end) {
+        Some(start) if text.len() > TOLD_BYTES_MAX => {
+            Cow::Owned(format!("{start}... ({} bytes more)", text.len() - start.len()))
+        }
+        _ => Cow::Borrowed(text),
     }
 }
 
@@ -368,6 +384,18 @@ fn chain(error: &kube::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_message_the_beginning_is_told() {
+        let long = format!("x{}", "\u{e9}".repeat(3 << 20));
+        for code in [400, 401, 403, 409, 410, 422, 503] {
+            let told = of_status(code, &long).to_string();
+            assert!(told.len() < TOLD_BYTES_MAX + 200 && told.contains("bytes more)"), "{code}: {}", told.len());
+            let short = of_status(code, "the quota is used up").to_string();
+            assert!(short.contains("the quota is used up") && !short.contains("more"), "{short}");
+        }
+        assert_eq!(bounded(&"x".repeat(TOLD_BYTES_MAX)).len(), TOLD_BYTES_MAX);
+    }
 
     #[test]
     fn what_the_server_says_decides_whether_it_is_asked_again() {
