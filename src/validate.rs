@@ -83,6 +83,15 @@ pub struct Finding {
     pub instead: String,
 }
 
+impl Finding {
+    /// A file that cannot be read, so that nothing of it is checked. `place`: line and column.
+    pub fn unreadable(file: String, place: (usize, usize), what: String, instead: &str) -> Finding {
+        let ((line, column), level) = (place, Level::Error);
+        let (object, key) = (String::new(), String::new());
+        Finding { file, line, column, level, object, key, what, instead: instead.to_owned() }
+    }
+}
+
 /// What is known besides the files.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -139,6 +148,17 @@ impl Report {
     pub fn count(&self, level: Level) -> usize {
         self.findings.iter().filter(|finding| finding.level == level).count()
     }
+
+    /// The same with what was found before anything was checked.
+    #[must_use]
+    pub fn with(mut self, more: Vec<Finding>) -> Report {
+        self.findings.extend(more);
+        self.findings.sort();
+        self.findings.dedup();
+        self.untold += self.findings.len().saturating_sub(FINDINGS_MAX);
+        self.findings.truncate(FINDINGS_MAX);
+        self
+    }
 }
 
 /// Checks all definitions and pods of the texts, the pods against the definitions.
@@ -159,11 +179,8 @@ pub fn check(texts: &[Text], settings: &Settings) -> Report {
     for pod in &found.pods {
         pod::check(pod, &ground, &mut findings);
     }
-    findings.sort();
-    findings.dedup();
-    let untold = findings.len().saturating_sub(FINDINGS_MAX);
-    findings.truncate(FINDINGS_MAX);
-    Report { findings, definitions: found.definitions.len(), pods: found.pods.len(), untold }
+    let report = Report { definitions: found.definitions.len(), pods: found.pods.len(), ..Report::default() };
+    report.with(findings)
 }
 
 #[cfg(test)]

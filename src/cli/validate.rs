@@ -29,14 +29,15 @@ pub(super) fn run(
     out: &mut Out,
 ) -> Result<(), Failure> {
     let settings = settings(config, namespace)?;
-    let mut texts = Vec::new();
+    let mut read = Files::default();
     for path in files {
-        texts.extend(read_all(path)?);
-        if texts.iter().map(|text| text.text.len()).sum::<usize>() > BYTES_MAX {
+        read.all(path)?;
+        if read.texts.iter().map(|text| text.text.len()).sum::<usize>() > BYTES_MAX {
             return Err(refuse(path, format!("with it the files have more than {BYTES_MAX} bytes")));
         }
     }
-    let report = validate::check(&texts, &settings);
+    let Files { texts, unreadable } = read;
+    let report = validate::check(&texts, &settings).with(unreadable);
     match output {
         Format::Json => out.json(&report.findings)?,
         Format::Table if report.findings.is_empty() => {}
@@ -59,31 +60,61 @@ fn settings(config: Option<&Path>, namespace: &str) -> Result<Settings, Failure>
     Settings::of(bytes.as_deref(), namespace).map_err(|e| refuse(place, e.to_string()))
 }
 
-/// A file, those of a directory, or standard input.
-fn read_all(path: &Path) -> Result<Vec<Text>, Failure> {
-    if path.as_os_str() == INPUT {
-        let mut bytes = Vec::new();
-        let input = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes);
-        input.map_err(Failure::system("reading standard input"))?;
-        if bytes.len() as u64 > INPUT_BYTES_MAX {
-            return Err(refuse(path, format!("more than {INPUT_BYTES_MAX} bytes")));
+/// What was read.
+#[derive(Default)]
+struct Files {
+    texts: Vec<Text>,
+    /// What could not be: it hides no other.
+    unreadable: Vec<Finding>,
+}
+
+impl Files {
+    /// A file, those of a directory, or standard input.
+    fn all(&mut self, path: &Path) -> Result<(), Failure> {
+        if path.as_os_str() == INPUT {
+            let mut bytes = Vec::new();
+            let input = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes);
+            input.map_err(Failure::system("reading standard input"))?;
+            if bytes.len() as u64 > INPUT_BYTES_MAX {
+                return Err(refuse(path, format!("more than {INPUT_BYTES_MAX} bytes")));
+            }
+            self.take(path, bytes);
+        } else if path.is_dir() {
+            let files = sources::manifest_files(path).map_err(|e| refuse(path, e.to_string()))?;
+            files.iter().for_each(|file| self.file(file));
+        } else {
+            // A name that is nobody's is a mistake of the command, not of a file.
+            path.metadata().map_err(|e| refuse(path, e.to_string()))?;
+            self.file(path);
         }
-        return text(path, bytes).map(|text| vec![text]);
+        Ok(())
     }
-    if path.is_dir() {
-        let files = sources::manifest_files(path).map_err(|e| refuse(path, e.to_string()))?;
-        return files.into_iter().map(|file| read(&file)).collect();
+
+    fn file(&mut self, path: &Path) {
+        match sources::read(path) {
+            Ok(bytes) => self.take(path, bytes),
+            Err(why) => {
+                let what = format!("it cannot be read, and nothing of it is checked: {why}");
+                let instead = "a regular file of a manifest's size, or none of this name";
+                self.unreadable.push(Finding::unreadable(path.display().to_string(), (1, 1), what, instead));
+            }
+        }
     }
-    read(path).map(|text| vec![text])
-}
 
-fn read(path: &Path) -> Result<Text, Failure> {
-    text(path, sources::read(path).map_err(|why| refuse(path, why))?)
-}
-
-fn text(path: &Path, bytes: Vec<u8>) -> Result<Text, Failure> {
-    let text = String::from_utf8(bytes).map_err(|e| refuse(path, e.to_string()))?;
-    Ok(Text { name: path.display().to_string(), text })
+    fn take(&mut self, path: &Path, bytes: Vec<u8>) {
+        let name = path.display().to_string();
+        match String::from_utf8(bytes) {
+            Ok(text) => self.texts.push(Text { name, text }),
+            Err(e) => {
+                let what = format!("it is not UTF-8, and nothing of it is checked: {}", e.utf8_error());
+                let valid = e.as_bytes().get(..e.utf8_error().valid_up_to()).unwrap_or_default();
+                let valid = String::from_utf8_lossy(valid);
+                let line = valid.rsplit('\n').next().unwrap_or_default();
+                let place = (valid.matches('\n').count() + 1, line.chars().count() + 1);
+                self.unreadable.push(Finding::unreadable(name, place, what, "the same text in UTF-8"));
+            }
+        }
+    }
 }
 
 fn summary(report: &Report) -> String {

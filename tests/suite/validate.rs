@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("validate::a_card_s_keys_are_known", &[], card),
         Case::new("validate::the_node_s_configuration_counts", &[], configuration),
         Case::new("validate::standard_input_and_directories_are_read", &[], places),
+        Case::new("validate::a_file_that_cannot_be_read_hides_no_other", &[], unreadable),
         Case::new("validate::what_explain_refuses_is_found", &[], explained),
         Case::new("validate::doctor_names_definitions_that_share_a_pool", &[], shared),
         Case::new("validate::doctor_asks_the_server_for_them", &[Need::Macvlan, Need::ApiServer], listed),
@@ -192,6 +193,29 @@ fn places() {
     assert_eq!((&shown[0]["file"], &shown[0]["object"]), (&json!("-"), &json!("Pod shop/a")), "{shown}");
     assert_eq!(plexus(&["validate", "/run/scratch/none.yaml"]).status.code(), Some(1));
     assert_eq!(plexus(&["validate"]).status.code(), Some(2));
+}
+
+fn unreadable() {
+    let bed = Testbed::new();
+    let dir = folder(&bed, &[("lan.yaml", &definition("lan", "", &macvlan("10.10").replace("bridge", "sideways")))]);
+    fs::write(dir.join("bytes.yaml"), b"a: b\n# \xc3\xa9t\xe9\n").unwrap();
+    nix::unistd::mkfifo(&dir.join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = |name: &str| dir.join(name).display().to_string();
+    let all = dir.display().to_string();
+    for files in [&[all.as_str()][..], &[&path("bytes.yaml"), &path("lan.yaml"), &path("pipe.yaml")]] {
+        let (code, findings) = told(files);
+        let places: Vec<Value> =
+            findings.iter().map(|f| json!([f["file"], f["line"], f["column"], f["level"]])).collect();
+        let expected = [
+            json!([path("bytes.yaml"), 2, 5, "error"]),
+            json!([path("lan.yaml"), 8, 67, "error"]),
+            json!([path("pipe.yaml"), 1, 1, "error"]),
+        ];
+        assert_eq!((code, places), (5, expected.to_vec()), "{findings:#?}");
+        assert!(findings[0]["what"].as_str().unwrap().contains("UTF-8"), "{findings:#?}");
+        assert!(findings[2]["what"].as_str().unwrap().contains("not a regular file"), "{findings:#?}");
+        assert!([0, 2].iter().all(|index| findings[*index]["instead"] != ""), "{findings:#?}");
+    }
 }
 
 /// Whatever ADD's plan refuses has a finding with the same words.
