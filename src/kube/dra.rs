@@ -163,11 +163,15 @@ struct SliceSpec {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Pool {
     name: String,
     /// Only slices of the newest one are valid.
     #[serde(default)]
     generation: i64,
+    /// So many slices of this generation are the whole pool.
+    #[serde(default)]
+    resource_slice_count: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -236,6 +240,8 @@ fn read(
     slices: &[Slice],
     devices: &mut Devices,
 ) -> Result<(), String> {
+    // One driver that is publishing its devices hides no other's.
+    let mut unknown = None;
     for (name, claim) in claims {
         if claim.status.allocation.is_none() {
             return Err(format!("claim {name} has no device allocation"));
@@ -251,7 +257,14 @@ fn read(
             }
         }
         for one in results(claim).filter(|one| one.admin_access != Some(true)) {
-            let Some((id, resource)) = described(one, slices) else { continue };
+            let (id, resource) = match described(one, slices) {
+                Ok(Some(described)) => described,
+                Ok(None) => continue,
+                Err(why) => {
+                    unknown.get_or_insert_with(|| format!("claim {name}: {why}"));
+                    continue;
+                }
+            };
             let requests = extended.map(|extended| extended.requests.as_slice()).unwrap_or_default();
             let wanted: BTreeSet<&str> = requests
                 .iter()
@@ -269,24 +282,41 @@ fn read(
             devices.add(resource, id)?;
         }
     }
-    Ok(())
+    unknown.map_or(Ok(()), Err)
 }
 
 fn request_of(allocated: &Allocated) -> &str {
     allocated.request.split('/').next().unwrap_or_default()
 }
 
-/// A device's id and resource, by the newest generation of its pool.
-fn described<'a>(allocated: &Allocated, slices: &'a [Slice]) -> Option<(&'a str, &'a str)> {
+/// A device's id and resource, by the newest generation of its pool; none where it is no networks' device.
+///
+/// # Errors
+/// Slices of that generation are still to come, and it may be in one of them.
+fn described<'a>(allocated: &Allocated, slices: &'a [Slice]) -> Result<Option<(&'a str, &'a str)>, String> {
     let is_pool = |slice: &&Slice| slice.spec.driver == allocated.driver && slice.spec.pool.name == allocated.pool;
-    let newest = slices.iter().filter(is_pool).map(|slice| slice.spec.pool.generation).max()?;
-    let current = slices.iter().filter(is_pool).filter(|slice| slice.spec.pool.generation == newest);
-    let device = current.flat_map(|slice| slice.spec.devices.iter().flatten()).find(|d| d.name == allocated.device)?;
+    let Some(newest) = slices.iter().filter(is_pool).map(|slice| slice.spec.pool.generation).max() else {
+        return Ok(None);
+    };
+    let current = || slices.iter().filter(is_pool).filter(|slice| slice.spec.pool.generation == newest);
+    let mut devices = current().flat_map(|slice| slice.spec.devices.iter().flatten());
+    let Some(device) = devices.find(|device| device.name == allocated.device) else {
+        let (there, all) = (current().count(), current().map(|slice| slice.spec.pool.resource_slice_count).max());
+        let all = all.and_then(|all| usize::try_from(all).ok()).unwrap_or_default();
+        let Allocated { driver, pool, device, .. } = allocated;
+        return if there < all {
+            Err(format!(
+                "device {device}: of pool {pool} of driver {driver} {there} of {all} resource slices are there"
+            ))
+        } else {
+            Ok(None)
+        };
+    };
     let attribute = |name: &str| {
         let text = device.attributes.as_ref()?.get(name)?.string.as_deref();
         text.filter(|text| !text.is_empty())
     };
-    Some((attribute(DEVICE_ID)?, attribute(RESOURCE)?))
+    Ok(attribute(DEVICE_ID).zip(attribute(RESOURCE)))
 }
 
 #[cfg(test)]
@@ -314,13 +344,17 @@ mod tests {
             let text = |text: &str| json!({"string": text});
             json!({"name": name, "attributes": {DEVICE_ID: text(id), RESOURCE: text(resource), "model": {"int": 7}}})
         };
-        let slice = |generation: u32, devices: Value| {
-            json!({"spec": {"driver": "d.test", "pool": {"name": "n1", "generation": generation, "resourceSliceCount": 1},
+        let slice_of = |pool: &str, generation: u32, count: u32, devices: Value| {
+            json!({"spec": {"driver": "d.test", "pool": {"name": pool, "generation": generation, "resourceSliceCount": count},
                 "nodeName": "n1", "devices": devices}})
         };
+        let slice = |generation: u32, devices: Value| slice_of("n1", generation, 1, devices);
         let list = json!({"items": [
             slice(1, json!([device("vf0", "old", "a/vf")])),
             slice(2, json!([device("vf0", "v0", "a/vf"), device("vf1", "v1", "b/vf"), {"name": "gpu0"}])),
+            slice_of("half", 1, 1, json!([device("vf0", "old", "a/vf")])),
+            slice_of("half", 2, 2, json!([device("vf1", "v1", "b/vf")])),
+            slice_of("whole", 2, 2, json!([device("vf0", "v0", "a/vf")])), slice_of("whole", 2, 2, json!([])),
             {"spec": {"driver": "other.test", "pool": {"name": "n1"}}}]});
         serde_json::from_value::<Slices>(list).unwrap().items
     }
@@ -367,6 +401,30 @@ mod tests {
         let mut looked_at = result("r", "vf0");
         looked_at["adminAccess"] = json!(true);
         assert_eq!(found(&pod, &[("c", claim(&json!([looked_at])))]).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_pool_does_not_say_yet_is_unknown() {
+        let of = |pool: &str, device: &str| {
+            let mut result = result("r", device);
+            result["pool"] = json!(pool);
+            found(&pod(&json!({})), &[("c", claim(&json!([result])))])
+        };
+        let text = of("half", "vf0").unwrap_err();
+        assert!(text.contains("claim c: device vf0: of pool half of driver d.test 1 of 2 resource slices"), "{text}");
+        assert_eq!(of("half", "vf1").unwrap(), ["v1"], "it is in the slice that is there");
+        assert_eq!(of("whole", "vf0").unwrap(), ["v0"]);
+        assert_eq!(of("whole", "gone").unwrap(), Vec::<String>::new());
+        // What is said of the other devices counts all the same.
+        let mut half = result("r", "vf0");
+        half["pool"] = json!("half");
+        let claims = BTreeMap::from([
+            ("a".to_owned(), claim(&json!([half]))),
+            ("b".to_owned(), claim(&json!([result("r", "vf0")]))),
+        ]);
+        let mut devices = Devices::default();
+        assert!(read(&pod(&json!({})), &claims, &slices(), &mut devices).is_err());
+        assert_eq!(devices.of("a/vf").collect::<Vec<_>>(), ["v0"]);
     }
 
     #[test]

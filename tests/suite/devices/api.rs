@@ -24,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("devices::without_a_socket_the_checkpoint_answers", needs, checkpoint),
         Case::new("devices::a_claims_devices_are_the_pods", needs, claimed),
         Case::new("devices::a_claim_that_cannot_be_read_matters_to_who_needs_it", needs, doubtful),
+        Case::new("devices::a_pool_that_is_being_published_is_waited_for", needs, half_published),
     ]
 }
 
@@ -178,14 +179,19 @@ fn driver(member: &Member) -> String {
 }
 
 fn slice(member: &Member, devices: &[(&str, &str, &str)]) {
+    slice_of(member, (1, 1), devices);
+}
+
+/// One of so many slices of its pool.
+fn slice_of(member: &Member, (number, count): (u32, u32), devices: &[(&str, &str, &str)]) {
     let one = |(name, id, resource): &(&str, &str, &str)| {
         json!({"name": name, "attributes": {
             "k8s.cni.cncf.io/deviceID": {"string": id}, "k8s.cni.cncf.io/resourceName": {"string": resource}}})
     };
     let devices: Vec<Value> = devices.iter().map(one).collect();
     member.cluster.create("/apis/resource.k8s.io/v1/resourceslices", &json!({"apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceSlice", "metadata": {"name": format!("node-{}", driver(member))}, "spec": {"driver": driver(member),
-        "nodeName": "node", "pool": {"name": "node", "generation": 1, "resourceSliceCount": 1}, "devices": devices}}));
+        "kind": "ResourceSlice", "metadata": {"name": format!("node-{number}-{}", driver(member))}, "spec": {"driver": driver(member),
+        "nodeName": "node", "pool": {"name": "node", "generation": 1, "resourceSliceCount": count}, "devices": devices}}));
 }
 
 /// A pod with these claims, of which `template` is one that a template made, and `made` its name; its UID.
@@ -226,6 +232,22 @@ fn claimed() {
     member.del("a", &uid);
     member.call("ADD", "b", &other).run().ok();
     member.del("b", &other);
+    member.assert_clean();
+}
+
+/// A driver publishes the slices of a pool one after the other.
+fn half_published() {
+    let member = rig();
+    let _kubelet = serve(&member, State::Well, &[("a", &[])]);
+    slice_of(&member, (1, 2), &[("vf0", "0000:01:10.0", RESOURCE)]);
+    claim(&member, "named", "vf1");
+    let uid = claiming(&member, "a", "vf", &["named"], "");
+    member.call("ADD", "a", &uid).run().fails(11, "1 of 2 resource slices are there");
+    assert_eq!(member.node.bed.links("a"), ["lo"]);
+    slice_of(&member, (2, 2), &[("vf1", "0000:01:10.2", RESOURCE)]);
+    member.call("ADD", "a", &uid).run().ok();
+    assert_eq!(device("a", "net1"), "0000:01:10.2");
+    member.del("a", &uid);
     member.assert_clean();
 }
 
