@@ -34,6 +34,16 @@ pub fn own_pid_ns() -> Option<u64> {
     link.to_str()?.strip_prefix("pid:[")?.strip_suffix("]")?.parse().ok()
 }
 
+/// Where network namespaces are mounted in the mount namespace of this process, each once.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn mounted() -> io::Result<Vec<PathBuf>> {
+    let mounts = read(Path::new("/proc/self/mountinfo"))?;
+    let places: BTreeMap<u64, PathBuf> = mounts.split(|byte| *byte == b'\n').filter_map(namespace_of).collect();
+    Ok(places.into_values().map(|place| Path::new("/").join(place)).collect())
+}
+
 impl Sight {
     /// Looks at every process, and at every mount namespace that one is in.
     ///

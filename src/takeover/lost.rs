@@ -90,7 +90,7 @@ pub fn detach(job: &Job, config: &Config, asked: &Asked) -> Result<BTreeSet<Stri
 }
 
 /// The container's addresses by network and interface, in one of host-local's directories.
-fn leases(
+pub(super) fn leases(
     data_dir: &Path,
     sandbox: &str,
     state_dir: &Path,

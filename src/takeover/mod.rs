@@ -26,6 +26,7 @@ use crate::job::Job;
 use crate::journal::{Attachment, Pool, Step};
 use crate::log::warn;
 use crate::native::{self, Around, Verdict};
+use crate::sight;
 
 pub mod back;
 pub mod base64;
@@ -193,21 +194,27 @@ pub fn collect(job: &Job, config: &Config, valid: &BTreeSet<Valid>) -> Result<()
 
 fn collect_one(job: &Job, config: &Config, asker: &Asker) -> Result<(), CniError> {
     let remains = find(job, config, asker)?;
-    let inside = remains.namespace(asker.sandbox, &job.state_dir)?;
-    remains.detach(job, config, asker.sandbox, inside)?;
-    let done = if remains.says_everything() { BTreeSet::new() } else { leased(job, config, asker)? };
+    let place = remains.namespace(asker.sandbox, &job.state_dir)?;
+    remains.detach(job, config, asker.sandbox, again(place.as_ref())?)?;
+    let done = if remains.says_everything() { BTreeSet::new() } else { leased(job, config, asker, place.as_ref())? };
     remains.release(job, config, asker.sandbox, &done)?;
     remains.forget()
 }
 
+/// The same namespace once more.
+fn again(netns: Option<&NetNs>) -> Result<Option<NetNs>, CniError> {
+    let same = netns.map(|netns| NetNs::of_descriptor(netns, netns.path()));
+    same.transpose().map_err(native::from_backend)
+}
+
 /// What the sandbox's leases lead to, as a DEL of it would find: once its cache has been removed nobody knows of its rules.
-fn leased(job: &Job, config: &Config, asker: &Asker) -> Result<BTreeSet<String>, CniError> {
+fn leased(job: &Job, config: &Config, asker: &Asker, place: Option<&NetNs>) -> Result<BTreeSet<String>, CniError> {
     let Asker { sandbox, ifname, args, .. } = *asker;
     let request = Request {
         container_id: sandbox.to_owned(),
         ifname: ifname.to_owned(),
         args: args.to_owned(),
-        netns: None,
+        netns: place.map(|netns| netns.path().to_owned()),
         ..job.request.clone()
     };
     let of_sandbox = Job {
@@ -217,7 +224,7 @@ fn leased(job: &Job, config: &Config, asker: &Asker) -> Result<BTreeSet<String>,
         state_dir: job.state_dir.clone(),
         place: job.place,
     };
-    lost::detach(&of_sandbox, config, &lost::Asked { defaults: &Vec::new, inside: &|| Ok(None) })
+    lost::detach(&of_sandbox, config, &lost::Asked { defaults: &Vec::new, inside: &|| again(place) })
 }
 
 impl Remains {
@@ -227,14 +234,31 @@ impl Remains {
     }
 
     /// The namespace that was attached, where it can be told from one that has its path by now: it has an address that is leased
-    /// to the pod.
+    /// to the pod. Where no note says its path, it is looked for among those that are mounted here: addresses of a pod that lives must
+    /// not become free.
     fn namespace(&self, sandbox: &str, state_dir: &Path) -> Result<Option<NetNs>, CniError> {
-        let open = || self.netns.as_deref().map_or(Ok(None), detach::open);
-        let Some(found) = open()? else { return Ok(None) };
-        let Ok(mut pod) = Pod::enter(found) else { return Ok(None) };
-        let is_ours =
-            self.attachments.iter().chain(&self.named).any(|a| detach::is_leased(&mut pod, a, sandbox, state_dir));
-        if is_ours { open() } else { Ok(None) }
+        let leases = lost::leases(Path::new(detach::DATA_DIR), sandbox, state_dir)?;
+        let leased = leases.keys().map(|(network, ifname)| of_name(network, ifname, ""));
+        let mut known: Vec<Attachment> = self.attachments.iter().chain(&self.named).cloned().chain(leased).collect();
+        known.retain(|attachment| attachment.steps.iter().any(|step| step.pool.is_some()));
+        if known.is_empty() {
+            return Ok(None);
+        }
+        let ours = |path: &Path| {
+            let Some(found) = detach::open(path)? else { return Ok(None) };
+            let Some(Ok(mut pod)) = again(Some(&found))?.map(Pod::enter) else { return Ok(None) };
+            let is_ours = known.iter().any(|attachment| detach::is_leased(&mut pod, attachment, sandbox, state_dir));
+            Ok(is_ours.then_some(found))
+        };
+        if let Some(path) = &self.netns {
+            return ours(path);
+        }
+        let places = sight::mounted().unwrap_or_else(|e| {
+            warn(&format!("where this container's network namespace is mounted cannot be looked up: {e}"));
+            Vec::new()
+        });
+        let mut found = places.iter().filter_map(|path| ours(path).ok().flatten());
+        Ok(found.find(|netns| !netns.is_current().unwrap_or(true)))
     }
 }
 

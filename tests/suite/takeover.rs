@@ -1,6 +1,8 @@
 //! Pods that Multus attached, and that plexus has to detach: with Multus' own binary, and from caches written by hand in its form
 //! where a case must say exactly what is in them. It knows Multus' files (facts of 4.2.4), not how plexus reads them.
 
+mod living;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,6 @@ use crate::case::Case;
 use crate::need::Need;
 use crate::nft;
 use crate::testbed::{Testbed, files_below};
-use crate::tools::{CACHE, told};
 
 /// Multus' cniDir.
 pub(crate) const KEPT: &str = "/var/lib/cni/multus";
@@ -23,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let both = &[Need::Multus, Need::Peers, Need::Macvlan, Need::Iptables, Need::Nft];
     let multus = &[Need::Multus, Need::Peers, Need::Macvlan];
     let peers = &[Need::Peers, Need::Macvlan];
-    vec![
+    let mut cases = vec![
         Case::new("takeover::multus_adds_plexus_deletes", both, handed_over),
         Case::new("takeover::and_with_the_namespace_gone", both, namespace_gone),
         Case::new("takeover::whatever_the_damage", multus, damages),
@@ -42,8 +43,9 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("takeover::d05_without_both_caches_the_leases_are_enough", both, without_both),
         Case::new("takeover::gc_of_damaged_caches_takes_the_rules_too", both, collected_by_leases),
         Case::new("takeover::without_both_caches_nothing_of_others_is_touched", multus, only_its_own),
-        Case::new("takeover::gc_lets_be_whom_multus_keeps", multus, alive),
-    ]
+    ];
+    cases.extend(living::cases());
+    cases
 }
 
 /// A node's networks: a chain, and a network beside it. `with_filter`: the chain also masquerades and maps ports.
@@ -567,34 +569,4 @@ fn failed_add() {
     node.assert_clean("after DEL");
     assert!(!node.call(Side::Plexus, "ADD", "a").run().succeeded());
     node.assert_clean("a failed ADD of plexus leaves nothing at all");
-}
-
-/// `plexus gc` knows of pods by Multus' cache, wherever the node's configuration has it.
-fn alive() {
-    for (dir, conf_dir) in [(KEPT, "/run/scratch/none"), ("/var/lib/cni/elsewhere", "/run/scratch/net.d")] {
-        let node = Bed::new(networks(false));
-        fs::create_dir_all(CACHE).unwrap();
-        let at = |side: Side| {
-            let mut conf = conf(side, &node.networks);
-            conf["cniDir"] = json!(dir);
-            conf
-        };
-        node.bed.file("net.d/00-multus.conf", &at(Side::Plexus).to_string());
-        node.bed.pod("a");
-        node.with(Side::Go, "ADD", "a", &at(Side::Go)).run().ok();
-        let leaks = || {
-            let (code, shown) = told(&["gc", "--dry-run", "--unrecorded", "--min-age=0", "--conf-dir", conf_dir]);
-            assert_eq!(code, 0);
-            shown.as_array().unwrap().iter().filter(|row| row["what"] == "lease").count()
-        };
-        assert_eq!(leaks(), 0, "{dir}");
-        // With libcni's notes damaged the list alone speaks for it.
-        for (name, _) in files_below(&Path::new(dir).join("results")) {
-            fs::remove_file(Path::new(dir).join("results").join(name)).unwrap();
-        }
-        assert_eq!(leaks(), 0, "{dir}");
-        fs::remove_file(Path::new(dir).join("ida")).unwrap();
-        assert_eq!(leaks(), 2, "{dir}");
-        node.bed.ip("-n a link delete eth0");
-    }
 }

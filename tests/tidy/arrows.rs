@@ -132,6 +132,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "job",
             "durable",
             "unwritten",
+            "sight",
         ],
     ),
     (
