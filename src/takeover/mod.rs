@@ -100,8 +100,9 @@ pub fn find(job: &Job, config: &Config, asker: &Asker) -> Result<Remains, CniErr
         for index in 0..attachment.steps.len() {
             settle(&mut attachment, index, job, &path);
         }
-        if !noted {
-            drop_absent(&mut attachment, &path);
+        if !noted && let Some(named) = drop_absent(&mut attachment, &path) {
+            remains.named.push(named);
+            continue;
         }
         remains.attachments.push(attachment);
         remains.results.push(result);
@@ -272,7 +273,7 @@ struct Noted {
     runtime: Map<String, Value>,
     result: Option<CniResult>,
     default: bool,
-    /// libcni noted it: it was attached.
+    /// libcni noted it, and the note can be read: it was attached, by these plugins.
     noted: bool,
 }
 
@@ -308,7 +309,7 @@ impl Noted {
             runtime: entry.runtime.clone(),
             result: entry.result.clone(),
             default,
-            noted: true,
+            noted: entry.list.is_some(),
         }
     }
 
@@ -391,20 +392,36 @@ fn settle(attachment: &mut Attachment, index: usize, job: &Job, path: &[PathBuf]
     }
 }
 
-/// A network that is in Multus' list alone never came to an end of ADD. Of its plugins, one that is nowhere did nothing, and would
-/// keep the pod from leaving for ever.
-fn drop_absent(attachment: &mut Attachment, path: &[PathBuf]) {
-    let network = attachment.network.clone();
-    attachment.steps.retain(|step| {
-        let is_there = step.native || chain::find(&step.plugin, path).is_ok();
-        if !is_there {
+/// A network that only Multus' list tells of never came to an end of ADD, or libcni's note of it is damaged, as the list may be. Of its
+/// plugins, one that is nowhere would keep the pod from leaving for ever. Where that is the one that makes the link, only network and
+/// interface are known: given back is what leases can lead to.
+fn drop_absent(attachment: &mut Attachment, path: &[PathBuf]) -> Option<Attachment> {
+    let (network, ifname) = (attachment.network.clone(), attachment.ifname.clone());
+    let is_absent = |plugin: &str| {
+        let is_absent = chain::find(plugin, path).is_err();
+        if is_absent {
             warn(&format!(
-                "network {network:?} was not attached, and its plugin {:?} is nowhere: nothing to do",
-                step.plugin
+                "no note says that network {network:?} ({ifname}) was attached by the plugin {plugin:?}, which is nowhere: what leases of this container lead to goes"
             ));
         }
-        is_there
-    });
+        is_absent
+    };
+    let first = attachment.steps.first().filter(|step| !step.native && is_absent(&step.plugin)).cloned();
+    if let Some(first) = first {
+        let mut named = of_name(&attachment.cni_name, &attachment.ifname, &attachment.args);
+        for (step, pool) in named.steps.iter_mut().zip(first.pool) {
+            step.pool = Some(pool);
+        }
+        return Some(named);
+    }
+    attachment.steps.retain(|step| step.native || !is_absent(&step.plugin));
+    for step in attachment.steps.iter_mut().filter(|step| step.native) {
+        if step.ipam_delegate.as_deref().is_some_and(is_absent) {
+            step.ipam_delegate = None;
+            step.pool = Some(Pool { data_dir: detach::DATA_DIR.into(), network: attachment.cni_name.clone() });
+        }
+    }
+    None
 }
 
 /// Multus' list leaves out port mappings and rates: that nothing is said of them does not mean that there are none.

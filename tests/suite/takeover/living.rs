@@ -1,11 +1,12 @@
-//! Damaged caches of pods that live: what only leases lead to leaves their namespaces too.
+//! Damaged caches of pods that live: what only leases lead to leaves their namespaces too, and what no plugin can be found for keeps
+//! nobody from leaving.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Bed, KEPT, conf, networks};
+use super::{Bed, KEPT, conf, keep, networks, single};
 use crate::call::{Answer, Side};
 use crate::case::Case;
 use crate::need::Need;
@@ -17,6 +18,8 @@ pub(super) fn cases() -> Vec<Case> {
     let multus = &[Need::Multus, Need::Peers, Need::Macvlan];
     vec![
         Case::new("takeover::living::gc_of_damaged_caches_empties_the_pod", multus, emptied),
+        Case::new("takeover::living::a_damaged_plugin_name_keeps_nobody", multus, misnamed),
+        Case::new("takeover::living::what_nobody_can_name_stays_and_is_told", multus, nobodys),
         Case::new("takeover::gc_lets_be_whom_multus_keeps", multus, alive),
     ]
 }
@@ -71,6 +74,60 @@ fn emptied() {
     }
     node.call(Side::Plexus, "DEL", "stays").run().ok();
     node.assert_clean("at last");
+}
+
+/// A list in which the type of one network is damaged, and libcni's note of it says nothing: nobody has such a plugin.
+fn misnamed() {
+    let node = Bed::new(networks(false));
+    for (number, (index, network, ifname, command)) in [
+        (1, "blue", "net1", "DEL"),
+        (0, "cluster", "eth0", "DEL"),
+        (1, "blue", "net1", "GC"),
+        (0, "cluster", "eth0", "GC"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let pod = format!("p{number}");
+        node.multus_adds(&pod);
+        let mut delegates: Value = serde_json::from_str(&fs::read_to_string(list(&pod)).unwrap()).unwrap();
+        let text = node.networks[index].to_string();
+        let damaged = text.replace("\"type\":\"bridge\"", "\"type\":\"bricge\"");
+        let damaged = damaged.replace("\"type\":\"macvlan\"", "\"type\":\"macvlam\"");
+        assert_ne!(damaged, text);
+        delegates[index]["Bytes"] = json!(node.base64(&serde_json::from_str(&damaged).unwrap()));
+        fs::write(list(&pod), delegates.to_string()).unwrap();
+        fs::write(note(network, &pod, ifname), "null").unwrap();
+        let answer = if command == "GC" { collect(&node, &[]) } else { node.call(Side::Plexus, command, &pod).run() };
+        answer.ok();
+        let told = answer.stderr.contains("\"bricge\"") || answer.stderr.contains("\"macvlam\"");
+        assert!(told && answer.stderr.contains("is nowhere"), "{}", answer.stderr);
+        assert_eq!(node.bed.links(&pod), ["lo"], "{command} of {network}: {}", answer.stderr);
+        node.assert_clean(&format!("{command} of {network}"));
+    }
+}
+
+/// The same of a network without leases: its link may be a device of the host, which nobody may delete.
+fn nobodys() {
+    let node = Bed::new(Vec::new());
+    node.bed.pod("a");
+    let first = single("cluster", "bridge", "10.1.0.0/24");
+    let result = node.attach("a", &first, "eth0");
+    node.keep_note("a", &first, "eth0", &result);
+    let bare = json!({"cniVersion": "1.0.0", "name": "bare", "type": "macvlan", "master": "up0"});
+    node.attach("a", &bare, "net1");
+    let mut damaged = bare;
+    damaged["type"] = json!("macvlam");
+    node.keep_list("a", &[first, damaged]);
+    keep("results/bare-ida-net1", "null");
+    let own = conf(Side::Plexus, &[single("other", "bridge", "10.9.0.0/24")]);
+    let answer = node.with(Side::Plexus, "DEL", "a", &own).run();
+    answer.ok();
+    assert!(answer.stderr.contains("net1 of \"bare\" stays"), "{}", answer.stderr);
+    assert_eq!(node.bed.links("a"), ["lo", "net1"]);
+    assert!(files_below(Path::new(KEPT)).is_empty());
+    node.bed.lose_pod("a");
+    node.assert_clean("with its namespace");
 }
 
 /// `plexus gc` knows of pods by Multus' cache, wherever the node's configuration has it.
