@@ -106,6 +106,23 @@ fn of_several_cards_the_one_near_the_pods_processors_comes_first() {
 }
 
 #[test]
+fn a_card_that_is_down_comes_last_and_one_whose_interface_is_elsewhere_is_left_out() {
+    let node = with_two_cards("down");
+    let flags = |flags: &str| fs::write(node.device("0000:01:00.0").join("net/eth0/flags"), flags).unwrap();
+    let first = |name: &str| node.one_of(name, r#"["0000:01:00.0","0000:02:00.0"]"#, &[5]);
+    flags("0x1003\n");
+    let (_up, device) = first("n:a:e.jsonl");
+    assert_eq!(device.unwrap(), "0000:01:10.0");
+    flags("0x1002\n");
+    let (_down, device) = first("n:b:e.jsonl");
+    assert_eq!(device.unwrap(), "0000:02:10.0", "near it, and down");
+    fs::remove_dir_all(node.device("0000:01:00.0").join("net")).unwrap();
+    let all: Vec<_> = ["n:c:e.jsonl", "n:d:e.jsonl"].map(first).into();
+    assert_eq!(all[0].1.as_deref(), Ok("0000:02:10.1"));
+    assert!(all[1].1.as_ref().unwrap_err().msg.contains("of 2, 2 are held"));
+}
+
+#[test]
 fn a_card_that_is_not_here_is_left_out_and_one_that_is_named_twice_counts_once() {
     let node = with_two_cards("here");
     let refused = node.one_of("n:a:e.jsonl", r#"["ens1","ens2"]"#, &[]).1.unwrap_err();
