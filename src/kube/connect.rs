@@ -246,7 +246,7 @@ async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
 pub(super) fn cluster_of(path: &Path) -> Result<Value, String> {
     let told = |why: String| format!("{}: {why}", path.display());
     let text = String::from_utf8(crate::sources::read(path).map_err(told)?).map_err(|e| told(e.to_string()))?;
-    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| told(e.to_string()))?;
+    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| told(unquoted(&e.to_string()).to_owned()))?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
     check_files(&kubeconfig).map_err(told)?;
     let wanted = kubeconfig.current_context.as_deref().unwrap_or_default();
@@ -312,4 +312,23 @@ fn stack(config: KubeConfig) -> Result<Client, BoxError> {
         .map_err(BoxError::from)
         .service(http);
     Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_of_a_kubeconfig_is_told() {
+        let path = std::env::temp_dir().join(format!("plexus-connect-{}", std::process::id()));
+        for user in
+            ["token: hush, token: hush", "token: [hush]", "exec: hush", "hush", "token: hush, exec: {env: hush}"]
+        {
+            let text = format!("current-context: c\nusers:\n- name: u\n  user: {{{user}}}\n");
+            std::fs::write(&path, text).unwrap();
+            let told = [cluster_of(&path).unwrap_err()];
+            assert!(told.iter().all(|why| !why.contains("hush") && why.lines().count() == 1), "{user}: {told:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
 }
