@@ -11,11 +11,12 @@ use http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, Kubeconfig};
 use kube::{Client, Config as KubeConfig};
 use serde_json::Value;
 use tower::{BoxError, ServiceBuilder};
 
+use super::address;
 use super::certificate::{self, Term};
 use super::limit::Limit;
 use crate::journal::fnv1a_128;
@@ -76,7 +77,7 @@ pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Limit) -> Result<
 
 async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
     let mut found = match kubeconfig {
-        Some(path) => of_file(path).await?,
+        Some(path) => of_file(path)?,
         None => KubeConfig::incluster_env()
             .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
     };
@@ -212,21 +213,40 @@ fn unquoted(why: &str) -> &str {
     why.lines().next().unwrap_or_default()
 }
 
-async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
-    let act = format!("reading the kubeconfig {}", path.display());
-    let text = crate::sources::read(path).map_err(|why| refuse(&act, why))?;
-    let text = String::from_utf8(text).map_err(|e| refuse(&act, e))?;
-    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
+/// What the current context of a kubeconfig names, ready to be used.
+fn current(path: &Path) -> Result<Kubeconfig, String> {
+    let text = String::from_utf8(crate::sources::read(path)?).map_err(|e| e.to_string())?;
+    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| unquoted(&e.to_string()).to_owned())?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
-    check_files(&kubeconfig).map_err(|why| refuse(&act, why))?;
+    check_files(&kubeconfig)?;
+    reach(&mut kubeconfig)?;
+    Ok(kubeconfig)
+}
+
+/// Its server's address, as client-go completes it.
+fn reach(kubeconfig: &mut Kubeconfig) -> Result<(), String> {
+    let login = kubeconfig.auth_infos.first().and_then(|named| named.auth_info.as_ref());
+    let has_certificate =
+        login.is_some_and(|login| login.client_certificate.is_some() || login.client_certificate_data.is_some());
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        let has_authority = cluster.certificate_authority.is_some() || cluster.certificate_authority_data.is_some();
+        let is_tls = has_certificate || has_authority || cluster.insecure_skip_tls_verify == Some(true);
+        let server = cluster.server.as_deref().unwrap_or_default();
+        cluster.server = Some(address::of_server(server, is_tls)?);
+    }
+    Ok(())
+}
+
+fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
+    let act = format!("reading the kubeconfig {}", path.display());
+    let mut kubeconfig = current(path).map_err(|why| refuse(&act, why))?;
     for login in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
         split_pair(login);
         trim_token(login).map_err(|why| refuse(&act, why))?;
     }
     let has_proxy =
         kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()).any(|c| c.proxy_url.is_some());
-    let found = KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let mut found = found.map_err(|e| refuse(&act, e))?;
+    let mut found = KubeConfig::try_from(kubeconfig).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
     let asks_nobody = found.accept_invalid_certs || found.cluster_url.scheme_str() == Some("http");
     if asks_nobody && found.root_cert.is_none() {
         // The machine's own authorities, hundreds of files, need not be read for that, and in an image there are none.
@@ -245,10 +265,7 @@ async fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
 /// A sentence: it cannot be read, or names no cluster.
 pub(super) fn cluster_of(path: &Path) -> Result<Value, String> {
     let told = |why: String| format!("{}: {why}", path.display());
-    let text = String::from_utf8(crate::sources::read(path).map_err(told)?).map_err(|e| told(e.to_string()))?;
-    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| told(unquoted(&e.to_string()).to_owned()))?;
-    absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
-    check_files(&kubeconfig).map_err(told)?;
+    let kubeconfig = current(path).map_err(told)?;
     let wanted = kubeconfig.current_context.as_deref().unwrap_or_default();
     let context =
         kubeconfig.contexts.iter().find(|named| named.name == wanted).and_then(|named| named.context.as_ref());
@@ -326,7 +343,7 @@ mod tests {
         {
             let text = format!("current-context: c\nusers:\n- name: u\n  user: {{{user}}}\n");
             std::fs::write(&path, text).unwrap();
-            let told = [cluster_of(&path).unwrap_err()];
+            let told = [cluster_of(&path).unwrap_err(), of_file(&path).unwrap_err().to_string()];
             assert!(told.iter().all(|why| !why.contains("hush") && why.lines().count() == 1), "{user}: {told:?}");
         }
         std::fs::remove_file(&path).unwrap();

@@ -3,6 +3,7 @@
 //! [`Live`] serves one request; [`Known`] a daemon's: it knows the cluster before it is asked.
 //! It does not know what a definition means, nor when it is asked.
 
+mod address;
 mod advice;
 mod again;
 mod ask;

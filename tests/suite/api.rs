@@ -15,6 +15,7 @@ use crate::meta::{Node, node};
 use crate::need::Need;
 
 mod faults;
+mod kubeconfigs;
 mod outcome;
 mod plain;
 mod reasons;
@@ -55,6 +56,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("api::no_plexus_beside_plexus_cni", needs, alone),
     ];
     cases.extend(faults::cases());
+    cases.extend(kubeconfigs::cases());
     cases.extend(outcome::cases());
     cases.extend(plain::cases());
     cases.extend(reasons::cases());

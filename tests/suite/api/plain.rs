@@ -20,9 +20,9 @@ pub(super) fn cases() -> Vec<Case> {
 const NEIGHBOUR: &str = "10.77.0.1";
 
 /// What requests said, one text each.
-type Heard = Arc<Mutex<Vec<String>>>;
+pub(super) type Heard = Arc<Mutex<Vec<String>>>;
 
-fn serve(ip: &str, code: u16, pod: &Value) -> (SocketAddr, Heard) {
+pub(super) fn serve(ip: &str, code: u16, pod: &Value) -> (SocketAddr, Heard) {
     let listener = TcpListener::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
     let (address, heard) = (listener.local_addr().unwrap(), Heard::default());
     let (log, body) = (Arc::clone(&heard), pod.to_string());
