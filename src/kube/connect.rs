@@ -13,6 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use kube::config::{AuthInfo, Kubeconfig};
 use kube::{Client, Config as KubeConfig};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tower::{BoxError, ServiceBuilder};
 
@@ -218,9 +220,39 @@ fn current(path: &Path) -> Result<Kubeconfig, String> {
     let text = String::from_utf8(crate::sources::read(path)?).map_err(|e| e.to_string())?;
     let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|e| unquoted(&e.to_string()).to_owned())?;
     absolute(&mut kubeconfig, path.parent().unwrap_or(Path::new("/")));
+    narrow(&mut kubeconfig);
     check_files(&kubeconfig)?;
     reach(&mut kubeconfig)?;
     Ok(kubeconfig)
+}
+
+/// Leaves the current context and what it names: nobody needs what it does not, whatever that is. Where anything is missing, whoever
+/// needs it says so.
+fn narrow(kubeconfig: &mut Kubeconfig) {
+    let wanted = kubeconfig.current_context.clone().unwrap_or_default();
+    let Kubeconfig { contexts, clusters, auth_infos, .. } = kubeconfig;
+    contexts.retain(|named| named.name == wanted);
+    let context = contexts.first().and_then(|named| named.context.clone()).unwrap_or_default();
+    clusters.retain(|named| named.name == context.cluster);
+    auth_infos.retain(|named| Some(&named.name) == context.user.as_ref());
+    // Of several of one name the first counts.
+    clusters.truncate(1);
+    auth_infos.truncate(1);
+    for cluster in clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        without_empty(cluster);
+    }
+    for login in auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        without_empty(login);
+    }
+}
+
+/// An empty text says nothing, as if it were not there (client-go): beside an empty `certificate-authority-data` the file counts.
+fn without_empty<T: Serialize + DeserializeOwned>(said: &mut T) {
+    let Ok(Value::Object(mut all)) = serde_json::to_value(&*said) else { return };
+    all.retain(|_, value| value.as_str() != Some(""));
+    if let Ok(left) = serde_json::from_value(Value::Object(all)) {
+        *said = left;
+    }
 }
 
 /// Its server's address, as client-go completes it.

@@ -11,6 +11,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::kubeconfigs::a_server_without_a_scheme", needs, schemeless),
         Case::new("api::kubeconfigs::a_server_that_is_none_is_refused", needs, no_server),
         Case::new("api::kubeconfigs::what_an_address_has_before_its_host_is_not_told", needs, userinfo),
+        Case::new("api::kubeconfigs::only_the_current_context_is_judged", needs, unused),
+        Case::new("api::kubeconfigs::what_is_empty_is_not_said", needs, empty),
     ]
 }
 
@@ -104,4 +106,45 @@ fn userinfo() {
     ] {
         changed.refused(|whole| cluster_of(whole)["server"] = json!(server));
     }
+}
+
+fn unused() {
+    let changed = Changed::new();
+    for user in [
+        json!({"token": "\n"}),
+        json!({"tokenFile": "/dev/zero"}),
+        json!({"client-certificate": "/run/scratch", "client-key": "/run/scratch"}),
+    ] {
+        changed
+            .add(|whole| {
+                let users = whole["users"].as_array_mut().unwrap();
+                users.insert(0, json!({"name": "other", "user": user}));
+                let others = json!({"server": "/x", "certificate-authority": "/run", "proxy-url": "ftp://x"});
+                let clusters = whole["clusters"].as_array_mut().unwrap();
+                clusters.insert(0, json!({"name": "other", "cluster": others}));
+            })
+            .ok();
+    }
+}
+
+fn empty() {
+    let changed = Changed::new();
+    let authority = changed.member.cluster.file("ca.crt");
+    changed
+        .add(|whole| {
+            cluster_of(whole)["certificate-authority-data"] = json!("");
+            cluster_of(whole)["certificate-authority"] = json!(authority);
+            cluster_of(whole)["proxy-url"] = json!("");
+        })
+        .ok();
+    let token = changed.member.node.bed.file("token", TOKEN);
+    changed.add(|whole| whole["users"][0]["user"] = json!({"token": "", "tokenFile": token})).ok();
+    let (certificate, key) = (changed.member.cluster.file("client.crt"), changed.member.cluster.file("client.key"));
+    changed
+        .add(|whole| {
+            whole["users"][0]["user"] = json!({"token": "", "username": "", "password": "",
+                "client-certificate-data": "", "client-key-data": "",
+                "client-certificate": certificate, "client-key": key});
+        })
+        .ok();
 }
