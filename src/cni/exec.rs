@@ -15,8 +15,8 @@ use nix::sys::signal::Signal;
 use super::error::{CniError, Code};
 use super::gojson;
 use super::goprint::quote;
-use super::process::{Running, Stop};
-pub use super::process::{STDERR_BYTES_MAX, STDOUT_BYTES_MAX};
+use super::process::Running;
+pub use super::process::{Ended, STDERR_BYTES_MAX, STDOUT_BYTES_MAX, Stop};
 use super::request::Command;
 
 /// How long a delegate may take where the caller has no reason for another time, in seconds: half the kubelet's runtime
@@ -179,8 +179,12 @@ impl Delegate {
     /// Every kind but `Find`. No process is left behind by a failure, but for one stuck in the kernel.
     pub fn run(&self) -> Result<Output, ExecError> {
         let until = Instant::now() + self.deadline.min(Duration::from_secs(DELEGATE_DEADLINE_S_MAX));
-        let mut running = Running::start(self.spawn(until)?).map_err(|source| self.exchange_error(source))?;
-        let ended = match running.exchange(&self.stdin, until) {
+        let mut command = std::process::Command::new(&self.path);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let child = spawn(&mut command, until);
+        let child = child.map_err(|error| ExecError::Start { path: self.path.clone(), why: reason(&error) })?;
+        let mut running = Running::start(child).map_err(|source| self.exchange_error(source))?;
+        let ended = match running.exchange(&self.stdin, STDOUT_BYTES_MAX, until) {
             Ok(ended) => ended,
             Err(stop) => {
                 running.kill();
@@ -198,26 +202,37 @@ impl Delegate {
     fn exchange_error(&self, source: io::Error) -> ExecError {
         ExecError::Exchange { path: self.path.clone(), source }
     }
+}
 
-    /// Starts the process, again while its binary is open for writing.
-    fn spawn(&self, until: Instant) -> Result<Child, ExecError> {
-        let mut command = std::process::Command::new(&self.path);
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut tries = 0;
-        loop {
-            let error = match command.spawn() {
-                Ok(child) => return Ok(child),
-                Err(error) => error,
-            };
-            tries += 1;
-            let busy = error.kind() == ErrorKind::ExecutableFileBusy;
-            if !busy || tries >= BUSY_TRIES_MAX || Instant::now() >= until {
-                return Err(ExecError::Start { path: self.path.clone(), why: reason(&error) });
-            }
-            // Nothing announces that the last writer of a file is gone: ask again after a pause.
-            poll(&mut [], BUSY_PAUSE_MS).map_err(|errno| self.exchange_error(errno.into()))?;
+/// Runs a program that is no plugin, without input, to its end.
+///
+/// # Errors
+/// It did not start, did not end in time or printed too much: its process group was killed.
+pub fn run_program(
+    command: &mut std::process::Command,
+    stdout_bytes_max: usize,
+    until: Instant,
+) -> Result<Ended, Stop> {
+    let mut running = Running::start(spawn(command, until)?)?;
+    running.exchange(&[], stdout_bytes_max, until).inspect_err(|_| running.kill())
+}
+
+/// Starts a process in a group of its own, again while its binary is open for writing.
+fn spawn(command: &mut std::process::Command, until: Instant) -> io::Result<Child> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut tries = 0;
+    loop {
+        let error = match command.spawn() {
+            Ok(child) => return Ok(child),
+            Err(error) => error,
+        };
+        tries += 1;
+        let busy = error.kind() == ErrorKind::ExecutableFileBusy;
+        if !busy || tries >= BUSY_TRIES_MAX || Instant::now() >= until {
+            return Err(error);
         }
+        // Nothing announces that the last writer of a file is gone: ask again after a pause.
+        poll(&mut [], BUSY_PAUSE_MS)?;
     }
 }
 

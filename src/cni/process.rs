@@ -33,9 +33,13 @@ const KILL_WAIT_MS: u64 = 1000;
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Why an exchange did not come to its end.
-pub(super) enum Stop {
+#[derive(Debug)]
+pub enum Stop {
+    /// It took too long.
     Deadline,
+    /// It printed too much.
     TooLarge,
+    /// The system's reason.
     Io(io::Error),
 }
 
@@ -46,11 +50,14 @@ impl From<io::Error> for Stop {
 }
 
 /// A process that came to its end by itself.
-pub(super) struct Ended {
-    pub(super) status: ExitStatus,
-    pub(super) stdout: Vec<u8>,
-    /// The last `STDERR_BYTES_MAX` of it.
-    pub(super) stderr: Vec<u8>,
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub status: ExitStatus,
+    /// All that it printed.
+    pub stdout: Vec<u8>,
+    /// The last `STDERR_BYTES_MAX` of what it complained about.
+    pub stderr: Vec<u8>,
 }
 
 /// A started process, and a thread that watches for its end without reaping it: until `Child::wait`, its process id and
@@ -81,9 +88,9 @@ impl Running {
     }
 
     /// Feeds and reads until the process has ended, then reaps it.
-    pub(super) fn exchange(&mut self, stdin: &[u8], until: Instant) -> Result<Ended, Stop> {
+    pub(super) fn exchange(&mut self, stdin: &[u8], stdout_bytes_max: usize, until: Instant) -> Result<Ended, Stop> {
         let Some(mut child) = self.child.take() else { return Err(io::Error::other("already reaped").into()) };
-        let mut pipes = Pipes::new(&mut child, stdin);
+        let mut pipes = Pipes::new(&mut child, stdin, stdout_bytes_max);
         self.child = Some(child);
         pipes.set_nonblocking()?;
         while !pipes.turn(&self.ended, until)? {}
@@ -157,17 +164,19 @@ struct Pipes<'a> {
     stdin_left: &'a [u8],
     stdout: Option<ChildStdout>,
     stdout_bytes: Vec<u8>,
+    stdout_bytes_max: usize,
     stderr: Option<ChildStderr>,
     stderr_bytes: Vec<u8>,
 }
 
 impl<'a> Pipes<'a> {
-    fn new(child: &mut Child, stdin: &'a [u8]) -> Pipes<'a> {
+    fn new(child: &mut Child, stdin: &'a [u8], stdout_bytes_max: usize) -> Pipes<'a> {
         Pipes {
             stdin: child.stdin.take(),
             stdin_left: stdin,
             stdout: child.stdout.take(),
             stdout_bytes: Vec::new(),
+            stdout_bytes_max,
             stderr: child.stderr.take(),
             stderr_bytes: Vec::new(),
         }
@@ -241,7 +250,7 @@ impl<'a> Pipes<'a> {
 
     fn read_stdout(&mut self) -> Result<usize, Stop> {
         let read = read_chunk(&mut self.stdout, &mut self.stdout_bytes)?;
-        if self.stdout_bytes.len() > STDOUT_BYTES_MAX {
+        if self.stdout_bytes.len() > self.stdout_bytes_max {
             return Err(Stop::TooLarge);
         }
         Ok(read)

@@ -84,6 +84,7 @@ impl Leaf {
 /// Until when how somebody logs in is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Term {
+    what: &'static str,
     leaf: Leaf,
     which: String,
 }
@@ -91,14 +92,19 @@ pub(super) struct Term {
 impl Term {
     /// That of a client's certificate; none: it is not to be read. `which`: where it is.
     pub(super) fn of(pem: &str, which: &str) -> Option<Term> {
-        Some(Term { leaf: Leaf::of(&first(pem)?)?, which: which.to_owned() })
+        Some(Term { what: "certificate", leaf: Leaf::of(&first(pem)?)?, which: which.to_owned() })
+    }
+
+    /// That of something whose times are known.
+    pub(super) fn between(what: &'static str, begin: Timestamp, end: Timestamp, which: &str) -> Term {
+        Term { what, leaf: Leaf { begin, end, names: Vec::new() }, which: which.to_owned() }
     }
 
     /// What there is to say when it is over.
     pub(super) fn expired(&self, now: Timestamp) -> Option<String> {
-        let Term { leaf: Leaf { end, .. }, which } = self;
+        let Term { what, leaf: Leaf { end, .. }, which } = self;
         (end.as_second() < now.as_second())
-            .then(|| format!("certificate expired: that of {which} was valid until {end}, and has to be renewed"))
+            .then(|| format!("{what} expired: that of {which} was valid until {end}, and has to be renewed"))
     }
 
     /// Whether another may have taken its place: whoever renews it does so before.

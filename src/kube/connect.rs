@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,6 +21,7 @@ use tower::{BoxError, ServiceBuilder};
 use super::address;
 use super::certificate::{self, Term};
 use super::limit::Limit;
+use super::program;
 use crate::journal::fnv1a_128;
 use crate::log::warn;
 use crate::sources::SourceError;
@@ -30,6 +31,9 @@ const LOGIN_BYTES_MAX: u64 = 4 << 20;
 /// How each part of a PEM text begins, and one that is a certificate (RFC 7468).
 const PEM_BEGIN: &str = "-----BEGIN ";
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+/// Of how many parts of the time for all of it so many are a program's.
+const PROGRAM_PART: (u32, u32) = (9, 10);
 
 fn refuse(act: &str, why: impl ToString) -> SourceError {
     // Whoever renews the file may be about to.
@@ -64,31 +68,48 @@ pub(super) struct Connected {
 /// # Errors
 /// What is named cannot be read, or not in time, or says nothing that can be connected to.
 pub(super) async fn within(kubeconfig: Option<PathBuf>, limit: Limit) -> Result<Connected, SourceError> {
-    let handle = tokio::runtime::Handle::current();
-    let connecting = tokio::task::spawn_blocking(move || handle.block_on(client(kubeconfig.as_deref())));
-    match tokio::time::timeout(limit.time(), connecting).await {
-        Ok(Ok(connected)) => connected,
-        // A library's defect is no reason to wait for a file.
-        Ok(Err(_)) => Err(refuse("preparing to ask the API server", "the kubeconfig is such that reading it panicked")),
-        Err(_) => {
-            let why = format!("the kubeconfig, or what it names, is not read within {limit}");
-            Err(refuse("preparing to ask the API server", why))
-        }
-    }
+    // It is killed before nobody waits for it any more.
+    let (part, of) = PROGRAM_PART;
+    let until = Instant::now() + limit.time() * part / of;
+    let Ok(connected) = tokio::time::timeout(limit.time(), client(kubeconfig, until)).await else {
+        let why = format!("the kubeconfig, or what it names, is not read within {limit}");
+        return Err(refuse("preparing to ask the API server", why));
+    };
+    connected
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<Connected, SourceError> {
-    let mut found = match kubeconfig {
-        Some(path) => of_file(path)?,
-        None => KubeConfig::incluster_env()
-            .map_err(|e| refuse("reading what this pod has of its cluster (service account)", e))?,
-    };
-    let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
-    let login = number_of(&found.auth_info);
-    let withheld = withhold(&mut found);
-    let term = term(&found.auth_info);
-    let client = stack(found).map_err(|e| refuse(&format!("preparing to connect to {server}"), e))?;
-    Ok(Connected { client, server, term, patch_is_refused: Arc::default(), login, withheld })
+/// Away from the thread that keeps the time: a file may take long.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    // A library's defect is no reason to wait for a file.
+    let panicked = || refuse("preparing to ask the API server", "the kubeconfig is such that reading it panicked");
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(panicked()))
+}
+
+async fn client(kubeconfig: Option<PathBuf>, until: Instant) -> Result<Connected, SourceError> {
+    let found = aside(move || {
+        let (mut found, act) = match kubeconfig.as_deref() {
+            Some(path) => (of_file(path)?, format!("logging in as the kubeconfig {} says", path.display())),
+            None => {
+                let act = "reading what this pod has of its cluster (service account)".to_owned();
+                (KubeConfig::incluster_env().map_err(|e| refuse(&act, e))?, act)
+            }
+        };
+        let login = number_of(&found.auth_info);
+        let withheld = withhold(&mut found);
+        Ok((found, act, login, withheld))
+    });
+    let (mut found, act, login, withheld) = found.await?;
+    let said = program::log_in(&mut found.auth_info, until).await.map_err(|why| refuse(&act, why))?;
+    aside(move || {
+        let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let term = said.or_else(|| term(&found.auth_info));
+        let act = format!("preparing to connect to {server}");
+        let client = stack(found).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
+        Ok(Connected { client, server, term, patch_is_refused: Arc::default(), login, withheld })
+    })
+    .await
 }
 
 /// Of all that it says and of the files that it names.
@@ -329,6 +350,12 @@ fn absolute(kubeconfig: &mut Kubeconfig, folder: &Path) {
         fix(&mut user.client_certificate);
         fix(&mut user.client_key);
         fix(&mut user.token_file);
+        // What has no slash is looked for in PATH.
+        if let Some(exec) =
+            user.exec.as_mut().filter(|exec| exec.command.as_ref().is_some_and(|text| text.contains('/')))
+        {
+            fix(&mut exec.command);
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod live;
 mod objects;
 mod outbox;
 mod plugin;
+mod program;
 mod proto;
 mod shelf;
 mod status;

@@ -57,6 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "cluster",
             "supply",
             "unwritten",
+            "yaml",
         ],
     ),
     ("chain", &["cni"]),

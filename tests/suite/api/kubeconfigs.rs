@@ -1,7 +1,9 @@
-//! What a kubeconfig may say, and a client of Go's library reads: servers without a scheme, what is empty and what is
-//! not used. Nothing secret of it is told.
+//! What a kubeconfig may say, and a client of Go's library reads: servers without a scheme, programs that log in, proxies, what is
+//! empty and what is not used. Nothing secret of it is told.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::*;
 
@@ -13,6 +15,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::kubeconfigs::what_an_address_has_before_its_host_is_not_told", needs, userinfo),
         Case::new("api::kubeconfigs::only_the_current_context_is_judged", needs, unused),
         Case::new("api::kubeconfigs::what_is_empty_is_not_said", needs, empty),
+        Case::new("api::kubeconfigs::a_program_logs_in", needs, program),
+        Case::new("api::kubeconfigs::a_program_that_fails_tells_no_secret", needs, failing_program),
+        Case::new("api::kubeconfigs::a_program_without_an_end_leaves_nothing", needs, endless_program),
     ]
 }
 
@@ -61,10 +66,22 @@ impl Changed {
         msg
     }
 
+    /// A program beside the kubeconfig.
+    fn program(&self, body: &str) {
+        let file = self.path.with_file_name("login");
+        fs::write(&file, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
 }
 
 fn cluster_of(whole: &mut Value) -> &mut Value {
     &mut whole["clusters"][0]["cluster"]
+}
+
+fn with_program(whole: &mut Value) {
+    whole["users"][0]["user"] = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "./login",
+        "args": ["one", SECRET], "env": [{"name": "LOGIN_SECRET", "value": SECRET}], "interactiveMode": "Never",
+        "provideClusterInfo": true}});
 }
 
 fn schemeless() {
@@ -147,4 +164,77 @@ fn empty() {
                 "client-certificate": certificate, "client-key": key});
         })
         .ok();
+}
+
+fn credential(status: &Value) -> String {
+    json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}).to_string()
+}
+
+fn program() {
+    let changed = Changed::new();
+    // By a token, in JSON and in YAML; the program is told where the cluster is.
+    let server = changed.member.cluster.address();
+    changed.program(&format!(
+        "case \"$KUBERNETES_EXEC_INFO\" in *'\"server\":\"{server}'*) ;; *) exit 5;; esac\n\
+         test \"$1 $LOGIN_SECRET\" = 'one {SECRET}' || exit 6\necho '{}'",
+        credential(&json!({"token": TOKEN, "expirationTimestamp": "2099-01-01T00:00:00Z"}))
+    ));
+    changed.add(with_program).ok();
+    changed.program(&format!(
+        "printf 'apiVersion: client.authentication.k8s.io/v1\\nkind: ExecCredential\\nstatus:\\n  token: {TOKEN}\\n'"
+    ));
+    changed.add(with_program).ok();
+    // By a certificate.
+    let text = |name: &str| fs::read_to_string(changed.member.cluster.file(name)).unwrap();
+    let pair = json!({"clientCertificateData": text("client.crt"), "clientKeyData": text("client.key")});
+    changed.member.node.bed.file("answer", &credential(&pair));
+    changed.program("cat /run/scratch/answer");
+    changed.add(with_program).ok();
+}
+
+fn failing_program() {
+    let changed = Changed::new();
+    let torn = format!("printf '{{\"status\": {{\"token\": \"{SECRET}\"'");
+    let wrong = credential(&json!({"token": [SECRET]}));
+    let stern = format!("echo {SECRET}; echo no such login >&2; echo {SECRET} >&2; exit 3");
+    let odd = format!("echo '{}'", credential(&json!({"token": format!("{SECRET}\u{1}")})).replace('\\', "\\\\"));
+    for (body, told) in [
+        (stern, "exit status: 3: no such login"),
+        (torn, "answer"),
+        (format!("echo {SECRET}"), "answer"),
+        (format!("echo '{wrong}'"), "answer"),
+        (odd, ""),
+        (format!("echo '{}'", credential(&json!({}))), "neither a token nor a certificate"),
+    ] {
+        changed.program(&body);
+        let msg = changed.refused(with_program);
+        assert!(msg.contains("login") && msg.contains(told), "{body}: {msg}");
+    }
+    let msg = changed.refused(|whole| {
+        with_program(whole);
+        whole["users"][0]["user"]["exec"]["command"] = json!("./missing");
+    });
+    assert!(msg.contains("missing"), "{msg}");
+}
+
+/// Of this process and of what it executes, in bytes: less than what an endless program says until the deadline.
+const MEMORY_MAX: u64 = 256 << 20;
+
+fn endless_program() {
+    let changed = Changed::new();
+    let own = std::process::id().to_string();
+    let limit = Command::new("prlimit").args(["--pid", &own, &format!("--data={MEMORY_MAX}")]).status().unwrap();
+    assert!(limit.success());
+    for body in ["sleep 301 & echo $! >>/run/scratch/pids; wait", "yes"] {
+        changed.program(&format!("echo $$ >>/run/scratch/pids\n{body}"));
+        let msg = changed.refused(with_program);
+        assert!(msg.contains("login") && msg.contains("killed"), "{body}: {msg}");
+    }
+    let pids = fs::read_to_string("/run/scratch/pids").unwrap();
+    assert!(pids.lines().count() >= 3, "{pids}");
+    for pid in pids.lines() {
+        // One that is killed has no command line left, whoever is to reap it.
+        let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
+        assert!(line.is_empty(), "{pid}: {}", String::from_utf8_lossy(&line));
+    }
 }
