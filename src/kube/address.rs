@@ -1,6 +1,8 @@
 //! Addresses as a kubeconfig has them: read as Go's library reads them, and told without what somebody logs in with.
 
-use http::Uri;
+use http::{HeaderValue, Uri};
+
+use super::certificate;
 
 /// A server's, with its scheme and without userinfo. One that names no scheme is a host, and perhaps a port (`kubectl proxy`): it is
 /// asked over TLS where the kubeconfig says anything of TLS.
@@ -23,6 +25,37 @@ pub(super) fn of_server(text: &str, is_tls: bool) -> Result<String, String> {
     let whole = format!("{scheme}://{place}{path}");
     check(&whole, place).map_err(|why| told(&why))?;
     Ok(whole)
+}
+
+/// A proxy's, and what it is told of who asks.
+///
+/// # Errors
+/// A sentence: it is none that tunnels are asked of.
+pub(super) fn of_proxy(text: &str) -> Result<(Uri, Option<HeaderValue>), String> {
+    let told = |why: &str| format!("the proxy-url {:?} {why}", shown(text));
+    let scheme = text.split_once("://").filter(|(scheme, _)| scheme.eq_ignore_ascii_case("http"));
+    let (_, rest) = scheme.ok_or_else(|| told("is not http://, and no other proxy is spoken with"))?;
+    let (userinfo, place, path) = parts(rest);
+    let uri = check(&format!("http://{place}{path}"), place).map_err(|why| told(&why))?;
+    let authorization = userinfo.map(|userinfo| {
+        let mut value = HeaderValue::try_from(format!("Basic {}", certificate::base64(&unescaped(userinfo))));
+        value.iter_mut().for_each(|value| value.set_sensitive(true));
+        value.map_err(|_| told("has a name or a password that cannot be sent"))
+    });
+    Ok((uri, authorization.transpose()?))
+}
+
+/// Bytes that `%XX` stands for; what is no such thing stays as it is.
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let escaped = digit(0).zip(digit(1)).filter(|_| *first == b'%');
+        let byte = escaped.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        rest = if byte.is_some() { after.get(2..).unwrap_or_default() } else { after };
+        bytes.push(byte.unwrap_or(*first));
+    }
+    bytes
 }
 
 /// An address for people: whatever may be a name and a password is cut off.
@@ -73,6 +106,29 @@ mod tests {
         ] {
             assert_eq!(of_server(text, false).as_deref(), Ok(plain));
             assert_eq!(of_server(text, true).as_deref(), Ok(tls));
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_told_who_asks() {
+        let (uri, authorization) = of_proxy("http://u:p%40s%zz@host:3128/").unwrap();
+        // `u:p@s%zz`
+        assert_eq!(
+            (uri.to_string().as_str(), authorization.unwrap().to_str().unwrap()),
+            ("http://host:3128/", "Basic dTpwQHMleno=")
+        );
+        assert_eq!(of_proxy("http://host:3128").unwrap().1, None);
+        for text in [
+            "socks5://u:hush@h",
+            "https://u:hush@h",
+            "u:hush@h:1",
+            "h:1",
+            "http://u:hush@",
+            "http://u:hush@h:99999",
+            "/x",
+        ] {
+            let why = of_proxy(text).unwrap_err();
+            assert!(why.contains("proxy-url") && !why.contains("hush"), "{why}");
         }
     }
 

@@ -8,7 +8,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use http::uri::Scheme;
-use hyper_util::client::legacy::connect::HttpConnector;
+use http::{HeaderValue, Uri};
+use hyper::rt::{Read, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use kube::config::{AuthInfo, Kubeconfig};
@@ -16,7 +19,7 @@ use kube::{Client, Config as KubeConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder};
 
 use super::address;
 use super::certificate::{self, Term};
@@ -31,6 +34,9 @@ const LOGIN_BYTES_MAX: u64 = 4 << 20;
 /// How each part of a PEM text begins, and one that is a certificate (RFC 7468).
 const PEM_BEGIN: &str = "-----BEGIN ";
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+
+/// Where tunnels to the server are asked for, and what is said there of who asks.
+type Proxy = (Uri, Option<HeaderValue>);
 
 /// Of how many parts of the time for all of it so many are a program's.
 const PROGRAM_PART: (u32, u32) = (9, 10);
@@ -89,24 +95,24 @@ async fn aside<T: Send + 'static>(
 
 async fn client(kubeconfig: Option<PathBuf>, until: Instant) -> Result<Connected, SourceError> {
     let found = aside(move || {
-        let (mut found, act) = match kubeconfig.as_deref() {
+        let ((mut found, proxy), act) = match kubeconfig.as_deref() {
             Some(path) => (of_file(path)?, format!("logging in as the kubeconfig {} says", path.display())),
             None => {
                 let act = "reading what this pod has of its cluster (service account)".to_owned();
-                (KubeConfig::incluster_env().map_err(|e| refuse(&act, e))?, act)
+                ((KubeConfig::incluster_env().map_err(|e| refuse(&act, e))?, None), act)
             }
         };
         let login = number_of(&found.auth_info);
         let withheld = withhold(&mut found);
-        Ok((found, act, login, withheld))
+        Ok((found, proxy, act, login, withheld))
     });
-    let (mut found, act, login, withheld) = found.await?;
+    let (mut found, proxy, act, login, withheld) = found.await?;
     let said = program::log_in(&mut found.auth_info, until).await.map_err(|why| refuse(&act, why))?;
     aside(move || {
         let server = found.cluster_url.to_string().trim_end_matches('/').to_owned();
         let term = said.or_else(|| term(&found.auth_info));
         let act = format!("preparing to connect to {server}");
-        let client = stack(found).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
+        let client = stack(found, proxy).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
         Ok(Connected { client, server, term, patch_is_refused: Arc::default(), login, withheld })
     })
     .await
@@ -290,26 +296,32 @@ fn reach(kubeconfig: &mut Kubeconfig) -> Result<(), String> {
     Ok(())
 }
 
-fn of_file(path: &Path) -> Result<KubeConfig, SourceError> {
+fn of_file(path: &Path) -> Result<(KubeConfig, Option<Proxy>), SourceError> {
     let act = format!("reading the kubeconfig {}", path.display());
     let mut kubeconfig = current(path).map_err(|why| refuse(&act, why))?;
     for login in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
         split_pair(login);
         trim_token(login).map_err(|why| refuse(&act, why))?;
     }
-    let has_proxy =
-        kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()).any(|c| c.proxy_url.is_some());
+    let clusters = kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut());
+    let mut proxy = None;
+    for cluster in clusters {
+        proxy = cluster
+            .proxy_url
+            .clone()
+            .map(|text| address::of_proxy(&text))
+            .transpose()
+            .map_err(|why| refuse(&act, why))?;
+    }
     let mut found = KubeConfig::try_from(kubeconfig).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
     let asks_nobody = found.accept_invalid_certs || found.cluster_url.scheme_str() == Some("http");
     if asks_nobody && found.root_cert.is_none() {
         // The machine's own authorities, hundreds of files, need not be read for that, and in an image there are none.
         found.root_cert = Some(Vec::new());
     }
-    if !has_proxy {
-        // What the runtime's environment says (HTTPS_PROXY) is how images are fetched, not how the node reaches its API server.
-        found.proxy_url = None;
-    }
-    Ok(found)
+    // What the runtime's environment says (HTTPS_PROXY) is how images are fetched, not how the node reaches its API server.
+    found.proxy_url = None;
+    Ok((found, proxy))
 }
 
 /// Where a kubeconfig's cluster is, as a kubeconfig beside another login has it: who signed for the server is in it, and no file.
@@ -359,22 +371,34 @@ fn absolute(kubeconfig: &mut Kubeconfig, folder: &Path) {
     }
 }
 
-fn stack(config: KubeConfig) -> Result<Client, BoxError> {
-    if config.proxy_url.is_some() {
-        return Ok(Client::try_from(config)?);
-    }
+fn stack(config: KubeConfig, proxy: Option<Proxy>) -> Result<Client, BoxError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(PING_EVERY));
     tcp.set_keepalive_interval(Some(PING_LIMIT));
+    match proxy {
+        None => over(&config, tcp),
+        Some((uri, None)) => over(&config, Tunnel::new(uri, tcp)),
+        Some((uri, Some(authorization))) => over(&config, Tunnel::new(uri, tcp).with_auth(authorization)),
+    }
+}
+
+/// Over whatever makes connections.
+fn over<C>(config: &KubeConfig, connector: C) -> Result<Client, BoxError>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: Read + Write + Connection + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<BoxError>,
+{
     let tls = config.rustls_client_config()?;
     let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     let builder = match config.tls_server_name.clone() {
         Some(name) => builder.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name.try_into()?)),
         None => builder,
     };
-    let https = builder.enable_all_versions().wrap_connector(tcp);
+    let https = builder.enable_all_versions().wrap_connector(connector);
     let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_max_idle_per_host(IDLE_MAX)

@@ -1,9 +1,12 @@
 //! What a kubeconfig may say, and a client of Go's library reads: servers without a scheme, programs that log in, proxies, what is
 //! empty and what is not used. Nothing secret of it is told.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use super::*;
 
@@ -18,6 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::kubeconfigs::a_program_logs_in", needs, program),
         Case::new("api::kubeconfigs::a_program_that_fails_tells_no_secret", needs, failing_program),
         Case::new("api::kubeconfigs::a_program_without_an_end_leaves_nothing", needs, endless_program),
+        Case::new("api::kubeconfigs::a_proxy_is_asked_for_a_tunnel", needs, proxied),
     ]
 }
 
@@ -122,6 +126,9 @@ fn userinfo() {
         format!("https://{SECRET}@"),
     ] {
         changed.refused(|whole| cluster_of(whole)["server"] = json!(server));
+    }
+    for proxy in ["http", "https", "socks5", "ftp"] {
+        changed.refused(|whole| cluster_of(whole)["proxy-url"] = json!(format!("{proxy}://u:{SECRET}@127.0.0.1:1")));
     }
 }
 
@@ -236,5 +243,63 @@ fn endless_program() {
         // One that is killed has no command line left, whoever is to reap it.
         let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
         assert!(line.is_empty(), "{pid}: {}", String::from_utf8_lossy(&line));
+    }
+}
+
+/// What a proxy was asked for, one text each.
+type Heard = Arc<Mutex<Vec<String>>>;
+
+/// A proxy that makes tunnels.
+fn proxy() -> (SocketAddr, Heard) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, heard) = (listener.local_addr().unwrap(), Heard::default());
+    let log = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || tunnel(stream.unwrap(), &log));
+        }
+    });
+    (address, heard)
+}
+
+fn tunnel(mut client: TcpStream, heard: &Heard) {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|length| length == 1) {
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let target = head.split(' ').nth(1).unwrap().to_owned();
+    heard.lock().unwrap().push(head);
+    let mut server = TcpStream::connect(target).unwrap();
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+    // Either side may have gone.
+    drop(std::io::copy(&mut server, &mut client));
+}
+
+fn proxied() {
+    let changed = Changed::new();
+    let (address, heard) = proxy();
+    let server = changed.member.cluster.address().replace("https://", "");
+    for (proxy, authorization) in [
+        (format!("http://{address}"), None),
+        // Base64 of `u:p@ss`.
+        (format!("http://u:p%40ss@{address}/"), Some("basic dtpwqhnz")),
+    ] {
+        changed.add(|whole| cluster_of(whole)["proxy-url"] = json!(proxy)).ok();
+        let heard = std::mem::take(&mut *heard.lock().unwrap());
+        assert!(!heard.is_empty(), "{proxy}");
+        for head in heard {
+            assert!(head.starts_with(&format!("CONNECT {server} ")), "{head}");
+            let head = head.to_lowercase();
+            assert_eq!(head.contains("proxy-authorization"), authorization.is_some(), "{head}");
+            assert!(authorization.is_none_or(|value| head.contains(value)), "{head}");
+        }
+    }
+    for proxy in ["socks5://127.0.0.1:1", "ftp://127.0.0.1:1", "/x"] {
+        let msg = changed.refused(|whole| cluster_of(whole)["proxy-url"] = json!(proxy));
+        assert!(msg.contains("proxy-url") && msg.contains("http://"), "{proxy}: {msg}");
     }
 }
