@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("chains::a_whole_chain_in_one_exec", filter, whole),
         Case::new("chains::the_namespace_is_gone", filter, lost),
+        Case::new("chains::ports_of_one_family_that_others_removed", filter, flushed),
         Case::new("chains::gc_collects_the_whole_chain", filter, collected),
         Case::new("chains::a_failed_add_leaves_nothing", filter, failed),
         Case::new("chains::a_link_that_fails_takes_the_rules_with_it", filter, refused),
@@ -105,6 +106,20 @@ fn lost() {
     call(&bed, "ADD", "a", &conf).run().ok();
     bed.lose_pod("a");
     call(&bed, "DEL", "a", &conf).run().ok();
+    assert_eq!(left(&bed), Vec::<String>::new());
+}
+
+fn flushed() {
+    let bed = Testbed::new();
+    for table in ["ip", "ip6"] {
+        bed.pod(table);
+        let conf = node_chain();
+        call(&bed, "ADD", table, &conf).run().ok();
+        bed.tool("nft", &["flush", "map", table, "plexus_portmap", "ports"], "").unwrap();
+        call(&bed, "DEL", table, &conf).run().ok();
+        let rules = bed.tool("nft", &["list", "ruleset"], "").unwrap();
+        assert!(!rules.contains(&format!("id: c-{table}")), "{rules}");
+    }
     assert_eq!(left(&bed), Vec::<String>::new());
 }
 

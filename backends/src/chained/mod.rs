@@ -413,7 +413,7 @@ pub fn remove(chained: Chained, remains: &mut Remains<'_>) -> Result<Vec<Error>,
         }
         Chained::Portmap => {
             let spec = if let Some(Spec::Portmap(spec)) = spec { Some(spec) } else { None };
-            portmap::remove(remains.filter, spec, &owner).map(|()| Vec::new())
+            portmap::remove_of(remains.filter, spec, &owner, remains.previous).map(|()| Vec::new())
         }
         Chained::Vrf => {
             let original = if let Some(Original::Vrf(original)) = original { Some(original) } else { None };

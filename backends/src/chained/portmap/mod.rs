@@ -78,10 +78,26 @@ pub(super) fn complete(host: &mut Host, spec: &Spec, owner: &Owner<'_>, previous
 /// # Errors
 /// [`crate::ErrorKind::Io`] or [`crate::ErrorKind::Refused`] if the kernel cannot be asked.
 pub fn remove(filter: &mut Filter, spec: Option<&Spec>, owner: &Owner<'_>) -> Result<(), Error> {
-    match spec {
-        Some(spec) if spec.is_idle() => Ok(()),
-        known => filter.remove_ports(known.map(|spec| spec.mappings.as_slice()), owner),
+    remove_of(filter, spec, owner, None)
+}
+
+/// As [`remove`], where the attachment's result may be known: of a family that the pod has, and that has lost all its ports, what is left is
+/// looked for.
+///
+/// # Errors
+/// Those of [`remove`].
+pub(super) fn remove_of(
+    filter: &mut Filter,
+    spec: Option<&Spec>,
+    owner: &Owner<'_>,
+    previous: Option<&Previous>,
+) -> Result<(), Error> {
+    if spec.is_some_and(Spec::is_idle) {
+        return Ok(());
     }
+    let addresses = previous.map(|previous| addresses(previous, owner.ifname)).unwrap_or_default();
+    let has = [false, true].map(|v6| addresses.iter().any(|address| address.is_ipv6() == v6));
+    filter.remove_ports(spec.map(|spec| spec.mappings.as_slice()), owner, has)
 }
 
 /// Whether the ports lead to the pod, by this crate's elements or the reference plugin's rules.

@@ -235,17 +235,23 @@ impl Filter {
     pub(crate) fn take_back_ports(&mut self, mappings: &[Mapping], owner: &Owner<'_>) -> Result<(), Error> {
         let Some(socket) = self.0.as_mut().filter(|_| !mappings.is_empty()) else { return Ok(()) };
         let mut remove = || -> Result<(), Failure> {
-            removal::remove_known(socket, mappings, owner)?;
+            removal::remove_known(socket, mappings, owner, [false; 2])?;
             socket.change(|socket, batch| compatible::remove(socket, batch, Some(mappings), owner.sandbox))
         };
         remove().map_err(|e| Error::kernel("remove the mapped ports of", owner.place(), e))
     }
 
-    /// Removes an owner's mappings, and what the reference plugins made for them. `known`: which they are; none: nobody knows.
-    pub(crate) fn remove_ports(&mut self, known: Option<&[Mapping]>, owner: &Owner<'_>) -> Result<(), Error> {
+    /// Removes an owner's mappings, and what the reference plugins made for them. `known`: which they are; none: nobody knows. `has`: of
+    /// which families, IPv4 and IPv6, the pod is known to have addresses.
+    pub(crate) fn remove_ports(
+        &mut self,
+        known: Option<&[Mapping]>,
+        owner: &Owner<'_>,
+        has: [bool; 2],
+    ) -> Result<(), Error> {
         let Some(socket) = self.0.as_mut() else { return Ok(()) };
         let mut remove = || -> Result<(), Failure> {
-            removal::remove(socket, known, owner)?;
+            removal::remove(socket, known, owner, has)?;
             socket.change(|socket, batch| {
                 compatible::remove(socket, batch, known, owner.sandbox)?;
                 iptables::remove_ports(socket, batch, owner)

@@ -17,16 +17,27 @@ use crate::nft::Owner;
 const REMOVED_AT_ONCE: usize = 160;
 
 /// Removes an owner's mappings: by their keys where they are known and there, else by the comments of all.
-pub(super) fn remove(socket: &mut Socket, known: Option<&[Mapping]>, owner: &Owner<'_>) -> Result<(), Failure> {
+pub(super) fn remove(
+    socket: &mut Socket,
+    known: Option<&[Mapping]>,
+    owner: &Owner<'_>,
+    has: [bool; 2],
+) -> Result<(), Failure> {
     let is_whole = match known {
-        Some(mappings) => remove_known(socket, mappings, owner)?,
+        Some(mappings) => remove_known(socket, mappings, owner, has)?,
         None => false,
     };
     if is_whole { Ok(()) } else { remove_where(socket, element::of(owner)) }
 }
 
-/// Removes these mappings of an owner, and tells whether all were there.
-pub(super) fn remove_known(socket: &mut Socket, known: &[Mapping], owner: &Owner<'_>) -> Result<bool, Failure> {
+/// Removes these mappings of an owner, and tells whether all were there. `has`: whether the pod is known to have addresses of IPv4, and of
+/// IPv6.
+pub(super) fn remove_known(
+    socket: &mut Socket,
+    known: &[Mapping],
+    owner: &Owner<'_>,
+    has: [bool; 2],
+) -> Result<bool, Failure> {
     let mut is_whole = true;
     for mappings in known.chunks(MAPPINGS_AT_ONCE) {
         let mut found = [Presence::default(); 2];
@@ -37,8 +48,9 @@ pub(super) fn remove_known(socket: &mut Socket, known: &[Mapping], owner: &Owner
         })?;
         // A pod without one family has no mapping in it at all.
         let whole = |presence: &Presence| presence.found == presence.wanted;
-        let fits = |presence: &Presence| whole(presence) || presence.found == 0;
-        is_whole &= found.iter().all(fits) && found.iter().any(|presence| whole(presence) && presence.wanted > 0);
+        let fits = |(presence, has): (&Presence, bool)| whole(presence) || presence.found == 0 && !has;
+        is_whole &=
+            found.iter().zip(has).all(fits) && found.iter().any(|presence| whole(presence) && presence.wanted > 0);
     }
     Ok(is_whole)
 }
