@@ -170,6 +170,14 @@ impl Tidings {
     }
 }
 
+impl Knowledge {
+    /// Whether nothing was asked: where there is no API server, for one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pod.is_none() && self.definitions.is_empty()
+    }
+}
+
 /// The cluster as it was handed over.
 pub struct Handed<'a> {
     knowledge: Knowledge,

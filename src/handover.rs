@@ -36,6 +36,14 @@ pub struct Program {
     knowledge: RefCell<Option<Knowledge>>,
 }
 
+impl Program {
+    /// Whether the daemon handed over what it asked an API server, by a login of its own, maybe.
+    fn knows(&self, config: &Config) -> bool {
+        let knowledge = self.knowledge.borrow();
+        config.manifests.is_none() && knowledge.as_ref().is_some_and(|knowledge| !knowledge.is_empty())
+    }
+}
+
 impl Place for Program {
     fn asks_daemon(&self) -> bool {
         true
@@ -46,7 +54,7 @@ impl Place for Program {
     }
 
     fn has_api(&self, config: &Config) -> bool {
-        self.knowledge.borrow().is_some() || cluster::has_api(config)
+        self.knows(config) || cluster::has_api(config)
     }
 
     fn hand(&self, knowledge: Knowledge) {
@@ -55,15 +63,14 @@ impl Place for Program {
 
     /// The cluster as manifests tell it, or as the daemon handed it over; where only its API can tell, this process ends here and becomes another.
     fn reach<'a>(&'a self, config: &Config, request: &Request) -> Result<Box<dyn Cluster + 'a>, CniError> {
-        if let (Some(knowledge), Some(socket)) = (self.knowledge.take(), config.daemon_socket.clone()) {
-            let (config, request) = (config.clone(), request.clone());
-            let tell = move |tidings: &_| refer::tell(&socket, &config, &request, tidings);
-            return Ok(Box::new(Handed::new(knowledge, tell)));
-        }
-        if !cluster::is_needed(config, request) {
+        if !self.knows(config) && !cluster::is_needed(config, request) {
             return OfFiles.reach(config, request);
         }
-        Err(execute(request))
+        let (Some(knowledge), Some(socket)) = (self.knowledge.take(), config.daemon_socket.clone()) else {
+            return Err(execute(request));
+        };
+        let (config, request) = (config.clone(), request.clone());
+        Ok(Box::new(Handed::new(knowledge, move |tidings| refer::tell(&socket, &config, &request, tidings))))
     }
 
     fn allow_execution(&self, request: &Request, why: Executed) -> Result<(), CniError> {
