@@ -408,8 +408,9 @@ fn templates() {
 fn there_already() {
     let guarded = Guarded::new(&[("allowedTypes", "*")]);
     let namespace = guarded.cluster.namespace().to_owned();
-    let definition = cluster::definitions(&namespace, "x");
-    guarded.cluster.definition_in(&namespace, "x", r#"{"type": "evil"}"#, &[]);
+    let definition = cluster::definitions(&namespace, "kept");
+    // Not of the name that attempts have: until the server has read its parameters again, it says that one is there already.
+    guarded.cluster.definition_in(&namespace, "kept", r#"{"type": "evil"}"#, &[]);
     guarded.cluster.pod("a", &[(NETWORKS, "lan@x")]);
     let narrower = json!({"data": {"allowedTypes": "dummy"}});
     guarded.cluster.patch(&format!("/api/v1/namespaces/{namespace}/configmaps/plexus-admission"), &narrower);
@@ -427,7 +428,7 @@ fn there_already() {
     let networks = |text: &str| json!({"metadata": {"annotations": {NETWORKS: text}}});
     assert!(guarded.ask("PATCH", &pod, &networks("lan@x,lan@x")).contains("two networks want one interface"));
     assert_eq!(guarded.ask("PATCH", &pod, &networks("lan@y")), "");
-    guarded.cluster.delete_definition("x");
+    guarded.cluster.delete_definition("kept");
 }
 
 fn parameters() {
