@@ -365,7 +365,7 @@ fn one<'a>(
                     let result = timed(place, Phase::Address, || {
                         chained::add(spec, &link, before, (&mut kernel.host, &mut kernel.pod), &mut note)
                     });
-                    if result.as_ref().map_or_else(|failed| failed.is_in_doubt, |_| true) {
+                    if native::may_be_done(&result) {
                         begun.done.push(Done::Chained { attachment, step, result: known, original: found });
                     }
                     result.map_err(|failed| failed.error)?
@@ -444,7 +444,8 @@ fn build<'a>(
     let (built, ruled) =
         beside::link_and_rules(plan, attachment, (index, native), resolved, kernel, layer3, &leased, begun);
     let ifname = &attachment.ifname;
-    if built.as_ref().map_or_else(|failed| failed.is_in_doubt && !resolved.is_moved(), |_| true) {
+    // A device that was to move is not made anew: where it is, the record finds it.
+    if built.is_ok() || native::may_be_done(&built) && !resolved.is_moved() {
         begun.done.push(match resolved {
             moved if moved.is_moved() => Done::Device { ifname, resolved: Box::new(moved.clone()) },
             _ => Done::Link { ifname },

@@ -323,6 +323,11 @@ pub struct Failed {
     pub is_in_doubt: bool,
 }
 
+/// Whether there may be something to undo.
+pub fn may_be_done<T>(attempt: &Result<T, Failed>) -> bool {
+    attempt.as_ref().map_or_else(|failed| failed.is_in_doubt, |_| true)
+}
+
 impl From<backends::Error> for Failed {
     fn from(error: backends::Error) -> Self {
         Failed { is_in_doubt: error.leaves_doubt(), error: from_backend(error) }

@@ -202,7 +202,7 @@ impl Calls {
     }
 
     fn no_object(&self, why: &str) -> Failure {
-        let (server, why) = (&self.server, bounded(why));
+        let (server, why) = (&self.server, bounded(why, TOLD_BYTES_MAX));
         Failure::Foreign(format!(
             "the answer is not the object that was asked for{why}: is something else than the API server at {server}?"
         ))
@@ -321,7 +321,7 @@ impl Calls {
         if !lasts {
             self.doubt();
         }
-        let why = format!("{}: {}", self.server, bounded(&why));
+        let why = format!("{}: {}", self.server, bounded(&why, TOLD_BYTES_MAX));
         if lasts { Failure::Login(self.doubted(why)) } else { Failure::Passing(why) }
     }
 
@@ -339,7 +339,7 @@ impl Calls {
 
 /// What the server says (Kubernetes API conventions, "HTTP Status codes").
 pub(super) fn of_status(code: u16, message: &str) -> Failure {
-    let message = bounded(message);
+    let message = bounded(message, TOLD_BYTES_MAX);
     match code {
         404 => Failure::Missing,
         409 => Failure::Conflict(message.into_owned()),
@@ -353,15 +353,13 @@ pub(super) fn of_status(code: u16, message: &str) -> Failure {
     }
 }
 
-/// As much of a text as is told of it.
-fn bounded(text: &str) -> Cow<'_, str> {
-    let end = (0..=TOLD_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-    match text.get(..end) {
-        Some(start) if text.len() > TOLD_BYTES_MAX => {
-            Cow::Owned(format!("{start}... ({} bytes more)", text.len() - start.len()))
-        }
-        _ => Cow::Borrowed(text),
+/// As much of a text as is told of it, in bytes.
+pub(super) fn bounded(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
     }
+    let end = (0..=most.saturating_sub(3)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    Cow::Owned(format!("{}...", text.get(..end).unwrap_or_default()))
 }
 
 /// An error with its sources, each said once.
@@ -390,11 +388,11 @@ mod tests {
         let long = format!("x{}", "\u{e9}".repeat(3 << 20));
         for code in [400, 401, 403, 409, 410, 422, 503] {
             let told = of_status(code, &long).to_string();
-            assert!(told.len() < TOLD_BYTES_MAX + 200 && told.contains("bytes more)"), "{code}: {}", told.len());
+            assert!(told.len() < TOLD_BYTES_MAX + 200 && told.contains("..."), "{code}: {}", told.len());
             let short = of_status(code, "the quota is used up").to_string();
-            assert!(short.contains("the quota is used up") && !short.contains("more"), "{short}");
+            assert!(short.contains("the quota is used up") && !short.contains("..."), "{short}");
         }
-        assert_eq!(bounded(&"x".repeat(TOLD_BYTES_MAX)).len(), TOLD_BYTES_MAX);
+        assert_eq!(bounded(&"x".repeat(TOLD_BYTES_MAX), TOLD_BYTES_MAX).len(), TOLD_BYTES_MAX);
     }
 
     #[test]

@@ -303,15 +303,11 @@ fn of_file(path: &Path) -> Result<(KubeConfig, Option<Proxy>), SourceError> {
         split_pair(login);
         trim_token(login).map_err(|why| refuse(&act, why))?;
     }
-    let clusters = kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut());
     let mut proxy = None;
-    for cluster in clusters {
-        proxy = cluster
-            .proxy_url
-            .clone()
-            .map(|text| address::of_proxy(&text))
-            .transpose()
-            .map_err(|why| refuse(&act, why))?;
+    // One at most is left: that of the current context.
+    if let Some(cluster) = kubeconfig.clusters.first().and_then(|named| named.cluster.as_ref()) {
+        let said = cluster.proxy_url.as_deref().map(address::of_proxy).transpose();
+        proxy = said.map_err(|why| refuse(&act, why))?;
     }
     let mut found = KubeConfig::try_from(kubeconfig).map_err(|e| refuse(&act, unquoted(&e.to_string())))?;
     let asks_nobody = found.accept_invalid_certs || found.cluster_url.scheme_str() == Some("http");

@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::advice;
-use super::call::{Calls, Failure};
+use super::call::{Calls, Failure, bounded};
 use super::objects::{About, events_path};
 use crate::cluster::Arrival;
 use crate::cni::error::CniError;
@@ -65,7 +65,7 @@ impl Event {
     /// However long the cause is: what to do is said.
     fn warning(reason: &'static str, error: &CniError, advice: &str) -> Event {
         let end = format!("; {advice}");
-        let message = bounded(error.msg.clone(), MESSAGE_BYTES_MAX.saturating_sub(end.len())) + &end;
+        let message = bounded(&error.msg, MESSAGE_BYTES_MAX.saturating_sub(end.len())).into_owned() + &end;
         Event { kind: "Warning", reason, message, trace: None }
     }
 
@@ -74,7 +74,7 @@ impl Event {
         Event {
             kind: "Warning",
             reason: "NetworkStatusNotWritten",
-            message: bounded(text.to_owned(), MESSAGE_BYTES_MAX),
+            message: bounded(text, MESSAGE_BYTES_MAX).into_owned(),
             trace: None,
         }
     }
@@ -88,15 +88,6 @@ impl Event {
     fn annotations(&self) -> Value {
         self.trace.map_or_else(|| json!({}), |trace| json!({ TRACE: trace.to_string() }))
     }
-}
-
-fn bounded(mut message: String, bytes: usize) -> String {
-    if message.len() > bytes {
-        let end = (0..=bytes.saturating_sub(3)).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
-        message.truncate(end);
-        message.push_str("...");
-    }
-    message
 }
 
 /// Tells all of them, together; a failure is one line of the log.
