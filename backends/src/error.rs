@@ -187,6 +187,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_refused_is_not_done_and_what_was_not_answered_may_be() {
+        let refused = Failure::Refused(Refusal { errno: Errno::EEXIST, text: None });
+        let lost = Failure::Socket(std::io::Error::from_raw_os_error(Errno::ENOBUFS as i32));
+        let doubts =
+            [refused, lost, Failure::Timeout { limit_ms: 1 }].map(|failure| Error::kernel("add", "x", failure));
+        assert_eq!(doubts.map(|error| error.leaves_doubt()), [false, true, true]);
+    }
+
+    #[test]
     fn a_failure_and_the_failure_of_its_undo_are_both_said() {
         let refusal = |errno| Refusal { errno, text: Some("why".to_owned()) };
         let undo = Error::refused("delete link", "eth0", refusal(Errno::EPERM));
