@@ -75,8 +75,8 @@ pub(super) struct Shared {
     /// There are none any more.
     rests: Condvar,
     processors: usize,
-    /// When what requests told was told on last.
-    nudged: Mutex<Instant>,
+    /// Since when something that requests told waits to be told on.
+    untold: Mutex<Option<Instant>>,
 }
 
 /// What a cluster is watched by.
@@ -127,7 +127,7 @@ impl Shared {
             serving: Mutex::new(0),
             rests: Condvar::new(),
             processors: thread::available_parallelism().map_or(1, usize::from),
-            nudged: Mutex::new(Instant::now()),
+            untold: Mutex::default(),
         })
     }
 
@@ -141,10 +141,11 @@ impl Shared {
     /// for ever.
     pub(super) fn nudge(&self) {
         let Some(known) = self.known() else { return };
-        let mut nudged = self.nudged.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.serving() == 0 || nudged.elapsed() > UNTOLD_TIME {
-            *nudged = Instant::now();
-            drop(nudged);
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *untold.get_or_insert_with(Instant::now);
+        if self.serving() == 0 || since.elapsed() > UNTOLD_TIME {
+            *untold = None;
+            drop(untold);
             known.nudge();
         }
     }
@@ -161,9 +162,7 @@ impl Shared {
 
     /// Files for the next request, while nobody waits.
     pub(super) fn make_ahead(&self) {
-        if self.serving() == 0 {
-            spare::refill();
-        }
+        spare::refill(|| self.serving() == 0);
     }
 
     /// Where requests that attach have their journal.

@@ -19,6 +19,8 @@ const DELETER: &str = "deleter-";
 /// How long a daemon may still be at work, and how often that is looked at.
 const REST_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY_MS: u16 = 1;
+/// For how long the processors must have had nothing to do.
+const CALM_MS: u16 = 200;
 
 /// Children that stay: what each of their deleters is in when it has nothing to do (its /proc/PID/task/TID/syscall).
 static RESIDENTS: Mutex<BTreeMap<i32, BTreeMap<PathBuf, String>>> = Mutex::new(BTreeMap::new());
@@ -68,6 +70,33 @@ pub(crate) fn settle() -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until the processors have almost nothing to do, as after namespaces were removed: the kernel works on for as much as a second.
+/// Where others keep them busy, it is waited for so long and no longer.
+pub(crate) fn calm() -> Outcome<()> {
+    let deadline = Instant::now() + REST_MAX;
+    let mut before = busy_and_idle()?;
+    while Instant::now() < deadline {
+        pause(CALM_MS)?;
+        let now = busy_and_idle()?;
+        if (now.0 - before.0) * 10 <= now.1 - before.1 {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+/// What all processors have done and not done since the machine was started (the first line of /proc/stat), in ticks.
+fn busy_and_idle() -> Outcome<(u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().ok_or("/proc/stat is empty")?;
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+    let [user, nice, system, idle, waiting, rest @ ..] = ticks.as_slice() else {
+        return Err("/proc/stat has too few columns".into());
+    };
+    Ok((user + nice + system + rest.iter().sum::<u64>(), idle + waiting))
 }
 
 /// Between two looks at what /proc says of another process: nothing tells when that changes.
