@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Event;
 use super::listen::{self, ANSWER_TIME, Ears, FRAME_TIME, Room};
-use super::metrics::Refusal;
+use super::metrics::{Refusal, ShimCode, ShimHandler, ShimMethod};
 use super::work::{Back, Call};
 use crate::cni::error::{CniError, Code};
 use crate::log::warn;
@@ -191,18 +191,49 @@ pub(super) async fn converse(
     }
 }
 
+/// One request, and its answer counted as Multus' daemon counts it. What goes wrong before there is a request is no answer of ours.
 async fn served(request: Request<Incoming>, turn: &Mutex<Turn>, ears: &Ears, overlay: &Overlay) -> Said {
+    let (handler, method) = (handler(request.uri().path()), spelled(request.method()));
+    let said = answer(handler, request, turn, ears, overlay).await;
+    ears.metrics.shim(handler, code(said.status()), method);
+    said
+}
+
+/// Whose request it is; that is all that a path becomes.
+fn handler(path: &str) -> ShimHandler {
+    let named = ShimHandler::ALL.iter().find(|handler| handler.word() == path);
+    named.copied().unwrap_or(ShimHandler::NotFound)
+}
+
+/// Go's handlers write a method in lower case, and one that is none of theirs as one word.
+fn spelled(method: &Method) -> ShimMethod {
+    let named = ShimMethod::ALL.iter().find(|word| method.as_str().eq_ignore_ascii_case(word.word()));
+    named.copied().unwrap_or(ShimMethod::Unknown)
+}
+
+fn code(status: StatusCode) -> ShimCode {
+    let named = ShimCode::ALL.iter().find(|code| code.word() == status.as_str());
+    named.copied().unwrap_or(ShimCode::BadRequest)
+}
+
+async fn answer(
+    handler: ShimHandler,
+    request: Request<Incoming>,
+    turn: &Mutex<Turn>,
+    ears: &Ears,
+    overlay: &Overlay,
+) -> Said {
     let arrived = Instant::now();
-    let (path, method) = (request.uri().path().to_owned(), request.method().clone());
-    let asked = match path.as_str() {
+    let method = request.method().clone();
+    let asked = match handler {
         // For as long as it takes requests: a shim that finds it otherwise waits for a minute.
-        "/healthz" | "/readyz" => {
+        ShimHandler::Health | ShimHandler::Ready => {
             let is_known = [Method::GET, Method::HEAD, Method::POST].contains(&method);
             return if is_known { Response::new(Full::default()) } else { not_allowed("GET, HEAD, POST") };
         }
-        "/cni" => Asked::Runtime,
-        "/delegate" => Asked::Plug,
-        _ => return text(StatusCode::NOT_FOUND, "there are /cni, /delegate, /healthz and /readyz"),
+        ShimHandler::Cni => Asked::Runtime,
+        ShimHandler::Delegate => Asked::Plug,
+        ShimHandler::NotFound => return text(StatusCode::NOT_FOUND, "there are /cni, /delegate, /healthz and /readyz"),
     };
     if method != Method::POST {
         return not_allowed("POST");

@@ -30,7 +30,9 @@ use crate::cni::request::Command;
 use crate::phase::{Executed, Phase};
 
 use labels::ErrnoName;
-pub use labels::{ApiOutcome, ApiVerb, Became, Cache, Finding, OTHER, Outcome, Refusal};
+pub use labels::{
+    ApiOutcome, ApiVerb, Became, Cache, Finding, OTHER, Outcome, Refusal, ShimCode, ShimHandler, ShimMethod,
+};
 use pools::Pools;
 pub use pools::{Fill, NETWORK_BYTES_MAX, NETWORKS_MAX};
 use table::Row;
@@ -58,6 +60,7 @@ const PROCESS_STATUS_BYTES_MAX: u64 = 16 * 1024;
 
 type One = [(&'static str, &'static str); 1];
 type Two = [(&'static str, &'static str); 2];
+type Three = [(&'static str, &'static str); 3];
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 type Level = Gauge<u64, AtomicU64>;
 
@@ -87,6 +90,7 @@ pub struct Metrics {
     device_faults: Level,
     findings: Family<Two, Counter>,
     spans_dropped: Counter,
+    shim: Family<Three, Counter>,
 }
 
 impl Default for Metrics {
@@ -125,6 +129,7 @@ impl Metrics {
             device_faults: add(&mut registry, &table::DEVICE_FAULTS, Gauge::default()),
             findings: add(&mut registry, &table::FINDINGS, Family::default()),
             spans_dropped: add(&mut registry, &table::SPANS_DROPPED, Counter::default()),
+            shim: add(&mut registry, &table::SHIM, Family::default()),
             pools: Arc::clone(&pools),
             registry,
         };
@@ -230,6 +235,12 @@ impl Metrics {
     /// So many spans more that no collector gets.
     pub fn spans_dropped(&self, spans: u64) {
         self.spans_dropped.inc_by(spans);
+    }
+
+    /// Somebody was answered on the socket of Multus' shim.
+    pub fn shim(&self, handler: ShimHandler, code: ShimCode, method: ShimMethod) {
+        let labels = [("handler", handler.word()), ("code", code.word()), ("method", method.word())];
+        self.shim.get_or_create(&labels).inc();
     }
 
     /// Everything as OpenMetrics text ([`MEDIA_TYPE`]).

@@ -111,6 +111,11 @@ pub(crate) fn has(line: &str) {
     panic!("no {line} in\n{page}");
 }
 
+/// How many lines of the page begin so.
+pub(crate) fn series(start: &str) -> usize {
+    get("/metrics").unwrap().1.lines().filter(|line| line.starts_with(start)).count()
+}
+
 fn referring(mut node: Node) -> Node {
     node.conf["daemonSocketDir"] = json!(DIR);
     node.conf["fallback"] = json!("fail");

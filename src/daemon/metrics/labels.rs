@@ -120,6 +120,62 @@ words! {
         /// A bridge's port that nobody's result names.
         Port = "port",
     }
+
+    /// Who answers on the socket of Multus' shim, as Multus names them.
+    ShimHandler {
+        /// A runtime's requests.
+        Cni = "/cni",
+        /// One network of a pod that runs.
+        Delegate = "/delegate",
+        /// Whether requests are taken.
+        Health = "/healthz",
+        /// The same, as newer shims ask.
+        Ready = "/readyz",
+        /// Every other path.
+        NotFound = "NotFound",
+    }
+
+    /// What it answered with.
+    ShimCode {
+        /// The result.
+        Ok = "200",
+        /// An error.
+        BadRequest = "400",
+        /// There is nothing at that path.
+        NotFound = "404",
+        /// Not by that method.
+        NotAllowed = "405",
+        /// The request did not come whole in time.
+        TooSlow = "408",
+        /// It is too large.
+        TooLarge = "413",
+        /// The daemon ends.
+        Ends = "503",
+    }
+
+    /// What it was asked by, in the spelling of Go's handlers.
+    ShimMethod {
+        /// RFC 9110, as those below it.
+        Get = "get",
+        /// Without the answer's body.
+        Head = "head",
+        /// A shim's.
+        Post = "post",
+        /// Not allowed anywhere here.
+        Put = "put",
+        /// As PUT.
+        Delete = "delete",
+        /// As PUT.
+        Connect = "connect",
+        /// As PUT.
+        Options = "options",
+        /// As PUT.
+        Trace = "trace",
+        /// RFC 5789; as PUT.
+        Patch = "patch",
+        /// No method that is known.
+        Unknown = "unknown",
+    }
 }
 
 /// An error of the kernel, by its name. Those without a name (its own, such as 524) are one series.

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 
 use prometheus_client::registry::Unit;
 
-use super::labels::{ApiOutcome, ApiVerb, Became, Cache, Finding, OTHER, Outcome, Refusal};
+use super::labels::{
+    ApiOutcome, ApiVerb, Became, Cache, Finding, OTHER, Outcome, Refusal, ShimCode, ShimHandler, ShimMethod,
+};
 use super::pools::NETWORKS_MAX;
 use super::{DELEGATE, PHASE_SECONDS_BUCKETS, REQUEST_SECONDS_BUCKETS, VERBS};
 use crate::phase::{Executed, Phase};
@@ -130,6 +132,11 @@ rows! {
         "Where journal, kernel, leases and sandboxes did not agree";
     SPANS_DROPPED = "plexus_spans_dropped" Counter None, [],
         "Spans that no collector got: too many waited, or it did not take them. Without the feature `otel` there are none";
+    SHIM = "multus_server_request" Counter None,
+        [("handler", Values::Closed(|| ShimHandler::ALL.iter().map(|one| one.word()).collect())),
+         ("code", Values::Closed(|| ShimCode::ALL.iter().map(|one| one.word()).collect())),
+         ("method", Values::Closed(|| ShimMethod::ALL.iter().map(|one| one.word()).collect()))],
+        "Answers on the socket of Multus' shim (`--compat-socket-dir`), under the name and labels of Multus' own daemon: a dashboard made for that shows them";
     MEMORY = "process_resident_memory" Gauge Some(Unit::Bytes), [], "The daemon's memory, as the kernel counts it";
 }
 

@@ -27,6 +27,10 @@ fn full() -> Metrics {
     for verb in ApiVerb::ALL {
         ApiOutcome::ALL.iter().for_each(|outcome| metrics.api_calls(*verb, *outcome, 1));
     }
+    for handler in ShimHandler::ALL {
+        ShimCode::ALL.iter().for_each(|code| metrics.shim(*handler, *code, ShimMethod::Post));
+    }
+    ShimMethod::ALL.iter().for_each(|method| metrics.shim(ShimHandler::Cni, ShimCode::Ok, *method));
     metrics.kernel_error(Errno::EEXIST);
     metrics.requests(3, 5);
     metrics.statuses_waiting(2);

@@ -22,6 +22,7 @@ use crate::case::Case;
 use crate::meta::{self, Node};
 use crate::multus;
 use crate::need::Need;
+use crate::observe;
 use crate::redact::Names;
 use crate::snapshot::{Facts, Snapshot, flatten};
 use crate::testbed::{LEASES, files_below};
@@ -38,6 +39,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::compat_the_go_shim_is_killed_with_its_daemon", shim, killed),
         Case::new("daemon::compat_the_go_shim_waits_and_sees_no_change_of_daemons", shim, changes),
         Case::new("daemon::compat_requests_by_hand", mac, by_hand),
+        Case::new("daemon::compat_requests_are_counted_as_multus_counts_them", mac, counted),
         Case::new("daemon::compat_another_user_gets_nothing", &[Need::Macvlan, Need::Users], another_user),
         Case::new("daemon::compat_its_own_configuration_holds", mac, overlay),
         Case::new("daemon::compat_a_caller_that_goes_leaves_nothing", mac, gone),
@@ -361,6 +363,39 @@ fn by_hand() {
     assert_eq!(post("/cni", &body(&node, "DEL", "a", "eth0", &node.conf)), Said(200, String::new()));
     assert_eq!(left(&node), Vec::<String>::new());
     daemon.awaits_descriptors(before);
+    daemon.stop();
+}
+
+/// What a dashboard asks that was made for Multus' daemon: its counter, with its labels as Go's handlers write them.
+fn counted() {
+    let node = node();
+    let daemon = start(&[]);
+    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "blue")]);
+    for command in ["ADD", "DEL", "DEL"] {
+        assert_eq!(post("/cni", &body(&node, command, "a", "eth0", &node.conf)).0, 200);
+    }
+    assert_eq!(post("/cni", &json!([])).0, 400);
+    assert_eq!(post("/delegate", &json!([])).0, 400);
+    let asks = [("POST", "/healthz"), ("GET", "/healthz"), ("GET", "/cni"), ("HEAD", "/readyz")];
+    let strangers = [("GET", "/"), ("GET", "/cni/../etc"), ("GET", "/healthz?x"), ("BREW", "/pot"), ("BREW", "/pots")];
+    for (method, path) in asks.into_iter().chain(strangers) {
+        ask(&request(method, path, "")).unwrap();
+    }
+    for (handler, code, method, count) in [
+        ("/cni", 200, "post", 3),
+        ("/cni", 400, "post", 1),
+        ("/cni", 405, "get", 1),
+        ("/delegate", 400, "post", 1),
+        ("/healthz", 200, "post", 1),
+        ("/healthz", 200, "get", 2),
+        ("/readyz", 200, "head", 1),
+        ("NotFound", 404, "get", 2),
+        ("NotFound", 404, "unknown", 2),
+    ] {
+        let labels = format!(r#"handler="{handler}",code="{code}",method="{method}""#);
+        observe::has(&format!("multus_server_request_total{{{labels}}} {count}"));
+    }
+    assert_eq!(observe::series("multus_server_request_total{"), 9, "and nothing else");
     daemon.stop();
 }
 
