@@ -38,6 +38,25 @@ pub enum Action {
         /// Why.
         why: String,
     },
+    /// It stays as it is: what was asked for and what is there exclude each other.
+    Refuse {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Why there is nothing to write.
+enum Without {
+    /// Not yet, or not now.
+    Waits(String),
+    /// A person has to say something else.
+    Refused(String),
+}
+
+impl From<String> for Without {
+    fn from(why: String) -> Without {
+        Without::Waits(why)
+    }
 }
 
 /// What is to be done, and what a person should know meanwhile.
@@ -67,7 +86,8 @@ pub fn decide(seen: &Seen, conf: &Keep, ready: bool) -> Decision {
     }
     let wanted = match wanted(seen, conf, &mut says) {
         Ok(file) => file,
-        Err(why) => match &seen.last {
+        Err(Without::Refused(why)) => return Decision { action: Action::Refuse { why }, says, file: None },
+        Err(Without::Waits(why)) => match &seen.last {
             None => return wait(format!("{why}: the runtime's configuration is not written yet"), says),
             Some(last) => {
                 says.push(format!("{why}: the runtime's configuration stays as it is"));
@@ -92,7 +112,7 @@ fn ours(seen: &Seen) -> impl Iterator<Item = &Found> {
 }
 
 /// plexus' file as it should be.
-fn wanted(seen: &Seen, conf: &Keep, says: &mut Vec<String>) -> Result<Last, String> {
+fn wanted(seen: &Seen, conf: &Keep, says: &mut Vec<String>) -> Result<Last, Without> {
     if let Origin::File(path) = &conf.origin {
         let refused = |why: String| format!("{}: {why}", path.display());
         let whole = seen.given.clone().unwrap_or_else(|| Err("it was not read".to_owned())).map_err(refused)?;
@@ -100,9 +120,12 @@ fn wanted(seen: &Seen, conf: &Keep, says: &mut Vec<String>) -> Result<Last, Stri
         return Ok(last(made, None));
     }
     if conf.names_network() {
-        return named_network(seen, conf).map(|made| last(made, None));
+        return Ok(last(named_network(seen, conf)?, None));
     }
     let primary = primary::choose(seen, conf, says)?;
+    if let Some(why) = differs(&primary, conf) {
+        return Err(Without::Refused(why));
+    }
     let made = of_primary(&primary, seen, conf).map_err(|why| format!("{}: {why}", primary.path.display()))?;
     let source = Source { path: Some(primary.path.to_owned()), network: primary.list.name.clone() };
     Ok(last(made, Some(source)))
@@ -119,6 +142,15 @@ fn named_network(seen: &Seen, conf: &Keep) -> Result<Composed, String> {
     let is_path = own.contains_key("clusterNetwork");
     let make = if is_path { compose::unread } else { compose::around };
     make(&seen.name, version, own, chained(seen))
+}
+
+/// Why the default network is not of the version that it must have.
+fn differs(primary: &Primary, conf: &Keep) -> Option<String> {
+    let (wanted, has) = (conf.version?, primary.list.cni_version);
+    (conf.exact_version && !conf.force_version && wanted != has).then(|| {
+        let (file, wanted, has) = (primary.path.display(), wanted.as_str(), has.as_str());
+        format!("cniVersion is to be {wanted}, and that of the default network's file {file} is {has}")
+    })
 }
 
 fn last(made: Composed, source: Option<Source>) -> Last {

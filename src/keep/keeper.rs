@@ -35,6 +35,7 @@ pub struct Keeper {
     said: BTreeSet<String>,
     /// The last look found plexus' file as it should be.
     is_in_place: bool,
+    refused: Option<String>,
 }
 
 impl Keeper {
@@ -59,6 +60,7 @@ impl Keeper {
             name: compose::NAME.to_owned(),
             said: BTreeSet::new(),
             is_in_place: false,
+            refused: None,
             conf,
         };
         keeper.take_up();
@@ -91,6 +93,11 @@ impl Keeper {
     /// Whether the last look left plexus' file as it should be: pods start by it.
     pub fn is_in_place(&self) -> bool {
         self.is_in_place
+    }
+
+    /// Why the last look changed nothing, where that does not change by itself.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// One look, and what follows from it. `ready`: requests can be served. Once it was so, the configuration is kept whatever it
@@ -127,6 +134,7 @@ impl Keeper {
     /// One change. Whether it was the last.
     fn step(&mut self, now: Instant, done: &mut Vec<String>) -> Result<(bool, Vec<String>), String> {
         self.is_in_place = false;
+        self.refused = None;
         if self.is_begun {
             fs::create_dir_all(&self.conf.dir).map_err(|e| format!("{}: {e}", self.conf.dir.display()))?;
         }
@@ -144,6 +152,10 @@ impl Keeper {
             }
             Action::Wait { why } => {
                 says.push(why);
+                return Ok((true, says));
+            }
+            Action::Refuse { why } => {
+                self.refused = Some(why);
                 return Ok((true, says));
             }
             Action::Remove { path } => {

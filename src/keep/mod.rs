@@ -13,7 +13,7 @@ mod tests;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -61,12 +61,25 @@ pub struct Keep {
     pub force_version: bool,
     /// It is named as the default network.
     pub named_as_primary: bool,
+    /// The default network must have that version itself; where it has another, nothing is written.
+    pub exact_version: bool,
     /// A service account that the node reaches the API server by.
     pub account: Option<Account>,
+    /// Where its kubeconfig is; none: beside plexus' file.
+    pub login: Option<Login>,
     /// It is written when this file is there, too, as the daemon sees it.
     pub readiness: Option<PathBuf>,
     /// It is removed when the daemon ends. Not so unless somebody says it: pods would start without their networks.
     pub cleanup: bool,
+}
+
+/// Where the node's kubeconfig is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// As the daemon sees it, which writes it.
+    pub seen: PathBuf,
+    /// As the node does, which reads it.
+    pub on_node: PathBuf,
 }
 
 impl Keep {
@@ -95,7 +108,9 @@ impl Keep {
             version: version.map(parse).transpose()?,
             force_version: daemon.force_cni_version,
             named_as_primary: daemon.override_network_name,
+            exact_version: false,
             account,
+            login: None,
             readiness: daemon.readiness_file.clone(),
             cleanup: false,
         })
@@ -103,7 +118,14 @@ impl Keep {
 
     /// Where the node's kubeconfig is, as the daemon sees it.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join(FOLDER).join(KUBECONFIG)
+        let usual = || self.dir.join(FOLDER).join(KUBECONFIG);
+        self.login.as_ref().map_or_else(usual, |login| login.seen.clone())
+    }
+
+    /// The name that the default network's file had before it was put aside, where there is no other network now.
+    pub fn put_aside(&self) -> Option<String> {
+        let seen = see::look(self, &mut see::Ages::default(), Seen::default(), Instant::now()).ok()?;
+        primary::put_aside(&seen.networks)
     }
 
     /// What plexus' file is to say, whatever the default network is: how the API server is reached, where the state is. None where
@@ -116,8 +138,11 @@ impl Keep {
 
     /// Keys that a file of a person's need not have.
     fn usual(&self) -> Map<String, Value> {
-        let path = self.account.as_ref().map(|_| ("kubeconfig".to_owned(), on_node(&self.kubeconfig()).into()));
-        path.into_iter().collect()
+        let place = || match &self.login {
+            Some(login) => login.on_node.display().to_string(),
+            None => on_node(&self.kubeconfig()),
+        };
+        self.account.iter().map(|_| ("kubeconfig".to_owned(), place().into())).collect()
     }
 
     /// Whether the daemon's configuration says itself what the default network is.

@@ -117,3 +117,16 @@ fn with(path: &Path, suffix: &str) -> PathBuf {
 pub(super) fn is_there(networks: &[Found], source: &Source) -> bool {
     networks.iter().filter(|file| is_candidate(file) && !file.is_aside()).any(|file| is_of(file, source))
 }
+
+/// The name of a default network's file that was put aside, where no other is there.
+pub(super) fn put_aside(networks: &[Found]) -> Option<String> {
+    let all = || networks.iter().filter(|file| is_candidate(file) && file.list().is_some());
+    if all().any(|file| !file.is_aside()) {
+        return None;
+    }
+    let name = |file: &Found| {
+        let name = file.path.file_name()?.to_str()?;
+        ASIDE.iter().find_map(|suffix| name.strip_suffix(suffix)).map(str::to_owned)
+    };
+    all().find_map(name)
+}

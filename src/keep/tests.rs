@@ -5,7 +5,6 @@ mod hostile;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
 
 use serde_json::json;
 
@@ -424,7 +423,7 @@ fn d13_a_file_that_a_person_wrote_is_watched_as_the_network_is() {
             "delegates": [{"cniVersion": "1.0.0", "name": "d", "type": "bridge"}]})
         .to_string()
     };
-    let account = Some(Account { folder: dir.0.join("account"), server: "https://s".to_owned() });
+    let account = Some(Account { folder: dir.0.join("account"), server: "https://s".to_owned(), insecure: false });
     let daemon = json!({"multusConfigFile": file, "cniConfigDir": dir.0}).to_string();
     let keep = Keep::of(&DaemonConfig::parse(daemon.as_bytes()).unwrap(), account, Path::new("/run/plexus")).unwrap();
     let mut keeper = Keeper::new(keep).unwrap();
@@ -463,7 +462,8 @@ fn the_nodes_kubeconfig_has_the_token_of_now() {
     let server = Account::of_pod(&|name| Some(if name.ends_with("PORT") { "6443" } else { "fd00::1" }.to_owned()));
     let server = server.unwrap().server;
     assert_eq!(server, "https://[fd00::1]:6443");
-    let keep = Keep { account: Some(Account { folder: account.clone(), server }), ..dir.keep(&json!({})) };
+    let keep =
+        Keep { account: Some(Account { folder: account.clone(), server, insecure: false }), ..dir.keep(&json!({})) };
     let path = keep.kubeconfig();
     let mut keeper = Keeper::new(keep).unwrap();
     keeper.look(true);
@@ -489,6 +489,65 @@ fn the_nodes_kubeconfig_has_the_token_of_now() {
     fs::remove_dir_all(path.parent().unwrap()).unwrap();
     keeper.look(true);
     assert_eq!(token(), "two");
+}
+
+#[test]
+fn a_login_of_another_place_is_written_there_and_named_as_the_node_sees_it() {
+    let dir = Dir::new("login");
+    dir.put("10-a.conflist", &network("a"));
+    fs::create_dir(dir.0.join("account")).unwrap();
+    fs::write(dir.0.join("account/token"), "one").unwrap();
+    let account = Account { folder: dir.0.join("account"), server: "https://s".to_owned(), insecure: true };
+    let login = Login { seen: dir.0.join("multus.d/k"), on_node: PathBuf::from("/var/lib/k") };
+    let keep = Keep { account: Some(account), login: Some(login), ..dir.keep(&json!({})) };
+    Keeper::new(keep).unwrap().look(true);
+    assert_eq!(read(&dir, OURS)["plugins"][0]["kubeconfig"], "/var/lib/k");
+    let cluster = &read(&dir, "multus.d/k")["clusters"][0]["cluster"];
+    assert_eq!(*cluster, json!({"server": "https://s", "insecure-skip-tls-verify": true}), "no authority is needed");
+    assert!(!dir.0.join("plexus.d").exists());
+}
+
+#[test]
+fn a_version_that_the_default_network_has_not_is_refused_where_it_must_have_it() {
+    let dir = Dir::new("exact");
+    dir.put("10-a.conflist", &network("a"));
+    let keeper = |version: &str, exact_version, force_version| {
+        let keep = Keep { exact_version, force_version, ..dir.keep(&json!({"cniVersion": version})) };
+        Keeper::new(keep).unwrap()
+    };
+    let mut exact = keeper("0.4.0", true, false);
+    exact.look(true);
+    assert!(exact.refused().is_some_and(|why| why.contains("to be 0.4.0") && why.contains("is 1.0.0")));
+    assert_eq!((dir.names().len(), exact.is_in_place()), (1, false));
+    dir.put("10-a.conflist", &network("a").replace("1.0.0", "0.4.0"));
+    exact.look(true);
+    assert_eq!((exact.refused(), dir.runtime()), (None, ours("a")));
+    dir.put("10-a.conflist", &network("b"));
+    exact.look(true);
+    assert_eq!((exact.refused().is_some(), dir.runtime()), (true, ours("a")), "what works stays");
+    for (version, exact_version, force_version) in
+        [("0.4.0", false, false), ("0.4.0", true, true), ("1.0.0", true, false)]
+    {
+        dir.delete(OURS);
+        let mut other = keeper(version, exact_version, force_version);
+        other.look(true);
+        assert_eq!((other.refused(), dir.runtime()), (None, ours("b")), "{version}");
+    }
+}
+
+#[test]
+fn a_network_that_was_put_aside_is_known_by_its_name_before_where_there_is_no_other() {
+    let dir = Dir::new("aside");
+    dir.put("10-a.conflist.old", &network("a"));
+    dir.put("200-loopback.conf", r#"{"cniVersion":"1.0.0","name":"lo","type":"loopback"}"#);
+    dir.put("00-multus.conf.old", r#"{"cniVersion":"1.0.0","name":"m","type":"multus","delegates":[{"type":"x"}]}"#);
+    let keep = dir.keep(&json!({}));
+    assert_eq!(keep.put_aside().as_deref(), Some("10-a.conflist"));
+    let mut keeper = Keeper::new(Keep { primary: keep.put_aside(), ..keep.clone() }).unwrap();
+    keeper.look(true);
+    assert_eq!(dir.runtime(), ours("a"));
+    dir.put("50-b.conflist", &network("b"));
+    assert_eq!(keep.put_aside(), None);
 }
 
 #[test]
