@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 mod cli;
 
 /// glibc's has a heap for each thread, gives memory back after each request and takes it anew for the next: of a daemon's four
@@ -22,5 +20,5 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|first| first == "oneshot") && arguments.next().is_none() {
         return cli::oneshot();
     }
-    cli::Cli::parse().run()
+    cli::run(std::env::args_os())
 }

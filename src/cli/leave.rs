@@ -2,7 +2,7 @@
 //! does not know what is uninstalled.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -42,7 +42,7 @@ pub(super) fn until_done(places: &install::Places, held: &survey::Places) -> Res
             Ok(report) => {
                 if is_done(&report) {
                     tell("nothing of plexus is left on this node".to_owned());
-                    return ended.within(None).map(drop);
+                    return ended.within(None, None).map(drop);
                 }
                 tell(why_not(&report));
             }
@@ -52,7 +52,7 @@ pub(super) fn until_done(places: &install::Places, held: &survey::Places) -> Res
         report.news().for_each(|line| {
             let _ = writeln!(io::stderr(), "plexus: {}", printable(line)); // nobody to tell
         });
-        if ended.within(Some(PAUSE))? {
+        if ended.within(Some(PAUSE), None)? {
             return Ok(());
         }
     }
@@ -70,22 +70,31 @@ fn why_not(report: &Report) -> String {
 }
 
 /// Hears that this process is to end; as the first of a container it would not otherwise.
-struct Ended(SignalFd);
+pub(super) struct Ended(SignalFd);
 
 impl Ended {
-    fn listen() -> Result<Ended, Failure> {
+    /// From now on.
+    ///
+    /// # Errors
+    /// Signals cannot be listened for.
+    pub(super) fn listen() -> Result<Ended, Failure> {
         let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
         signals.thread_block().map_err(Failure::system(LISTENING))?;
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map(Ended).map_err(Failure::system(LISTENING))
     }
 
-    /// Whether it is, within so long; for ever without a limit.
-    fn within(&self, limit: Option<Duration>) -> Result<bool, Failure> {
+    /// Whether it is, within so long, for ever without a limit; or until `other` can be read.
+    ///
+    /// # Errors
+    /// The system refuses to wait.
+    pub(super) fn within(&self, limit: Option<Duration>, other: Option<BorrowedFd<'_>>) -> Result<bool, Failure> {
         let timeout = limit.and_then(|limit| PollTimeout::try_from(limit).ok()).unwrap_or(PollTimeout::NONE);
-        let mut waits = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let all = [self.0.as_fd()].into_iter().chain(other);
+        let mut waits: Vec<PollFd> = all.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
         match poll(&mut waits, timeout) {
             Err(Errno::EINTR) => Ok(false),
-            other => other.map(|heard| heard > 0).map_err(Failure::system(LISTENING)),
+            Err(errno) => Err(Failure::system(LISTENING)(errno)),
+            Ok(_) => Ok(waits.first().and_then(PollFd::any).unwrap_or(false)),
         }
     }
 }

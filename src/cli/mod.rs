@@ -1,6 +1,7 @@
 //! The commands of `plexus`: their arguments, and which function serves each. It knows neither CNI nor the kernel.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +25,7 @@ mod list;
 mod oneshot;
 mod output;
 mod table;
+mod thin_entrypoint;
 mod validate;
 
 use output::{Format, Out};
@@ -33,6 +35,15 @@ use plexus::{alive, confdir, takeover};
 /// `plexus oneshot`, which no other command's arguments have to be known for.
 pub(crate) fn oneshot() -> ExitCode {
     oneshot::run()
+}
+
+/// Runs what the command line says; the name that this program was started by may say it.
+pub(crate) fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let words = thin_entrypoint::by_name(words.collect());
+    match Cli::try_parse_from(&words) {
+        Ok(cli) => cli.run(),
+        Err(error) => thin_entrypoint::misused(&words, &error),
+    }
 }
 
 /// Where the journal and the indexes are where no configuration says otherwise.
@@ -49,7 +60,7 @@ const SYSFS: &str = "/sys";
 /// Attaches Kubernetes pods to their networks, in process, over netlink.
 #[derive(Debug, Parser)]
 #[command(name = "plexus", version, after_help = failure::EXIT_CODES, disable_help_subcommand = true)]
-pub(crate) struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -135,6 +146,12 @@ enum Command {
     Install(install::Install),
     /// Takes plexus off this node: what was there before comes back; pods that are attached stay deletable
     Uninstall(install::Uninstall),
+    /// What the entrypoint of Multus' thin DaemonSet does, by the same flags: brings the programs, and keeps the configuration until SIGTERM
+    #[command(args_override_self = true)]
+    ThinEntrypoint(Box<thin_entrypoint::Flags>),
+    /// What the initContainer of Multus' DaemonSets does, by the same flags: brings the programs
+    #[command(hide = true, args_override_self = true)]
+    InstallMultus(thin_entrypoint::Programs),
     /// Whether definitions and pods would work, before they are applied: what is wrong, where, and what to write instead
     Validate {
         /// YAML or JSON; of a directory every file that is one; `-` is standard input
@@ -214,7 +231,7 @@ impl From<PlaceArgs> for Places {
 
 impl Cli {
     /// Runs the command; a failure is printed here, once, as one line.
-    pub(crate) fn run(self) -> ExitCode {
+    fn run(self) -> ExitCode {
         let mut out = Out::stdout();
         let done = match self.command {
             Command::Demo { output } => demo::run(output, &mut out),
@@ -236,6 +253,8 @@ impl Cli {
             Command::Explain { pod, config, output } => explain::run(&pod, &config, output, &mut out),
             Command::Install(args) => install::run(args, &mut out),
             Command::Uninstall(args) => install::uninstall(args, &mut out),
+            Command::InstallMultus(args) => thin_entrypoint::install(args),
+            Command::ThinEntrypoint(flags) => thin_entrypoint::run(&flags),
             Command::Validate { files, config, namespace, output } => {
                 validate::run(&files, config.as_deref(), &namespace, output, &mut out)
             }

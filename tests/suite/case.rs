@@ -7,10 +7,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
 use crate::{
-    admission, api, capability, chains, check, config, cookbook, crash, daemon, defects, deploy, devices, examples, gc,
-    image, install, interop, known, kube, leave, lists, mend, meta, multus, neighbours, nft, observe, odd, oracle,
-    own_node, plugins, pool, process, program, reconcile, rendered, status, taint, takeover, tools, traces, validate,
-    world,
+    admission, api, capability, chains, check, config, cookbook, crash, daemon, defects, deploy, devices, entrypoint,
+    examples, gc, image, install, interop, known, kube, leave, lists, mend, meta, multus, neighbours, nft, observe,
+    odd, oracle, own_node, plugins, pool, process, program, reconcile, rendered, status, taint, takeover, tools,
+    traces, validate, world,
 };
 
 /// One test: its name, what it needs, and what it does in its own process and namespaces. It fails by panicking.
@@ -68,6 +68,7 @@ fn all(only: Option<&str>) -> Vec<Case> {
     cases.extend(known::cases());
     cases.extend(takeover::cases());
     cases.extend(install::cases());
+    cases.extend(entrypoint::cases());
     cases.extend(leave::cases());
     cases.extend(multus::cases());
     cases

@@ -38,6 +38,7 @@ use crate::call::Answer;
 use crate::case::Case;
 use crate::meta::{self, Node};
 use crate::testbed::{LEASES, RECORDS, files_below};
+pub(crate) use keeps::mount_account;
 
 /// `daemonSocketDir` of every case.
 const DIR: &str = "/run/plexus";

@@ -102,12 +102,16 @@ fn digests() {
     let modes = ["-rwxr-xr-x", "-rw-r--r--", "lrwxr-xr-x"];
     assert!(files.iter().all(|file| modes.contains(&file[0]) && file[1] == "0/0"), "{listed}");
     let names: Vec<&str> = files.iter().map(|file| *file.last().unwrap()).collect();
-    assert_eq!(names, ["usr/bin/plexus", "usr/bin/plexus-cni", "usr/share/plexus/sbom.spdx.json", "../run"]);
+    // A link is listed as what it leads to.
+    let expected = [&["usr/bin/plexus"; 3][..], &["usr/bin/plexus-cni", "usr/share/plexus/sbom.spdx.json", "../run"]];
+    assert_eq!(names, expected.concat());
     let set = plexus::yaml::documents(DAEMON_SET).unwrap().into_iter().find(|object| object["kind"] == "DaemonSet");
     let command = &set.unwrap()["spec"]["template"]["spec"]["containers"][0]["command"][0];
     assert_eq!(*command, config["config"]["Entrypoint"][0], "what the DaemonSet executes");
     shell(&folder, &format!("mkdir root && tar -xzf layout/{layer} -C root"));
-    assert_eq!(shell(&folder, "root/usr/bin/plexus; root/usr/bin/plexus-cni"), "daemon\ncni");
+    let started =
+        shell(&folder, "root/usr/bin/plexus; root/usr/bin/plexus-cni; root/install_multus; root/thin_entrypoint");
+    assert_eq!(started, "daemon\ncni\ndaemon\ndaemon", "what Multus' manifest executes is there, too");
     fs::remove_dir_all(folder).unwrap();
 }
 
@@ -188,7 +192,14 @@ fn builder() {
     let output = Command::new(SCRIPT).arg("--files").arg(folder.join("image")).args(programs).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let files = shell(&folder, "cd image && find . ! -type d | LC_ALL=C sort");
-    let expected = ["./usr/bin/plexus", "./usr/bin/plexus-cni", "./usr/share/plexus/sbom.spdx.json", "./var/run"];
+    let expected = [
+        "./install_multus",
+        "./thin_entrypoint",
+        "./usr/bin/plexus",
+        "./usr/bin/plexus-cni",
+        "./usr/share/plexus/sbom.spdx.json",
+        "./var/run",
+    ];
     assert_eq!(files.lines().collect::<Vec<_>>(), expected);
     fs::remove_dir_all(folder).unwrap();
 }

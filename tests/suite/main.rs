@@ -29,6 +29,7 @@ mod daemon;
 mod defects;
 mod deploy;
 mod devices;
+mod entrypoint;
 mod examples;
 mod gc;
 mod image;

@@ -128,9 +128,14 @@ fn login() {
     newer.stop();
 }
 
-/// The calling thread sees a service account of this token.
+/// The calling thread sees no pod, and a service account of this token.
 fn account(token: &str) {
     hide_pods();
+    mount_account(token);
+}
+
+/// A service account of this token, where a pod has its own. The caller has its own mounts.
+pub(crate) fn mount_account(token: &str) {
     let folder = Path::new("/run/secrets/kubernetes.io/serviceaccount");
     fs::create_dir_all("/run/secrets").unwrap();
     mount(Some("tmpfs"), "/run/secrets", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
