@@ -3,10 +3,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::lab;
+use super::{Lab, lab};
 use crate::api::{Member, NETWORKS};
 use crate::case::Case;
 use crate::kube::Login;
@@ -23,6 +27,9 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("examples::how_to_use_dynamic_resource_allocation", needs, claims),
     ]
 }
+
+/// Whatever is awaited comes at once, or something is very wrong.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What flannel does: it asks its own daemon's file for the subnet, and has a bridge made of its `delegate`.
 const FLANNEL: &str = r#"conf=$(cat)
@@ -189,16 +196,55 @@ fn default_route() {
     member.assert_clean();
 }
 
-/// What Multus' installer makes of its parameters, as it writes it: the node's network whole among the delegates.
+/// The configuration that `thin_entrypoint` makes of these words, in a pod whose service account has Multus' role.
+fn made_of(lab: &Lab, words: &[&str]) -> Value {
+    let Login::Token(token) = grant(&lab.member) else { panic!("it is a token") };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+    command.arg("thin-entrypoint").args(words).envs(lab.member.cluster.service_account(&token));
+    let mut child = command.spawn().unwrap();
+    let file = Path::new("/run/scratch/net.d/00-0-plexus.conflist");
+    let begin = Instant::now();
+    while !file.exists() {
+        let is_there = child.try_wait().unwrap().is_none() && begin.elapsed() < LIMIT;
+        assert!(is_there, "no configuration comes");
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let mut list: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let mut conf = list["plugins"][0].take();
+    for key in ["cniVersion", "name"] {
+        conf[key] = list[key].take();
+    }
+    conf
+}
+
+/// The entrypoint's parameters, as a DaemonSet of Multus gives them: the node's network whole among the delegates, its kubeconfig the pod's.
 fn entrypoint() {
     let mut lab = lab();
     let namespace = lab.member.cluster.namespace().to_owned();
-    let conf = &mut lab.member.node.conf;
-    let [kubeconfig, primary] = [conf["kubeconfig"].clone(), conf["delegates"][0].clone()];
-    *conf = json!({"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus", "logToStderr": false,
-        "logLevel": "verbose", "logFile": "/run/scratch/log/multus.log", "confDir": "/run/scratch/conf",
-        "readinessindicatorfile": "/run/scratch/ready", "binDir": "/run/cni/plexus", "namespaceIsolation": true,
-        "globalNamespaces": format!("default,{},bar", lab.other), "kubeconfig": kubeconfig, "delegates": [primary]});
+    let mut primary = lab.member.node.conf["delegates"][0].clone();
+    primary["cniVersion"] = json!("1.0.0");
+    lab.member.node.bed.file("net.d/10-cluster.conf", &primary.to_string());
+    let global = format!("--global-namespaces=default,{},bar", lab.other);
+    let words = [
+        "--cni-conf-dir=/run/scratch/net.d",
+        "--cni-version=1.0.0",
+        "--multus-conf-file=auto",
+        "--skip-multus-binary-copy=true",
+        "--multus-cni-conf-dir=/host/run/scratch/conf",
+        "--multus-kubeconfig-file-host=/run/scratch/net.d/multus.d/multus.kubeconfig",
+        "--multus-master-cni-file-name=10-cluster.conf",
+        "--multus-autoconfig-dir=/run/scratch/net.d",
+        "--namespace-isolation=true",
+        &global,
+        "--multus-log-to-stderr=false",
+        "--multus-log-level=verbose",
+        "--multus-log-file=/run/scratch/log/multus.log",
+        "--readiness-indicator-file=/run/scratch/ready",
+        "--additional-bin-dir=/run/cni/plexus",
+    ];
+    lab.member.node.conf = made_of(&lab, &words);
     lab.member.node.bed.file("ready", "");
     lab.shows(
         &format!("macvlan-conf-2,{}/macvlan-conf-3", lab.other),
