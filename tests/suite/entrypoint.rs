@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 use crate::daemon::mount_account;
-use crate::program::text;
+use crate::program::{plexus, text};
 use crate::testbed::{Testbed, files_below};
 
 const CONF_DIR: &str = "/run/scratch/host/etc/cni/net.d";
@@ -46,6 +46,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("entrypoint::override_network_name_and_master_file", &[], named),
         Case::new("entrypoint::programs_or_none", &[], programs),
         Case::new("entrypoint::d28_what_cannot_be_is_one_line_and_a_code", &[], refused),
+        Case::new("entrypoint::beside_multus_own_file_and_back", &[], beside_multus),
         Case::new("entrypoint::the_init_container_of_multus_daemonsets", &[], init_container),
         Case::new("entrypoint::go_writes_truth_values_so", &[], truth),
     ]
@@ -357,6 +358,23 @@ fn refused() {
     assert!(text(&output.stderr).contains("KUBERNETES_SERVICE_HOST"), "{}", text(&output.stderr));
     let help = Command::new("/run/scratch/thin_entrypoint").arg("--help").output().unwrap();
     assert!(help.status.success() && text(&help.stdout).contains("--multus-conf-file"));
+}
+
+/// A node whose pods Multus attached until now: its file stays, plexus' is read before it; and the way back.
+fn beside_multus() {
+    let _node = node();
+    put("10-calico.conflist", "calico", "1.0.0");
+    let multus = json!({"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus", "cniDir": "/run/scratch/cni",
+        "delegates": [{"cniVersion": "1.0.0", "name": "calico", "plugins": [{"type": "bridge"}]}]});
+    fs::write(format!("{CONF_DIR}/00-multus.conf"), multus.to_string()).unwrap();
+    fs::write(format!("{BIN_DIR}/multus"), "multus").unwrap();
+    once(&[]);
+    assert_eq!(default_network(), "calico");
+    assert_eq!(names(), [OURS, "00-multus.conf", "10-calico.conflist", KUBECONFIG], "a runtime takes the first");
+    let output = plexus(&["install", "--to-multus", "--conf-dir", CONF_DIR, "--bin-dir", BIN_DIR]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(names(), ["00-multus.conf", "10-calico.conflist", KUBECONFIG]);
+    assert_eq!(read("00-multus.conf"), multus);
 }
 
 /// Its initContainer has the same image.
