@@ -2,9 +2,10 @@
 //! odd. Changes nothing. Settings of a function that no record names are not odd: they may be whoever's.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
-use backends::sriov::Binding;
+use backends::sriov::{Binding, User, Users};
 use backends::sysfs::{PhysicalFunction, Sysfs, VirtualFunction};
 use serde::Serialize;
 
@@ -67,6 +68,24 @@ pub struct Function {
     pub interface: Option<String>,
     /// Who has it.
     pub holder: Option<Holder>,
+    /// The program of user space that has it open, for whomever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
+    /// Why it is not known who has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unclear: Option<String>,
+}
+
+impl Function {
+    /// Whether somebody has it, as far as that is known.
+    pub fn is_held(&self) -> bool {
+        self.holder.is_some() || self.user.is_some()
+    }
+
+    /// Whether nobody has it, and that is known.
+    pub fn is_free(&self) -> bool {
+        !self.is_held() && self.unclear.is_none()
+    }
 }
 
 /// Who has a function.
@@ -94,6 +113,8 @@ pub struct Books<'a> {
     pub peer_dir: &'a Path,
     /// The journal.
     pub records: &'a [Record],
+    /// The programs of user space.
+    pub users: &'a Users,
 }
 
 /// All cards, and what is odd about them. `life` is asked of holders' records only.
@@ -104,7 +125,7 @@ pub fn look(sysfs: &Sysfs, books: &Books, life: &dyn Fn(&Record) -> Life) -> Vec
     }
     let ledger = Ledger::new(books.state_dir);
     let look = Look { ledger, files, books, life };
-    sysfs.physical_functions().into_iter().map(|pf| look.card(pf)).collect()
+    sysfs.physical_functions().into_iter().map(|pf| look.card(sysfs, pf)).collect()
 }
 
 struct Look<'a> {
@@ -115,10 +136,10 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn card(&self, pf: PhysicalFunction) -> Card {
+    fn card(&self, sysfs: &Sysfs, pf: PhysicalFunction) -> Card {
         let mut odd = Vec::new();
-        let functions: Vec<Function> = pf.functions.into_iter().map(|vf| self.function(vf, &mut odd)).collect();
-        let held = functions.iter().filter(|function| function.holder.is_some()).count();
+        let functions: Vec<Function> = pf.functions.into_iter().map(|vf| self.function(sysfs, vf, &mut odd)).collect();
+        let held = functions.iter().filter(|function| function.is_held()).count();
         if held > 0 && pf.is_up == Some(false) {
             let name = pf.interface.as_deref().unwrap_or_default();
             let what = format!("{name} ({}) is down, and {held} of its functions are held", pf.address);
@@ -136,52 +157,77 @@ impl Look<'_> {
         }
     }
 
-    fn function(&self, vf: VirtualFunction, odd: &mut Vec<Odd>) -> Function {
+    fn function(&self, sysfs: &Sysfs, vf: VirtualFunction, odd: &mut Vec<Odd>) -> Function {
         let address = vf.address.to_string();
-        let holder = self.holder(&address, odd);
-        if holder.is_none() && vf.driver.as_deref() == Some(VFIO) && self.was_interface(&address) {
-            let what =
-                format!("{address} is bound to {VFIO} and held by nobody, and had an interface when it was attached");
-            let remedy = format!(
-                "empty driver_override of {address}, and write the address to drivers/{VFIO}/unbind and to drivers_probe (/sys/bus/pci)"
-            );
-            odd.push(Odd { what, remedy });
-        }
-        Function {
+        let (holder, unclear) = match self.holder(&address, odd) {
+            Ok(holder) => (holder, None),
+            Err(why) => {
+                odd.push(Odd { what: format!("who has {address} is not known: {why}"), remedy: String::new() });
+                (None, Some(why))
+            }
+        };
+        let function = Function {
             index: vf.index,
+            user: self.books.users.of(sysfs, &vf.address),
             address,
             driver: vf.driver,
             iommu_group: vf.iommu_group,
             numa_node: vf.numa_node,
             interface: vf.interfaces.into_iter().next(),
             holder,
-        }
+            unclear,
+        };
+        odd.extend(self.left(&function));
+        function
     }
 
-    fn holder(&self, address: &str, odd: &mut Vec<Odd>) -> Option<Holder> {
+    /// To unbind one that somebody has would wait for as long: what mends this is not said of it.
+    fn left(&self, function: &Function) -> Option<Odd> {
+        let Function { address, driver, .. } = function;
+        let is_left = function.is_free() && driver.as_deref() == Some(VFIO) && self.was_interface(address);
+        is_left.then(|| Odd {
+            what: format!("{address} is bound to {VFIO} and held by nobody, and had an interface when it was attached"),
+            remedy: format!(
+                "empty driver_override of {address}, and write the address to drivers/{VFIO}/unbind and to drivers_probe (/sys/bus/pci)"
+            ),
+        })
+    }
+
+    /// Who has a function by the books; or why they do not tell.
+    fn holder(&self, address: &str, odd: &mut Vec<Odd>) -> Result<Option<Holder>, String> {
         let claim = self.ledger.holder(&Allotted { resource: String::new(), id: address.to_owned() });
-        let claim = claim.unwrap_or_else(|e| {
-            odd.push(Odd { what: format!("{address}: {}", native::chain(&e)), remedy: String::new() });
-            None
-        });
-        // A claim that leads to no record is nobody's.
-        let records = claim.and_then(|name| self.files.get(&name));
-        let Some(records) = records else {
-            let netns = peer::holder(self.books.peer_dir, address)?.display().to_string();
-            return Some(Holder { netns, by_peer: true, ..Holder::default() });
+        let Some(name) = claim.map_err(|e| format!("claim cannot be read: {}", native::chain(&e)))? else {
+            return self.by_peer(address);
         };
-        let (intent, attachment) = records.iter().rev().find_map(|record| {
+        let Some(records) = self.files.get(&name) else {
+            // One that leads to no record is nobody's.
+            let path = self.books.state_dir.join(journal::RECORDS).join(&name);
+            return match path.symlink_metadata() {
+                Err(e) if e.kind() == ErrorKind::NotFound => self.by_peer(address),
+                _ => Err(format!("record {name}, which has claimed it, cannot be read")),
+            };
+        };
+        let Some(last) = records.last() else { return Ok(None) };
+        let attached = records.iter().rev().find_map(|record| {
             let attachment = record.intent.attachments.iter().find(|attachment| has(attachment, address))?;
-            Some((&record.intent, attachment))
-        })?;
+            Some((&record.intent, attachment.ifname.clone()))
+        });
+        // It was claimed a moment ago, and what is attached is not written yet.
+        let (intent, interface) = attached.unwrap_or_else(|| (&last.intent, String::new()));
         let pod = intent.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)).unwrap_or_default();
         let sandbox = intent.key.sandbox.clone();
         if records.iter().all(|record| (self.life)(record) == Life::Ended) {
             let what = format!("{address} is held for container {sandbox}, which is gone");
             odd.push(Odd { what, remedy: "plexus gc".to_owned() });
         }
-        let (netns, interface) = (intent.netns.clone(), attachment.ifname.clone());
-        Some(Holder { pod, sandbox, netns, interface, by_peer: false })
+        Ok(Some(Holder { pod, sandbox, netns: intent.netns.clone(), interface, by_peer: false }))
+    }
+
+    fn by_peer(&self, address: &str) -> Result<Option<Holder>, String> {
+        let netns = peer::noted(self.books.peer_dir, address);
+        let netns = netns.map_err(|e| format!("what sriov-cni noted of it cannot be read: {e}"))?;
+        let holder = |netns: PathBuf| Holder { netns: netns.display().to_string(), by_peer: true, ..Holder::default() };
+        Ok(netns.map(holder))
     }
 
     /// Whether some record says that the function had an interface before it was given to a program of user space.

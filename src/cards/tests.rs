@@ -19,7 +19,8 @@ impl Node {
 
     fn look(&self, records: &[Record], life: Life) -> Card {
         let (sysfs, peer_dir) = (Sysfs::at(&self.0.join("sys")), self.0.join("sriov"));
-        let books = Books { state_dir: &self.0, peer_dir: &peer_dir, records };
+        let users = Users::look_in(&self.0.join("vfio"), Path::new("/proc"));
+        let books = Books { state_dir: &self.0, peer_dir: &peer_dir, records, users: &users };
         let mut cards = look(&sysfs, &books, &|_| life);
         assert_eq!(cards.len(), 1);
         cards.remove(0)
@@ -103,4 +104,59 @@ fn what_sriov_cni_attached_is_held() {
     fs::write(node.0.join("sriov/pci/0000:01:10.2"), "/run/netns/b").unwrap();
     let holder = node.look(&[], Life::Lives).functions[2].holder.clone().unwrap();
     assert_eq!((holder.by_peer, holder.netns.as_str()), (true, "/run/netns/b"));
+}
+
+#[test]
+fn one_that_a_program_has_is_held_and_nobody_is_told_to_unbind_it() {
+    let node = Node::new("used", 3);
+    let function = json!({
+        "address": "0000:01:10.0", "pf": "0000:01:00.0", "index": 0, "driver": "igbvf", "rebound": "vfio-pci",
+        "settings": {"mac": "02:00:00:00:00:01", "vlan": 0, "qos": 0, "proto": 33024, "minRate": 0, "maxRate": 0,
+            "spoofCheck": true, "trust": false, "linkState": 0},
+        "interface": {"device": {"name": "eth1", "alias": ""}, "ifindex": 4, "mtu": 1500}
+    });
+    let record = record(function);
+    node.bind(0, "vfio-pci");
+    fs::create_dir(node.0.join("vfio")).unwrap();
+    fs::write(node.0.join("vfio/8"), "").unwrap();
+    let open = fs::File::open(node.0.join("vfio/8")).unwrap();
+    let card = node.look(std::slice::from_ref(&record), Life::Lives);
+    let process = card.functions[0].user.clone().unwrap().process.unwrap();
+    assert_eq!((process.id, card.functions[0].is_free(), card.odd), (std::process::id(), false, vec![]));
+    drop(open);
+    let card = node.look(&[record], Life::Lives);
+    assert_eq!((card.functions[0].is_free(), card.odd.len()), (true, 1));
+}
+
+#[test]
+fn of_a_claim_that_tells_nothing_nobody_says_that_it_is_free() {
+    let node = Node::new("unclear", 4);
+    let record = record(Value::Null);
+    for index in [0, 1] {
+        node.claim(index, &record);
+    }
+    fs::remove_file(node.0.join("devices/0000:01:10.1")).unwrap();
+    fs::write(node.0.join("devices/0000:01:10.1"), "").unwrap();
+    // There is a record, and it was not read.
+    fs::create_dir_all(node.0.join(journal::RECORDS)).unwrap();
+    fs::write(node.0.join(journal::RECORDS).join(journal::file_name(&record.intent.key)), "?").unwrap();
+    fs::create_dir_all(node.0.join("sriov/pci/0000:01:10.2")).unwrap();
+    let card = node.look(&[], Life::Lives);
+    let unclear: Vec<&str> = card.functions.iter().filter_map(|function| function.unclear.as_deref()).collect();
+    assert!(
+        unclear[0].ends_with("cannot be read") && unclear[1].ends_with("it is no symbolic link: remove it"),
+        "{unclear:?}"
+    );
+    assert!(unclear[2].starts_with("what sriov-cni noted of it cannot be read"), "{unclear:?}");
+    assert_eq!((unclear.len(), card.odd.len()), (3, 3));
+    assert_eq!([0, 1, 2, 3].map(|index: usize| card.functions[index].is_free()), [false, false, false, true]);
+}
+
+#[test]
+fn what_a_record_has_claimed_and_not_named_yet_is_its_pods() {
+    let node = Node::new("early", 3);
+    let record = record(Value::Null);
+    node.claim(2, &record);
+    let holder = node.look(&[record], Life::Lives).functions[2].holder.clone().unwrap();
+    assert_eq!((holder.pod.as_str(), holder.interface.as_str()), ("demo/web", ""));
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use backends::sriov::{User, Users};
 use backends::sysfs::Sysfs;
 use plexus::alive::{Life, Observer};
 use plexus::cards::{self, Books, Card, Function, Holder};
@@ -50,7 +51,8 @@ pub(super) fn look(sysfs: &Path, state_dir: &Path, on_node: bool) -> Result<(Vec
         why: plexus::native::chain(&e),
     })?;
     let unreadable = listing.failure();
-    let books = Books { state_dir, peer_dir: Path::new(peer::PLACE), records: &listing.records };
+    let (peer_dir, users) = (Path::new(peer::PLACE), Users::look());
+    let books = Books { state_dir, peer_dir, records: &listing.records, users: &users };
     // Who cannot look knows of no end.
     let observer = Observer::look(on_node).ok();
     let cards = cards::look(&sysfs, &books, &|record| {
@@ -76,7 +78,7 @@ fn render(cards: &[Card]) -> String {
             let (numa, driver) = (number(function.numa_node), function.driver.as_deref().unwrap_or_default());
             let sandbox = function.holder.as_ref().map(|holder| holder.sandbox.as_str()).unwrap_or_default();
             let sandbox: String = sandbox.chars().take(SANDBOX_CHARS).collect();
-            let (interface, holder) = (interface_of(function), function.holder.as_ref().map(whom).unwrap_or_default());
+            let (interface, holder) = (interface_of(function), held_by(function).unwrap_or_default());
             let cells = [name, &index, &function.address, driver, &group, &numa, &interface, &holder, &sandbox];
             table.row(cells.map(or_none));
         }
@@ -105,8 +107,19 @@ fn interface_of(function: &Function) -> String {
     }
 }
 
+/// Who has a function, as far as that is known; none where it is free.
+pub(super) fn held_by(function: &Function) -> Option<String> {
+    match (&function.holder, &function.user, &function.unclear) {
+        (Some(holder), ..) => Some(whom(holder)),
+        (None, Some(User { process: Some(process) }), _) => Some(format!("process {} ({})", process.id, process.name)),
+        (None, Some(User { process: None }), _) => Some("a program".to_owned()),
+        (None, None, Some(_)) => Some("not known".to_owned()),
+        (None, None, None) => None,
+    }
+}
+
 /// Whom a person would look for.
-pub(super) fn whom(holder: &Holder) -> String {
+fn whom(holder: &Holder) -> String {
     match (holder.by_peer, holder.pod.is_empty()) {
         (true, _) => format!("sriov-cni, {}", holder.netns),
         (false, true) => holder.netns.clone(),
@@ -130,7 +143,11 @@ mod tests {
             numa_node: None,
             interface: interface.map(str::to_owned),
             holder,
+            user: None,
+            unclear: None,
         };
+        let process = backends::sriov::Process { id: 12, name: "dpdk-testpmd".into() };
+        let used = Some(User { process: Some(process) });
         let holder = |pod: &str, interface: &str, by_peer: bool| Holder {
             pod: pod.into(),
             sandbox: if by_peer { String::new() } else { "0123456789abcdef".into() },
@@ -150,16 +167,20 @@ mod tests {
                 function(1, "vfio-pci", None, Some(holder("demo/dpdk", "net1", false))),
                 function(2, "igbvf", None, Some(holder("", "", true))),
                 function(3, "igbvf", Some("eth4"), None),
+                Function { user: used, ..function(4, "vfio-pci", None, None) },
+                Function { unclear: Some("why".into()), ..function(5, "igbvf", Some("eth6"), None) },
             ],
             odd: vec![Odd { what: "eth0 is down".into(), remedy: "ip link set eth0 up".into() }],
         };
         let expected = "\
-CARD   FUNCTION   ADDRESS        DRIVER     GROUP    NUMA     INTERFACE        HELD BY                   SANDBOX
-eth0   4 of 7     0000:01:00.0   igb        <none>   1        eth0 (down)      <none>                    <none>
-eth0   0          0000:01:10.0   igbvf      8        <none>   in pod as net1   demo/web                  0123456789ab
-eth0   1          0000:01:10.1   vfio-pci   9        <none>   <none>           demo/dpdk                 0123456789ab
-eth0   2          0000:01:10.2   igbvf      10       <none>   in pod           sriov-cni, /run/netns/a   <none>
-eth0   3          0000:01:10.3   igbvf      11       <none>   eth4             <none>                    <none>
+CARD   FUNCTION   ADDRESS        DRIVER     GROUP    NUMA     INTERFACE        HELD BY                     SANDBOX
+eth0   6 of 7     0000:01:00.0   igb        <none>   1        eth0 (down)      <none>                      <none>
+eth0   0          0000:01:10.0   igbvf      8        <none>   in pod as net1   demo/web                    0123456789ab
+eth0   1          0000:01:10.1   vfio-pci   9        <none>   <none>           demo/dpdk                   0123456789ab
+eth0   2          0000:01:10.2   igbvf      10       <none>   in pod           sriov-cni, /run/netns/a     <none>
+eth0   3          0000:01:10.3   igbvf      11       <none>   eth4             <none>                      <none>
+eth0   4          0000:01:10.4   vfio-pci   12       <none>   <none>           process 12 (dpdk-testpmd)   <none>
+eth0   5          0000:01:10.5   igbvf      13       <none>   eth6             not known                   <none>
 
 warning: eth0 is down: ip link set eth0 up
 ";

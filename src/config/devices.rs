@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::keys::{self, Named, Unset};
-use super::{directory, given, optional, refuse};
+use super::{directory, given, optional};
 use crate::cni::error::CniError;
 use crate::cni::gojson;
 
@@ -24,6 +24,8 @@ const NET_DEVICE: &str = "netDevice";
 const RESOURCES_MAX: usize = 64;
 const SELECTORS_MAX: usize = 64;
 const WORDS_MAX: usize = 1024;
+/// Of a name that cannot be right, what is shown.
+const NAME_CHARS_SHOWN: usize = 64;
 /// More functions than any card has.
 const FUNCTIONS_MAX: u64 = 4096;
 /// Of the plugin's selectors, those that sysfs says nothing of.
@@ -261,22 +263,23 @@ fn range(text: &str) -> Option<RangeInclusive<u32>> {
 
 impl Devices {
     pub(super) fn read(written: Written) -> Result<Devices, CniError> {
-        let functions = written.virtual_functions.unwrap_or_default();
-        let functions = functions.iter().map(functions_of).collect::<Result<_, _>>().map_err(|why| said(&why))?;
         let cdi_dir = directory("devices.cdiDir", written.cdi_dir, CDI_DIR)?;
         let mut devices = Devices {
             resources: Vec::new(),
             file: optional("devices.configFile", written.config_file)?,
-            functions,
+            functions: Vec::new(),
             cdi_dir: written.use_cdi.unwrap_or(false).then_some(cdi_dir),
             plugin_dir: directory("devices.pluginDir", written.plugin_dir, PLUGIN_DIR)?,
             warnings: Vec::new(),
             faults: Vec::new(),
             prefix: given(written.resource_prefix).unwrap_or_else(|| PREFIX.to_owned()),
         };
-        let list = written.resource_list.unwrap_or_default();
-        let list = devices.fitting(&list, "the configuration");
-        devices.add(list).map_err(|why| said(&why))?;
+        devices.offer(&written.resource_list.unwrap_or_default(), "the configuration");
+        for (position, item) in written.virtual_functions.unwrap_or_default().iter().enumerate() {
+            if let Err(why) = devices.make(item) {
+                devices.faults.push(format!("devices: virtualFunctions[{position}]: {why}"));
+            }
+        }
         Ok(devices)
     }
 
@@ -296,36 +299,50 @@ impl Devices {
             Some(_) => return Err("resourceList is no list".to_owned()),
             None => return Err("it has no resourceList".to_owned()),
         };
-        for item in self.fitting(list, "the file") {
-            if let Err(why) = self.add(std::slice::from_ref(item)) {
-                let name = item.get("resourceName").and_then(Value::as_str).unwrap_or("without a name");
-                self.faults.push(format!("devices: resource {name} of the file is not offered: {why}"));
-            }
-        }
+        self.offer(list, "the file");
         Ok(())
     }
 
-    /// The first of a list, as many as there is room for.
-    fn fitting<'a>(&mut self, list: &'a [Value], place: &str) -> &'a [Value] {
-        let (first, more) = list.split_at(list.len().min(RESOURCES_MAX.saturating_sub(self.resources.len())));
-        if let Some(next) = more.first() {
-            let name = next.get("resourceName").and_then(Value::as_str).unwrap_or("without a name");
-            self.faults.push(format!(
-                "devices: resourceList of {place}: {} resources, from {name} on, are not offered: there may be {RESOURCES_MAX}",
-                more.len()
-            ));
+    /// Adds what of a list can be offered. What cannot be is said and left out, and so are those beyond what there is room for: nobody's
+    /// pods wait for a resource that is wrong, and none hides another.
+    fn offer(&mut self, list: &[Value], place: &str) {
+        let name = |item: &Value| {
+            let name = item.get("resourceName").and_then(Value::as_str).filter(|name| !name.is_empty());
+            let name = name.unwrap_or("without a name");
+            name.chars().take(NAME_CHARS_SHOWN).collect::<String>()
+        };
+        for (position, item) in list.iter().enumerate() {
+            if self.resources.len() >= RESOURCES_MAX {
+                let (more, name) = (list.len() - position, name(item));
+                self.faults.push(format!(
+                    "devices: resourceList of {place}: {more} resources, from {name} on, are not offered: there may be {RESOURCES_MAX}"
+                ));
+                return;
+            }
+            if let Err(why) = self.add(item) {
+                let name = name(item);
+                let what = format!("devices: resourceList[{position}] of {place}, {name}, is not offered");
+                self.faults.push(format!("{what}: {why}"));
+            }
         }
-        first
     }
 
-    fn add(&mut self, list: &[Value]) -> Result<(), String> {
-        for (position, item) in list.iter().enumerate() {
-            let resource = self.resource(item).map_err(|why| format!("resourceList[{position}]: {why}"))?;
-            if self.resources.iter().any(|other| other.full_name() == resource.full_name()) {
-                return Err(format!("resourceList[{position}]: {} is there twice", resource.full_name()));
-            }
-            self.resources.push(resource);
+    fn add(&mut self, item: &Value) -> Result<(), String> {
+        let resource = self.resource(item)?;
+        if self.resources.iter().any(|other| other.full_name() == resource.full_name()) {
+            return Err(format!("{} is there twice", resource.full_name()));
         }
+        self.resources.push(resource);
+        Ok(())
+    }
+
+    /// Adds a card that is to have functions. Of one that is named twice the first number counts.
+    fn make(&mut self, item: &Value) -> Result<(), String> {
+        let functions = functions_of(item)?;
+        if self.functions.iter().any(|other| is_one_card(&other.pf, &functions.pf)) {
+            return Err(format!("{} is there twice", functions.pf));
+        }
+        self.functions.push(functions);
         Ok(())
     }
 
@@ -396,10 +413,6 @@ impl Devices {
     }
 }
 
-fn said(why: &str) -> CniError {
-    refuse(format!("devices: {why}"))
-}
-
 fn words(list: Option<Vec<String>>) -> Result<Vec<String>, String> {
     let list = list.unwrap_or_default();
     if list.len() > WORDS_MAX { Err(format!("more than {WORDS_MAX} words")) } else { Ok(list) }
@@ -412,16 +425,21 @@ fn partition(text: &str) -> Result<u16, String> {
 }
 
 fn functions_of(item: &Value) -> Result<Functions, String> {
-    let decoded = gojson::decode_value::<WrittenFunctions>(item).map_err(|e| format!("virtualFunctions: {e}"))?;
+    let decoded = gojson::decode_value::<WrittenFunctions>(item).map_err(|e| e.to_string())?;
     let unknown: BTreeSet<String> = decoded.unknown.into_iter().collect();
     if let Some(key) = unknown.first() {
-        return Err(format!("virtualFunctions: unknown key {key}"));
+        return Err(format!("unknown key {key}"));
     }
-    let pf = given(decoded.value.pf).ok_or("virtualFunctions: pf is not given")?;
+    let pf = given(decoded.value.pf).ok_or("pf is not given")?;
     let count = decoded.value.count.filter(|count| (1..=FUNCTIONS_MAX).contains(count));
     let count = count.and_then(|count| u32::try_from(count).ok());
-    let count = count.ok_or_else(|| format!("virtualFunctions: {pf}: count is 1 to {FUNCTIONS_MAX}"))?;
+    let count = count.ok_or_else(|| format!("{pf}: count is 1 to {FUNCTIONS_MAX}"))?;
     Ok(Functions { pf, count })
+}
+
+/// Whether two texts are one card, as far as texts tell: the name of an interface is another one in other letters, and has no colon.
+fn is_one_card(a: &str, b: &str) -> bool {
+    a == b || (a.contains(':') && a.eq_ignore_ascii_case(b))
 }
 
 /// Letters and digits, and signs between them.
@@ -432,162 +450,4 @@ fn is_name(text: &str, most: usize, signs: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::config::daemon::DaemonConfig;
-
-    fn parse(devices: &Value) -> Result<Devices, String> {
-        let text = json!({"devices": devices}).to_string();
-        let config = DaemonConfig::parse(text.as_bytes()).map_err(|e| e.msg)?;
-        assert!(config.unknown.is_empty(), "{:?}", config.unknown);
-        Ok(config.devices.unwrap())
-    }
-
-    fn resource(more: &Value) -> Value {
-        let mut resource = json!({"resourceName": "vf", "selectors": {"vendors": ["8086"]}});
-        resource.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        json!({"resourceList": [resource]})
-    }
-
-    #[test]
-    fn the_other_plugins_file_is_read_as_it_is() {
-        let mut devices = parse(&json!({"resourcePrefix": "example.com", "useCdi": true})).unwrap();
-        let file = json!({"resourceList": [
-            {"resourceName": "intel_sriov_netdevice", "selectors": {"vendors": ["8086"], "devices": ["154c", "10ed"],
-                "drivers": ["i40evf", "igbvf"], "pfNames": ["enp0s0f0", "enp2s2f1#0,2-7,9"]}},
-            {"resourceName": "mlnx_rdma", "resourcePrefix": "mellanox.com", "deviceType": "netDevice",
-                "selectors": [{"vendors": ["15b3"], "isRdma": true}, {"rootDevices": ["0000:86:00.0#1"], "needVhostNet": true}],
-                "additionalInfo": {"*": {"token": "t"}}, "excludeTopology": true, "more": 1}]});
-        devices.add_file(Ok(file.to_string().into_bytes()));
-        assert_eq!(devices.faults, Vec::<String>::new());
-        let [first, second] = devices.resources.as_slice() else { panic!("{devices:?}") };
-        assert_eq!(
-            [first.full_name(), second.full_name()],
-            ["example.com/intel_sriov_netdevice", "mellanox.com/mlnx_rdma"]
-        );
-        let ranges = Some(vec![0..=0, 2..=7, 9..=9]);
-        let cards =
-            [OfCard { name: "enp0s0f0".into(), indexes: None }, OfCard { name: "enp2s2f1".into(), indexes: ranges }];
-        assert_eq!(first.selectors[0].pf_names, cards);
-        assert!(second.selectors[0].is_rdma && second.selectors[1].needs_vhost_net && second.exclude_topology);
-        assert_eq!(second.additional_info["*"]["token"], "t");
-        assert_eq!(devices.warnings, ["devices: unknown key more of a resource is ignored"]);
-        assert_eq!(devices.cdi_dir, Some(PathBuf::from(CDI_DIR)));
-        assert_eq!(devices.plugin_dir, PathBuf::from(PLUGIN_DIR));
-    }
-
-    #[test]
-    fn what_only_the_other_plugin_offers_is_left_out_of_its_file() {
-        let mut devices = parse(&json!({})).unwrap();
-        let file = json!({"resourceList": [
-            {"resourceName": "gpu", "deviceType": "accelerator", "selectors": {"vendors": ["8086"]}},
-            {"resourceName": "vf", "selectors": {"vendors": ["8086"]}},
-            {"resourceName": "vf", "selectors": {"vendors": ["15b3"]}},
-            {"resourceName": "sf", "selectors": {"auxTypes": ["sf"]}}]});
-        devices.add_file(Ok(file.to_string().into_bytes()));
-        let names: Vec<String> = devices.resources.iter().map(Resource::full_name).collect();
-        assert_eq!(names, ["intel.com/vf"]);
-        let told = devices.faults.join("; ");
-        assert!(["gpu", "vf is there twice", "auxTypes"].iter().all(|part| told.contains(part)), "{told}");
-    }
-
-    #[test]
-    fn what_cannot_be_meant_is_refused() {
-        let selectors = |selectors: &Value| resource(&json!({"selectors": selectors}));
-        let twice = [resource(&json!({})), resource(&json!({}))].map(|one| one["resourceList"][0].clone());
-        for (devices, part) in [
-            (resource(&json!({"resourceName": ""})), "resourceList[0]: resourceName is not given"),
-            (resource(&json!({"resourceName": "a/b"})), "intel.com/a/b is no name"),
-            (resource(&json!({"resourcePrefix": ".x"})), "is no name of a resource"),
-            (resource(&json!({"deviceType": "accelerator"})), "vf: deviceType accelerator is not offered"),
-            (resource(&json!({"selectors": null})), "selectors: 1 to 64 are needed, and 0 given"),
-            (resource(&json!({"additionalInfo": {"*": 7}})), "additionalInfo: texts"),
-            (
-                json!({"useCdi": true, "resourcePrefix": "3c.com", "resourceList": [resource(&json!({}))["resourceList"][0]]}),
-                "3c.com/vf: useCdi: a name of who makes devices begins with a letter",
-            ),
-            (selectors(&json!({})), "would offer every card"),
-            (selectors(&json!([{"vendors": ["x"]}, {"needVhostNet": true}])), "would offer every card"),
-            (selectors(&json!({"ddpProfiles": ["gtp"]})), "ddpProfiles: nothing is chosen by that"),
-            (selectors(&json!({"pKeys": ["7"]})), "\"7\" is no partition key"),
-            (selectors(&json!({"vdpaType": "vduse"})), "\"vduse\" is neither virtio nor vhost"),
-            (selectors(&json!({"pfNames": ["eth0#"]})), "\"eth0#\" is no card with functions"),
-            (selectors(&json!({"pfNames": ["eth0#3-1"]})), "\"eth0#3-1\" is no card"),
-            (selectors(&json!({"rootDevices": ["#1"]})), "\"#1\" is no card"),
-            (selectors(&json!({"pfNames": [format!("eth0#{}1", "1,".repeat(1024))]})), "eth0: more than 1024 words"),
-            (selectors(&json!({"vendors": "8086"})), "vendors"),
-            (json!({"resourceList": twice}), "intel.com/vf is there twice"),
-            (json!({"virtualFunctions": [{"pf": "eth0"}]}), "eth0: count is 1 to 4096"),
-            (json!({"virtualFunctions": [{"pf": "eth0", "count": 0}]}), "count is 1 to"),
-            (json!({"virtualFunctions": [{"count": 4}]}), "pf is not given"),
-            (json!({"virtualFunctions": [{"pf": "eth0", "count": 4, "x": 1}]}), "unknown key x"),
-            (json!({"pluginDir": "x"}), "no absolute path"),
-        ] {
-            let error = parse(&devices).unwrap_err();
-            assert!(error.contains(part), "{devices}: {error}");
-        }
-    }
-
-    #[test]
-    fn of_a_file_that_is_none_nothing_is_offered_and_that_is_said() {
-        let absent = Err("no such file or directory".to_owned());
-        let texts = ["", "[]", "{}", r#"{"resourceList": {}}"#].map(|text| Ok(text.as_bytes().to_vec()));
-        for text in texts.into_iter().chain([absent]) {
-            let mut devices = parse(&json!({"configFile": "/x/config.json"})).unwrap();
-            devices.add_file(text.clone());
-            assert_eq!(devices.resources, [], "{text:?}");
-            let [fault] = devices.faults.as_slice() else { panic!("{text:?}: {:?}", devices.faults) };
-            assert!(fault.starts_with("devices: no resource of /x/config.json is offered: "), "{fault}");
-        }
-    }
-
-    #[test]
-    fn of_too_many_resources_the_first_are_offered_and_that_is_said() {
-        let named = |number: usize| json!({"resourceName": format!("r{number}"), "selectors": {"vendors": ["8086"]}});
-        let many = |count: usize| json!({"resourceList": (0..count).map(named).collect::<Vec<_>>()});
-        let full = parse(&many(RESOURCES_MAX)).unwrap();
-        assert_eq!((full.resources.len(), full.faults.len()), (RESOURCES_MAX, 0));
-        let more = parse(&many(RESOURCES_MAX + 3)).unwrap();
-        assert_eq!(more.resources, full.resources);
-        let said = |place: &str, more: usize, from: usize| {
-            [format!(
-                "devices: resourceList of {place}: {more} resources, from r{from} on, are not offered: there may be 64"
-            )]
-        };
-        assert_eq!(more.faults, said("the configuration", 3, 64));
-        let mut of_file = parse(&json!({})).unwrap();
-        of_file.add_file(Ok(many(RESOURCES_MAX + 1).to_string().into_bytes()));
-        assert_eq!((&of_file.resources, of_file.faults), (&full.resources, said("the file", 1, 64).to_vec()));
-        let mut both = full;
-        both.add_file(Ok(json!({"resourceList": [named(90)]}).to_string().into_bytes()));
-        assert_eq!((both.resources.len(), both.faults), (RESOURCES_MAX, said("the file", 1, 90).to_vec()));
-    }
-
-    #[test]
-    fn every_key_of_the_tables_is_read() {
-        let plain = parse(&json!({"useCdi": true})).unwrap();
-        for key in DEVICES_KEYS {
-            let example: Value = serde_json::from_str(key.example).unwrap();
-            let mut with = json!({"useCdi": true});
-            with[key.name] = if key.name == "useCdi" { json!(false) } else { example };
-            let with = parse(&with).unwrap();
-            assert_ne!(with, plain, "{}", key.name);
-        }
-        let one = |devices: &Value| parse(devices).map(|mut devices| devices.resources.remove(0));
-        let plain = one(&resource(&json!({})));
-        for key in RESOURCE_KEYS {
-            let example: Value = serde_json::from_str(key.example).unwrap();
-            assert_ne!(one(&resource(&json!({key.name: example}))), plain, "{}", key.name);
-            if let Some(unset) = key.unset.json() {
-                assert_eq!(one(&resource(&json!({key.name: unset}))), plain, "{}", key.name);
-            }
-        }
-        for key in SELECTOR_KEYS {
-            let example: Value = serde_json::from_str(key.example).unwrap();
-            let with = json!({"selectors": {"vendors": ["8086"], key.name: example}});
-            assert_ne!(one(&resource(&with)).unwrap(), *plain.as_ref().unwrap(), "{}", key.name);
-        }
-    }
-}
+mod tests;

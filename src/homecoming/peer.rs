@@ -93,14 +93,20 @@ pub fn find(place: &Path, sandbox: &str, ifname: &str) -> io::Result<Option<Atta
     Ok(Some(Attached { place: place.to_owned(), file, written, kept }))
 }
 
-/// The namespace of the pod that has a function from sriov-cni; none where that has none.
+/// The namespace of the pod that has a function from sriov-cni; none where that has none, or what it noted cannot be read.
 pub fn holder(place: &Path, device: &str) -> Option<PathBuf> {
-    let address: PciAddress = device.parse().ok()?;
-    let (text, written) = read(&place.join("pci").join(address.as_str())).ok()??;
-    if is_older(written) {
-        return None;
-    }
-    Some(PathBuf::from(text.trim())).filter(|path| path.is_absolute())
+    noted(place, device).ok()?
+}
+
+/// The same for whoever shows it.
+///
+/// # Errors
+/// What it noted cannot be read.
+pub fn noted(place: &Path, device: &str) -> io::Result<Option<PathBuf>> {
+    let Ok(address) = device.parse::<PciAddress>() else { return Ok(None) };
+    let found = read(&place.join("pci").join(address.as_str()))?;
+    let found = found.filter(|(_, written)| !is_older(*written)).map(|(text, _)| PathBuf::from(text.trim()));
+    Ok(found.filter(|path| path.is_absolute()))
 }
 
 impl Attached {

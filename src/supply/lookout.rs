@@ -1,7 +1,7 @@
 //! Keeps looking at the node's cards: makes the functions that they are to have, and tells what there is to offer whenever that has
 //! changed. It does not know to whom.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,14 @@ impl Lookout {
     /// What stands in the way of it.
     fn make(&self) -> BTreeSet<String> {
         let mut trouble = BTreeSet::new();
+        let mut cards = BTreeMap::new();
         for wanted in &self.wanted.functions {
             let (pf, count) = (&wanted.pf, wanted.count);
+            let card = self.sysfs.physical_function_named(pf).map(|card| card.address);
+            if let Some(first) = card.and_then(|card| cards.insert(card, pf)) {
+                trouble.insert(format!("{first} and {pf} are one card: what is said of {first} counts"));
+                continue;
+            }
             let making = Host::open().and_then(|mut host| sriov::make_functions(&self.sysfs, &mut host, pf, count));
             match making {
                 Ok(Making::Made) => warn(&format!("devices: {pf} has {count} virtual functions now")),
@@ -148,4 +154,32 @@ fn notice() -> Option<CardNotice> {
 /// Until then; whoever wakes this thread earlier has a look earlier.
 fn rest(until: Instant) {
     thread::park_timeout(until.saturating_duration_since(Instant::now()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::daemon::DaemonConfig;
+    use crate::devices::fixture::Node;
+
+    #[test]
+    fn of_a_card_that_is_named_in_two_ways_the_first_number_counts() {
+        let node = Node::new("twice", 0);
+        let made = node.device("0000:01:00.0").join("sriov_numvfs");
+        fs::write(&made, "0\n").unwrap();
+        let functions = json!([{"pf": "eth0", "count": 4}, {"pf": "0000:01:00.0", "count": 6}]);
+        let text = json!({"devices": {"virtualFunctions": functions}}).to_string();
+        let wanted = DaemonConfig::parse(text.as_bytes()).unwrap().devices.unwrap();
+        let mut lookout = Lookout::new(wanted, Clerk::new(None));
+        lookout.sysfs = Sysfs::at(&node.0.join("sys"));
+        let said = ["eth0 and 0000:01:00.0 are one card: what is said of eth0 counts".to_owned()];
+        for _ in 0..2 {
+            assert_eq!(lookout.make(), said.clone().into());
+            assert_eq!(fs::read_to_string(&made).unwrap(), "4\n");
+        }
+    }
 }

@@ -13,9 +13,14 @@ use crate::sysfs::{PciAddress, Sysfs};
 /// The driver that gives a function to a program of user space, behind the IOMMU.
 pub(super) const VFIO: &str = "vfio-pci";
 /// Where a group of functions is a file that one program at a time can open (Documentation/driver-api/vfio.rst).
-const GROUPS: &str = "/dev/vfio";
+pub(super) const GROUPS: &str = "/dev/vfio";
 /// How long a driver may take to make an interface.
 pub(super) const PROBE_TIMEOUT_MS: u64 = 10_000;
+
+/// What the file of a group may be called; the second where there is no IOMMU, and vfio was told to do without.
+pub(super) fn group_names(group: u32) -> [String; 2] {
+    [group.to_string(), format!("noiommu-{group}")]
+}
 
 /// Whether nobody has a function that is bound to vfio-pci. To unbind one that somebody has waits in the kernel until that one ends, and
 /// nothing can end the wait: its group is opened first, which is refused where it is open already. Where the group has no file, as in a
@@ -26,8 +31,7 @@ pub(super) fn check_free(sysfs: &Sysfs, address: &PciAddress) -> Result<(), Erro
 
 fn check_free_in(groups: &Path, sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
     let Some(group) = sysfs.iommu_group(address) else { return Ok(()) };
-    // The second where there is no IOMMU, and vfio was told to do without.
-    for name in [group.to_string(), format!("noiommu-{group}")] {
+    for name in group_names(group) {
         let path = groups.join(name);
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(_) => {}

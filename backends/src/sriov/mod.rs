@@ -10,6 +10,7 @@ mod home;
 mod making;
 mod order;
 mod port;
+mod users;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ pub use cards::Cards;
 pub use conf::{Args, CniArgs, Conf, RuntimeConfig, Spec};
 pub use home::{give_back, unrecorded};
 pub use making::{Making, make_functions};
+pub use users::{Process, User, Users};
 
 use crate::busy;
 use crate::check::{self, Expected};

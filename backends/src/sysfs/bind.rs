@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::{PciAddress, Sysfs, link_name, read};
+use super::{PciAddress, Sysfs, link_name, names, read};
 
 /// Where a device is said to that has no driver yet.
 const PROBE: &str = "bus/pci/drivers_probe";
@@ -24,6 +24,11 @@ impl Sysfs {
     /// Whether a driver has enabled a function: vfio-pci does when a program takes it, and undoes it when that one lets go.
     pub(crate) fn is_enabled(&self, address: &PciAddress) -> bool {
         read(&self.device(address).join("enable")).is_ok_and(|count| count != "0")
+    }
+
+    /// What a function is called among the files of vfio, where it has one of its own there.
+    pub(crate) fn vfio_devices(&self, address: &PciAddress) -> Vec<String> {
+        names(&self.device(address).join("vfio-dev"))
     }
 
     /// Which driver alone may have a function; none: whichever knows it.

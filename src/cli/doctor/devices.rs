@@ -4,7 +4,7 @@
 use plexus::cards::{Card, Function};
 
 use super::{Finding, SHOWN_MAX, State, Surroundings};
-use crate::cli::devices::{look, whom};
+use crate::cli::devices::{held_by, look};
 
 /// How many functions of a card have a row of their own, on one screen.
 const FUNCTIONS_SHOWN: usize = 8;
@@ -25,18 +25,20 @@ fn of_card(card: &Card) -> Vec<Finding> {
     words.extend(card.driver.clone());
     words.extend(card.numa_node.map(|node| format!("NUMA node {node}")));
     words.push(format!("{} of {} virtual functions", card.functions.len(), card.most));
-    words.push(match card.functions.iter().filter(|function| function.holder.is_some()).count() {
+    words.push(match card.functions.iter().filter(|function| function.is_held()).count() {
         0 => "none held".to_owned(),
         count => format!("{count} held"),
     });
+    let unclear = card.functions.iter().filter(|function| !function.is_held() && !function.is_free()).count();
+    words.extend((unclear > 0).then(|| format!("{unclear} not known")));
     let mut findings = vec![Finding {
         card: Some(Box::new(card.clone())),
         ..Finding::new("device", name, State::Ok, words.join(", "))
     }];
-    // Where there is not room for all, those that somebody has are looked for first.
+    // Where there is not room for all, those that are not free are looked for first.
     let mut shown: Vec<&Function> = card.functions.iter().collect();
     if shown.len() > FUNCTIONS_SHOWN {
-        shown.sort_by_key(|function| function.holder.is_none());
+        shown.sort_by_key(|function| function.is_free());
         shown.truncate(FUNCTIONS_SHOWN);
     }
     findings.extend(shown.into_iter().map(|function| of_function(name, function)));
@@ -59,12 +61,17 @@ fn of_function(card: &str, function: &Function) -> Finding {
     let mut words = vec![function.address.clone()];
     words.push(function.driver.clone().unwrap_or_else(|| "no driver".to_owned()));
     words.push(function.iommu_group.map_or("no IOMMU group".to_owned(), |group| format!("IOMMU group {group}")));
-    words.push(function.holder.as_ref().map_or("free".to_owned(), |holder| format!("held by {}", whom(holder))));
+    words.push(match (held_by(function), &function.unclear) {
+        (_, Some(why)) if !function.is_held() => why.clone(),
+        (Some(whom), _) => format!("held by {whom}"),
+        (None, _) => "free".to_owned(),
+    });
     Finding::new("device", format!("{card} {}", function.index), State::Ok, words.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
+    use backends::sriov::{Process, User};
     use plexus::cards::{Holder, Odd};
 
     use super::*;
@@ -78,6 +85,8 @@ mod tests {
             numa_node: None,
             interface: None,
             holder: held(index).then(|| Holder { pod: format!("demo/p{index}"), ..Holder::default() }),
+            user: None,
+            unclear: None,
         };
         Card {
             address: "0000:01:00.0".into(),
@@ -103,6 +112,23 @@ mod tests {
             ("eth0 2", "0000:01:10.2, no driver, no IOMMU group, free"),
         ];
         assert_eq!(rows, expected.map(|(what, detail)| (what.to_owned(), detail.to_owned())));
+    }
+
+    #[test]
+    fn one_that_a_program_has_and_one_whose_claim_tells_nothing_are_not_free() {
+        let mut card = card(3, |_| false);
+        let process = Process { id: 12, name: "dpdk-testpmd".into() };
+        card.functions[0].user = Some(User { process: Some(process) });
+        card.functions[1].user = Some(User { process: None });
+        card.functions[2].unclear = Some("claim cannot be read: why".into());
+        let rows: Vec<String> = of_card(&card).into_iter().map(|row| row.detail).collect();
+        let ends = [
+            "2 held, 1 not known",
+            ", held by process 12 (dpdk-testpmd)",
+            ", held by a program",
+            ", claim cannot be read: why",
+        ];
+        assert!(rows.iter().zip(ends).all(|(row, end)| row.ends_with(end)), "{rows:?}");
     }
 
     #[test]

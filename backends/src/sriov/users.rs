@@ -1,0 +1,145 @@
+//! Which programs of user space have functions that are bound to vfio-pci. Only looks: to open a group's file as [`super::binding`] does would keep
+//! a program from it that starts in that instant.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirEntry};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::binding::{GROUPS, VFIO, group_names};
+use crate::sysfs::{PciAddress, Sysfs};
+
+/// Where the kernel shows what processes have open (proc_pid_fd(5)).
+const PROC: &str = "/proc";
+/// More than a node has processes, and more than any one of them has files.
+const PROCESSES_MAX: usize = 1 << 16;
+const FILES_MAX: usize = 1 << 16;
+/// Bytes of a process' name that are shown; the kernel keeps 15 (`TASK_COMM_LEN`, include/linux/sched.h).
+const NAME_BYTES_MAX: usize = 64;
+
+/// Who has a function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// Its process; none where it cannot be seen from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+}
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// Its number.
+    pub id: u32,
+    /// What it is called, by itself.
+    pub name: String,
+}
+
+/// The files of vfio that programs have open, as they were when it was asked for.
+#[derive(Clone, Debug)]
+pub struct Users {
+    dir: PathBuf,
+    processes: BTreeMap<PathBuf, Process>,
+}
+
+impl Users {
+    /// Looks through all processes that can be seen.
+    #[must_use]
+    pub fn look() -> Self {
+        Self::look_in(Path::new(GROUPS), Path::new(PROC))
+    }
+
+    /// The same of other places than a node has: `dir` for `/dev/vfio`.
+    #[must_use]
+    pub fn look_in(dir: &Path, proc: &Path) -> Self {
+        let mut processes = BTreeMap::new();
+        for entry in entries(proc, PROCESSES_MAX) {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            for file in entries(&entry.path().join("fd"), FILES_MAX) {
+                let Ok(path) = fs::read_link(file.path()) else { continue };
+                if path.starts_with(dir) && is_same_file(&file.path(), &path) {
+                    processes.entry(path).or_insert_with(|| Process { id, name: name_of(&entry.path()) });
+                }
+            }
+        }
+        Self { dir: dir.to_owned(), processes }
+    }
+
+    /// Who has a function; none where nobody has, or where its driver is another one.
+    #[must_use]
+    pub fn of(&self, sysfs: &Sysfs, address: &PciAddress) -> Option<User> {
+        if sysfs.driver(address).as_deref() != Some(VFIO) {
+            return None;
+        }
+        let groups = sysfs.iommu_group(address).map(group_names).into_iter().flatten();
+        // With iommufd a program opens the file of the device, and none of its group.
+        let devices = sysfs.vfio_devices(address).into_iter().map(|name| format!("devices/{name}"));
+        let process = groups.chain(devices).find_map(|name| self.processes.get(&self.dir.join(name)));
+        let user = User { process: process.cloned() };
+        (user.process.is_some() || sysfs.is_enabled(address)).then_some(user)
+    }
+}
+
+fn entries(dir: &Path, most: usize) -> impl Iterator<Item = DirEntry> {
+    fs::read_dir(dir).into_iter().flatten().take(most).filter_map(Result::ok)
+}
+
+/// Whether what a process has open is what has that path here: in a container a path may lead to something else.
+fn is_same_file(open: &Path, path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|about| about.rdev());
+    matches!((device(open), device(path)), (Ok(open), Ok(here)) if open == here)
+}
+
+fn name_of(process: &Path) -> String {
+    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    let plain = name.trim_end().chars().map(|c| if c.is_control() { '?' } else { c });
+    plain.take(NAME_BYTES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::sysfs::tests::Tree;
+
+    #[test]
+    fn who_has_a_function_is_the_process_that_has_its_group_or_its_device_open() {
+        let tree = Tree::new("users").with_functions(1);
+        let (sysfs, address) = (tree.sysfs(), "0000:01:10.0".parse().unwrap());
+        let (device, dir) = (tree.0.join("bus/pci/devices/0000:01:10.0"), tree.0.join("vfio"));
+        fs::create_dir_all(dir.join("devices")).unwrap();
+        fs::create_dir_all(device.join("vfio-dev/vfio3")).unwrap();
+        let user = || Users::look_in(&dir, Path::new(PROC)).of(&sysfs, &address);
+        for name in ["8", "noiommu-8", "devices/vfio3"] {
+            fs::write(dir.join(name), "").unwrap();
+            let open = fs::File::open(dir.join(name)).unwrap();
+            assert_eq!(user(), None, "{name}: it is bound to another driver");
+            fs::remove_file(device.join("driver")).unwrap();
+            symlink("/x/drivers/vfio-pci", device.join("driver")).unwrap();
+            let process = user().unwrap().process.unwrap();
+            assert_eq!((process.id, process.name), (std::process::id(), name_of(Path::new("/proc/self"))), "{name}");
+            drop(open);
+            assert_eq!(user(), None, "{name}");
+            fs::remove_file(device.join("driver")).unwrap();
+            symlink("/x/drivers/igbvf", device.join("driver")).unwrap();
+        }
+    }
+
+    #[test]
+    fn one_whose_process_cannot_be_seen_is_had_all_the_same() {
+        let tree = Tree::new("unseen").with_functions(1);
+        let device = tree.0.join("bus/pci/devices/0000:01:10.0");
+        fs::remove_file(device.join("driver")).unwrap();
+        symlink("/x/drivers/vfio-pci", device.join("driver")).unwrap();
+        let nowhere = tree.0.join("no such folder");
+        let user = || Users::look_in(&nowhere, &nowhere).of(&tree.sysfs(), &"0000:01:10.0".parse().unwrap());
+        fs::write(device.join("enable"), "0\n").unwrap();
+        assert_eq!(user(), None);
+        fs::write(device.join("enable"), "1\n").unwrap();
+        assert_eq!(user(), Some(User { process: None }));
+    }
+}
