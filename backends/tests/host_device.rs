@@ -16,6 +16,12 @@ pub(crate) const CASES: &[Case] = &[
     ("host_device::a_move_that_stopped_half_way_is_undone", a_move_that_stopped_half_way_is_undone),
     ("host_device::it_is_put_right_on_the_host", it_is_put_right_on_the_host),
     ("host_device::a_lost_one_is_found_by_the_next_pod", a_lost_one_is_found_by_the_next_pod),
+    (
+        "host_device::an_alternative_name_finds_it_and_its_own_comes_back",
+        an_alternative_name_finds_it_and_its_own_comes_back,
+    ),
+    ("host_device::an_alias_like_its_name_comes_back", an_alias_like_its_name_comes_back),
+    ("host_device::what_an_alias_says_is_no_name", what_an_alias_says_is_no_name),
     ("host_device::without_a_record_the_alias_says", without_a_record_the_alias_says),
     ("host_device::another_link_of_the_name_stays", another_link_of_the_name_stays),
     ("host_device::one_of_user_space_does_not_move", one_of_user_space_does_not_move),
@@ -181,6 +187,51 @@ fn a_lost_one_is_found_by_the_next_pod(world: &mut World) {
     host_device::give_back(&mut world.host, Some(&mut pod), "eth1", device.device(), true).unwrap();
     assert!(host_link("dev0")["ifalias"].is_null());
     assert!(!is_home("net1"));
+}
+
+fn an_alternative_name_finds_it_and_its_own_comes_back(world: &mut World) {
+    for name in ["enp1s0", "a-name-of-more-than-fifteen-bytes"] {
+        let mut pod = world.pod();
+        world.lower("dev0");
+        ip(&format!("link property add dev dev0 altname {name}"));
+        let device = resolved(world, &format!(r#"{{"device":"{name}"}}"#)).unwrap();
+        assert_eq!(device.device().unwrap().name, "dev0");
+        built(world, &mut pod, &device, &target("net1"), layer3(&[], &[])).unwrap();
+        assert_eq!(pod_link(&pod, "net1")["ifalias"], "dev0");
+        host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), true).unwrap();
+        let link = host_link("dev0");
+        assert_eq!((link["ifname"].as_str(), link["altnames"][0].as_str()), (Some("dev0"), Some(name)));
+        ip("link del dev0");
+    }
+}
+
+fn an_alias_like_its_name_comes_back(world: &mut World) {
+    let mut pod = world.pod();
+    world.lower("dev0");
+    ip("link set dev0 alias dev0");
+    let device = resolved(world, r#"{"device":"dev0"}"#).unwrap();
+    built(world, &mut pod, &device, &target("net1"), layer3(&[], &[])).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), true).unwrap();
+    assert_eq!(host_link("dev0")["ifalias"], "dev0");
+}
+
+fn what_an_alias_says_is_no_name(world: &mut World) {
+    left_by_a_lost_pod(world);
+    let is_found = |world: &mut World| match resolved(world, r#"{"device":"dev0"}"#) {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.chain(), "failed to find host device: Link not found");
+            false
+        }
+    };
+    assert!(is_found(world), "one that the kernel gave back is down");
+    ip("link set net1 up");
+    assert!(!is_found(world), "somebody uses it");
+    ip("link set net1 down");
+    world.lower("other0");
+    ip("link set other0 down");
+    ip("link set other0 alias dev0");
+    assert!(!is_found(world), "one of the two is not the one");
 }
 
 fn without_a_record_the_alias_says(world: &mut World) {

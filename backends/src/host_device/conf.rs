@@ -23,7 +23,7 @@ const ENTRIES_MAX: usize = 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename = "NetConf", default)]
 pub struct Conf {
-    /// Its name on the host.
+    /// Its name on the host, or an alternative one.
     pub device: Option<String>,
     /// Its hardware address.
     pub hwaddr: Option<String>,
@@ -127,21 +127,13 @@ impl Spec {
 }
 
 impl Choice {
-    /// The device's own name, where it is chosen by it.
-    pub(super) fn name(&self) -> Option<&str> {
-        match self {
-            Self::Name(name) => Some(name),
-            _ => None,
-        }
-    }
-
-    pub(super) fn find(&self, host: &mut Host) -> Result<Link, Error> {
-        let missing = || Error::new(ErrorKind::LinkMissing, "Link not found");
-        match self {
+    /// The device, and its name on the host: its own, whichever of its names it was found by.
+    pub(super) fn find(&self, host: &mut Host) -> Result<(Link, String), Error> {
+        let found = match self {
+            // The kernel looks among alternative names as well: no two links share one of either.
             Self::Name(name) => match host.side.link(name)? {
+                None => return lost(host, name).map(|link| (link, name.clone())),
                 Some(link) => Ok(link),
-                // A pod that was lost with its device inside leaves it under the pod's name for it.
-                None => host.side.links()?.into_iter().find(|link| link.alias == *name).ok_or_else(missing),
             },
             Self::Hardware(text) => {
                 let mac: Mac = text
@@ -160,7 +152,22 @@ impl Choice {
             }
             Self::Pci(id) => first_interface(host, &pci_interfaces(id)?),
             Self::Directory(path) => first_interface(host, path),
-        }
+        };
+        found.map(|link| (link.clone(), link.name))
+    }
+}
+
+fn missing() -> Error {
+    Error::new(ErrorKind::LinkMissing, "Link not found")
+}
+
+/// A pod that was lost with its device inside leaves it down, under the pod's name for it, and its alias says its name here. What somebody
+/// uses is not it, whatever its alias; and of two that say the same nobody knows which is.
+fn lost(host: &mut Host, name: &str) -> Result<Link, Error> {
+    let mut all = host.side.links()?.into_iter().filter(|link| link.alias == name);
+    match (all.next(), all.next()) {
+        (Some(link), None) if !link.up => Ok(link),
+        _ => Err(missing()),
     }
 }
 
@@ -218,7 +225,7 @@ fn first_interface(host: &mut Host, directory: &Path) -> Result<Link, Error> {
         let text = format!("failed to find network device in path {}", directory.display());
         return Err(Error::new(ErrorKind::LinkMissing, text));
     };
-    host.side.link(name)?.ok_or_else(|| Error::new(ErrorKind::LinkMissing, "Link not found"))
+    host.side.link(name)?.ok_or_else(missing)
 }
 
 /// The names in a directory, sorted; or the error's number.

@@ -50,8 +50,9 @@ pub struct Device {
 
 impl Device {
     fn of(link: &Link, name: &str) -> Self {
-        // A device that a lost pod left under another name has an alias that is ours, not its owner's.
-        let is_ours = link.alias == name || marked(&link.alias).is_some();
+        // A device that a lost pod left under another name has an alias that is ours, not its owner's; one that has its own may be called
+        // the same by its owner.
+        let is_ours = (link.alias == name && link.name != name) || marked(&link.alias).is_some();
         let alias = if is_ours { String::new() } else { link.alias.clone() };
         let (mac, permanent, kind) = (link.mac, link.permanent, link.kind.clone());
         Self { name: name.to_owned(), alias, keeps_alias: false, mac, permanent, kind, bus: None }
@@ -64,8 +65,7 @@ impl Device {
 
     /// The alias on the host of this device, which is in a pod.
     fn alias_of<'a>(&'a self, link: &'a Link) -> &'a str {
-        let is_ours = link.alias == self.name || marked(&link.alias).is_some();
-        if self.keeps_alias && !is_ours { &link.alias } else { &self.alias }
+        if self.keeps_alias && marked(&link.alias).is_none() { &link.alias } else { &self.alias }
     }
 
     /// Whether a link is this device, whatever it is called by now.
@@ -116,8 +116,9 @@ struct Found {
 impl Spec {
     pub(crate) fn resolve(self, host: &mut Host) -> Result<Resolved, Error> {
         let Some(choice) = self.settle()? else { return Ok(Resolved { found: None }) };
-        let link = choice.find(host).map_err(|e| Error::new(e.kind(), "failed to find host device").because(e))?;
-        let device = Device::of(&link, choice.name().unwrap_or(&link.name));
+        let (link, name) =
+            choice.find(host).map_err(|e| Error::new(e.kind(), "failed to find host device").because(e))?;
+        let device = Device::of(&link, &name);
         Ok(Resolved { found: Some(Found { device, link }) })
     }
 }

@@ -340,9 +340,17 @@ fn question(attribute: Option<LinkAttribute>) -> LinkMessage {
     message
 }
 
-/// Asks for one link by its name.
+/// The longest name of a link, in bytes (`IFNAMSIZ` with its end, include/uapi/linux/if.h).
+pub(crate) const NAME_BYTES_MAX: usize = 15;
+
+/// Asks for one link by its name or an alternative one: the kernel looks for either, and takes a longer one as the latter only.
 pub(crate) fn by_name(name: &str) -> RouteNetlinkMessage {
-    RouteNetlinkMessage::GetLink(question(Some(LinkAttribute::IfName(name.to_owned()))))
+    let attribute = if name.len() > NAME_BYTES_MAX {
+        LinkAttribute::Other(DefaultNla::new(IFLA_ALT_IFNAME, [name.as_bytes(), &[0]].concat()))
+    } else {
+        LinkAttribute::IfName(name.to_owned())
+    };
+    RouteNetlinkMessage::GetLink(question(Some(attribute)))
 }
 
 /// Asks for one link by its index.

@@ -10,14 +10,12 @@ use super::{Function, OnHost, Settings, binding, set_mtu, take_mac};
 use crate::error::{Error, ErrorKind};
 use crate::host_device::{self, Device};
 use crate::netlink::alt_name;
-use crate::netlink::link::{self, Link};
+use crate::netlink::link::{self, Link, NAME_BYTES_MAX};
 use crate::pod::{Host, Pod, Side};
 use crate::sysfs::{PciAddress, Sysfs, VirtualFunction};
 
 /// How many names are tried where a function cannot have its own: no card has as many functions.
 const NAMES_MAX: u32 = 4096;
-/// The longest name of a link, in bytes (`IFNAMSIZ` with its end, include/uapi/linux/if.h).
-const NAME_BYTES_MAX: usize = 15;
 /// How long the kernel may take to give an interface back whose namespace has gone.
 const RETURN_TIMEOUT_MS: u64 = 2_000;
 
