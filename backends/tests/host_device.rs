@@ -23,6 +23,8 @@ pub(crate) const CASES: &[Case] = &[
     ("host_device::an_alias_like_its_name_comes_back", an_alias_like_its_name_comes_back),
     ("host_device::what_an_alias_says_is_no_name", what_an_alias_says_is_no_name),
     ("host_device::without_a_record_the_alias_says", without_a_record_the_alias_says),
+    ("host_device::a_pod_chooses_no_name_of_the_hosts", a_pod_chooses_no_name_of_the_hosts),
+    ("host_device::a_pods_alternative_names_stay_behind", a_pods_alternative_names_stay_behind),
     ("host_device::another_link_of_the_name_stays", another_link_of_the_name_stays),
     ("host_device::one_of_user_space_does_not_move", one_of_user_space_does_not_move),
 ];
@@ -78,12 +80,12 @@ fn it_moves_in_whole_and_comes_back(world: &mut World) {
 
     // The pod may write what it likes to it.
     in_pod(&pod, "link set net1 address 02:00:00:00:00:99");
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", Some(&record), true).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", &record, true).unwrap();
     let link = host_link("dev0");
     assert_eq!((link["ifalias"].as_str(), link["operstate"].as_str()), (Some("uplink"), Some("DOWN")));
     assert_eq!(pod_links(&pod), ["lo"]);
     // Again: nothing is left to do.
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", Some(&record), true).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", &record, true).unwrap();
     assert_eq!(host_link("dev0")["ifalias"], "uplink");
 }
 
@@ -94,7 +96,7 @@ fn a_pod_may_have_a_link_of_its_name(world: &mut World) {
     let mut links = pod_links(&pod);
     links.sort();
     assert_eq!(links, ["dev0", "lo", "net1"]);
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), true).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), true).unwrap();
     assert_eq!(host_link("dev0")["ifalias"], "uplink");
     assert_eq!(pod_link(&pod, "dev0")["linkinfo"]["info_kind"], "bridge");
 }
@@ -130,15 +132,17 @@ fn it_works_on_while_its_name_is_taken(world: &mut World) {
     let mut pod = world.pod();
     let device = moved(world, &mut pod);
     ip("link add dev0 type bridge");
-    for recorded in [device.device(), None] {
-        let error = host_device::give_back(&mut world.host, Some(&mut pod), "net1", recorded, true).unwrap_err();
+    let recorded = host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), true);
+    let unrecorded = host_device::give_back_unrecorded(&mut world.host, &mut pod, "net1", &|_| false);
+    for error in [recorded, unrecorded] {
+        let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NameTaken);
         assert_eq!(error.chain(), "failed to move \"dev0\" to hostNS: file exists");
     }
     assert_eq!(pod_link(&pod, "net1")["operstate"], "UP");
     assert_eq!(pod_addresses(&pod, "net1"), ["10.0.0.2/24"]);
     ip("link del dev0");
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), true).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), true).unwrap();
     assert_eq!(host_link("dev0")["linkinfo"]["info_kind"], "veth");
 }
 
@@ -150,7 +154,7 @@ fn a_move_that_stopped_half_way_is_undone(world: &mut World) {
         in_pod(&pod, "link set net1 down");
         in_pod(&pod, "link set net1 name dev0");
         in_pod(&pod, &format!("link set dev0 alias {alias}"));
-        host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), false).unwrap();
+        host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), false).unwrap();
         assert_eq!(host_link("dev0")["ifalias"], "uplink");
         ip("link del dev0");
     }
@@ -160,7 +164,7 @@ fn a_move_that_stopped_half_way_is_undone(world: &mut World) {
 fn left_by_a_lost_pod(world: &mut World) -> host_device::Resolved {
     let mut pod = world.pod();
     let device = moved(world, &mut pod);
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), false).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), false).unwrap();
     ip("link set dev0 name net1");
     ip("link set net1 alias dev0");
     device
@@ -168,12 +172,12 @@ fn left_by_a_lost_pod(world: &mut World) -> host_device::Resolved {
 
 fn it_is_put_right_on_the_host(world: &mut World) {
     let device = left_by_a_lost_pod(world);
-    host_device::give_back(&mut world.host, None, "net1", device.device(), false).unwrap();
+    host_device::give_back(&mut world.host, None, "net1", device.device().unwrap(), false).unwrap();
     assert_eq!(host_link("dev0")["ifalias"], "uplink");
     assert!(!is_home("net1"));
     // Its owner may have called it something else by now: that is nobody's to change.
     ip("link set dev0 name other0 alias mine");
-    host_device::give_back(&mut world.host, None, "net1", device.device(), false).unwrap();
+    host_device::give_back(&mut world.host, None, "net1", device.device().unwrap(), false).unwrap();
     assert!(is_home("other0") && !is_home("dev0"));
 }
 
@@ -184,7 +188,7 @@ fn a_lost_one_is_found_by_the_next_pod(world: &mut World) {
     assert_eq!((device.device().unwrap().name.as_str(), device.device().unwrap().alias.as_str()), ("dev0", ""));
     built(world, &mut pod, &device, &target("eth1"), layer3(&[], &[])).unwrap();
     assert_eq!(pod_link(&pod, "eth1")["ifalias"], "dev0");
-    host_device::give_back(&mut world.host, Some(&mut pod), "eth1", device.device(), true).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "eth1", device.device().unwrap(), true).unwrap();
     assert!(host_link("dev0")["ifalias"].is_null());
     assert!(!is_home("net1"));
 }
@@ -198,7 +202,7 @@ fn an_alternative_name_finds_it_and_its_own_comes_back(world: &mut World) {
         assert_eq!(device.device().unwrap().name, "dev0");
         built(world, &mut pod, &device, &target("net1"), layer3(&[], &[])).unwrap();
         assert_eq!(pod_link(&pod, "net1")["ifalias"], "dev0");
-        host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), true).unwrap();
+        host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), true).unwrap();
         let link = host_link("dev0");
         assert_eq!((link["ifname"].as_str(), link["altnames"][0].as_str()), (Some("dev0"), Some(name)));
         ip("link del dev0");
@@ -211,7 +215,7 @@ fn an_alias_like_its_name_comes_back(world: &mut World) {
     ip("link set dev0 alias dev0");
     let device = resolved(world, r#"{"device":"dev0"}"#).unwrap();
     built(world, &mut pod, &device, &target("net1"), layer3(&[], &[])).unwrap();
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), true).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), true).unwrap();
     assert_eq!(host_link("dev0")["ifalias"], "dev0");
 }
 
@@ -237,23 +241,64 @@ fn what_an_alias_says_is_no_name(world: &mut World) {
 fn without_a_record_the_alias_says(world: &mut World) {
     let mut pod = world.pod();
     moved(world, &mut pod);
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", None, false).unwrap();
+    host_device::give_back_unrecorded(&mut world.host, &mut pod, "net1", &|_| false).unwrap();
     assert!(host_link("dev0")["ifalias"].is_null());
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", None, false).unwrap();
-    host_device::give_back(&mut world.host, None, "net1", None, false).unwrap();
+    host_device::give_back_unrecorded(&mut world.host, &mut pod, "net1", &|_| false).unwrap();
     in_pod(&pod, "link add net1 type bridge");
-    let error = host_device::give_back(&mut world.host, Some(&mut pod), "net1", None, false).unwrap_err();
+    let error = host_device::give_back_unrecorded(&mut world.host, &mut pod, "net1", &|_| false).unwrap_err();
     assert_eq!(error.chain(), "failed to find original ifname for \"net1\" (alias is not set)");
     assert_eq!(pod_link(&pod, "net1")["linkinfo"]["info_kind"], "bridge");
+}
+
+fn a_pod_chooses_no_name_of_the_hosts(world: &mut World) {
+    for (said, is_anothers) in [("-eth0", false), ("eth%d", false), ("eth\u{3bf}", false), ("eth7", true)] {
+        let mut pod = world.pod();
+        moved(world, &mut pod);
+        in_pod(&pod, &format!("link set net1 alias {said}"));
+        in_pod(&pod, "link property add dev net1 altname eth8");
+        in_pod(&pod, "link property add dev net1 altname dev0-far");
+        in_pod(&pod, "link property add dev net1 altname mine");
+        let is_anothers = |name: &str| name == "eth8" || (is_anothers && name == said);
+        host_device::give_back_unrecorded(&mut world.host, &mut pod, "net1", &is_anothers).unwrap();
+        assert_eq!(pod_links(&pod), ["lo"], "{said}");
+        let name = host_links().into_iter().find(|name| name != "lo" && name != "dev0-far").unwrap();
+        let number = name.strip_prefix("dev").unwrap();
+        assert!(number.parse::<u32>().is_ok(), "{name}");
+        assert_eq!(host_link(&name)["altnames"], serde_json::json!(["mine"]), "{said}");
+        ip("link del dev0-far");
+    }
+}
+
+fn a_pods_alternative_names_stay_behind(world: &mut World) {
+    for taken in [false, true] {
+        let mut pod = world.pod();
+        world.lower("dev0");
+        ip("link property add dev dev0 altname enp1s0");
+        let device = resolved(world, r#"{"device":"dev0"}"#).unwrap();
+        built(world, &mut pod, &device, &target("net1"), layer3(&[], &[])).unwrap();
+        in_pod(&pod, "link property add dev net1 altname docker0");
+        if taken {
+            ip("link add docker0 type bridge");
+        }
+        host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), true).unwrap();
+        assert_eq!(host_link("dev0")["altnames"], serde_json::json!(["enp1s0"]));
+        // What a namespace that has gone leaves.
+        if !taken {
+            ip("link property add dev dev0 altname docker0");
+            host_device::give_back(&mut world.host, None, "net1", device.device().unwrap(), false).unwrap();
+            assert_eq!(host_link("dev0")["altnames"], serde_json::json!(["enp1s0"]));
+        }
+        ip("link del dev0");
+    }
 }
 
 fn another_link_of_the_name_stays(world: &mut World) {
     let mut pod = world.pod();
     let device = moved(world, &mut pod);
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), false).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), false).unwrap();
     in_pod(&pod, "link add net1 type bridge");
     in_pod(&pod, "link add dev0 type bridge");
-    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device(), false).unwrap();
+    host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), false).unwrap();
     let mut links = pod_links(&pod);
     links.sort();
     assert_eq!(links, ["dev0", "lo", "net1"]);

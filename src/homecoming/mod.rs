@@ -14,7 +14,9 @@ use crate::devices::claim::{self, Ledger};
 use crate::journal::{self, Allotted, Attachment, Held, Intent, Step};
 use crate::log::warn;
 use crate::native;
+use names::Names;
 
+mod names;
 pub mod peer;
 
 /// A device that a step moved or set up.
@@ -128,8 +130,10 @@ pub fn reclaim(
     }
     let mut pod = inside()?.map(Pod::enter).transpose().map_err(native::from_backend)?;
     let mut host = Host::open().map_err(native::from_backend)?.telling(warn);
+    let names = Names::of(state_dir);
     for address in functions {
-        let found = sriov::unrecorded(&mut host, pod.as_mut(), &address, set_up).map_err(native::from_backend)?;
+        let found = sriov::unrecorded(&mut host, pod.as_mut(), &address, set_up, &|name| names.has(name));
+        let found = found.map_err(native::from_backend)?;
         if let Some(function) = found {
             warn(&format!(
                 "what {address} was before its pod had it is lost with record {record}: it comes back with no VLAN, hardware address or rate of \
@@ -155,7 +159,14 @@ impl Away<'_> {
             }
             Some(_) => Ok(()),
             None if Kind::of(&self.step.plugin) == Some(Kind::Sriov) => return holder.take_over(host, pod, ifname),
-            None => host_device::give_back(host, pod, ifname, self.step.device.as_ref(), self.attached),
+            None => match (&self.step.device, pod) {
+                (Some(device), pod) => host_device::give_back(host, pod, ifname, device, self.attached),
+                (None, Some(pod)) => {
+                    let names = Names::of(holder.state_dir);
+                    host_device::give_back_unrecorded(host, pod, ifname, &|name| names.has(name))
+                }
+                (None, None) => Ok(()),
+            },
         };
         back.map_err(native::from_backend)
     }

@@ -137,6 +137,7 @@ impl Attached {
                 permanent: None,
                 kind: String::new(),
                 bus: Some(device.clone()),
+                alt_names: None,
             },
             ifindex: 0,
             mtu: state.mtu,

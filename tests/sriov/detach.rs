@@ -24,6 +24,8 @@ pub(crate) const CASES: &[Case] = &[
     ("detach::s8_gc_brings_back_what_no_pod_has", s8_gc_brings_back_what_no_pod_has),
     ("detach::functions_that_are_no_more", functions_that_are_no_more),
     ("detach::what_a_record_said_that_is_lost", what_a_record_said_that_is_lost),
+    ("detach::a_pod_chooses_no_name_of_the_hosts", a_pod_chooses_no_name_of_the_hosts),
+    ("detach::a_pods_alternative_names_stay_behind", a_pods_alternative_names_stay_behind),
 ];
 
 fn conf(card: &Card) -> Value {
@@ -290,9 +292,9 @@ fn what_a_record_said_that_is_lost(card: &Card) {
         ip(&format!("link set {} vf 0 mac 02:00:00:00:01:00", card.name));
         if user_space {
             crate::user_space::bind(&card.functions[0].pci, "");
-            assert_eq!(&name_on_host(card), name);
-            ip(&format!("link property add dev {name} altname vf-of-a-card"));
         }
+        assert_eq!(&name_on_host(card), name);
+        ip(&format!("link property add dev {name} altname vf-of-a-card"));
         assert_eq!(&name_on_host(card), name, "{}", answer.log);
         ip(&format!("link set {name} alias {ALIAS}"));
         ip(&format!("link set {name} mtu 1500 up"));
@@ -318,4 +320,62 @@ fn what_a_record_said_that_is_lost(card: &Card) {
     assert_eq!((&card.port(0)["vlan_list"][0]["vlan"], card.left()), (&json!(7), Vec::new()));
     ip(&format!("link set {} vf 0 vlan 0", card.name));
     ip("netns del one");
+}
+
+/// A pod may write what it likes to the interface that it has. Where its record is lost, that is all that is known of it.
+fn a_pod_chooses_no_name_of_the_hosts(card: &Card) {
+    let (name, others) = (&card.functions[0].name, &card.functions[1].name);
+    let other = card.conf(1, json!({"vlan": 200}));
+    for (said, lost) in [(others.as_str(), false), ("docker0", false), ("docker0", true), ("eth%d", true)] {
+        for pod in ["one", "two"] {
+            ip(&format!("netns add {pod}"));
+        }
+        card.add("one", &conf(card));
+        let record = card.left().into_iter().find(|path| path.contains(".jsonl")).unwrap();
+        // Its name is free on the host, and a record's.
+        card.add("two", &other);
+        ip(&format!("-n one link set net1 alias plexus:device:{said}"));
+        ip("-n one link property add dev net1 altname cni0");
+        fs::remove_file(&record).unwrap();
+        if lost {
+            ip("netns del one");
+        }
+        let answer = card.call_in("DEL", "one", if lost { "" } else { "/run/netns/one" }, &conf(card));
+        assert!(answer.success && answer.log.contains("is not believed"), "{} {}", answer.json, answer.log);
+        let now = name_on_host(card);
+        let link = ip_json(&format!("-d link show {now}"))[0].clone();
+        assert!(now.starts_with("dev") && link["altnames"].is_null(), "{said}: {link}");
+        card.del("two", &netns("two"), &other);
+        assert_eq!(ip_json(&format!("-d link show {others}"))[0]["parentdev"], card.functions[1].pci);
+        // What had to be lost.
+        ip(&format!("link set {} vf 0 mac 02:00:00:00:01:00", card.name));
+        ip(&format!("link set {now} name {name} mtu 1500 alias {ALIAS}"));
+        ip(&format!("link property add dev {name} altname vf-of-a-card"));
+        ip(&format!("link set {name} up"));
+        ip(&format!("link set {name} down"));
+        ip("netns del two");
+        if !lost {
+            ip("netns del one");
+        }
+    }
+}
+
+fn a_pods_alternative_names_stay_behind(card: &Card) {
+    let before = card.state();
+    for lost in [false, true] {
+        ip("netns add one");
+        card.add("one", &conf(card));
+        ip("-n one link property add dev net1 altname docker0");
+        if lost {
+            ip("netns del one");
+        } else {
+            ip("link add docker0 type dummy");
+        }
+        card.del("one", if lost { "" } else { "/run/netns/one" }, &conf(card));
+        card.assert_state(&before, "after DEL");
+        if !lost {
+            ip("link del docker0");
+            ip("netns del one");
+        }
+    }
 }

@@ -13,27 +13,23 @@ use crate::pod::{Host, Pod};
 /// after another, behind others' if many go at once.
 const RETURN_TIMEOUT_MS: u64 = 2_000;
 
-/// The device in the pod, and what it has to become on the host.
-pub(super) fn in_pod(pod: &mut Pod, ifname: &str, recorded: Option<&Device>) -> Result<Option<(Link, Device)>, Error> {
+/// The device in the pod.
+pub(super) fn in_pod(pod: &mut Pod, ifname: &str, device: &Device) -> Result<Option<Link>, Error> {
     let named = pod.side.link(ifname)?;
-    let Some(device) = recorded else {
-        return named.map(|link| (unrecorded(&link)).map(|device| (link, device))).transpose();
-    };
     // A move that failed half way leaves it in the pod under its name on the host; a removal, under that name and its alias.
     let link = match named.filter(|link| device.is(link)) {
         None => pod.side.link(&device.name)?.filter(|link| device.is(link)),
         found => found,
     };
     // Somebody in the pod gave it another name.
-    let link = match link {
-        None => pod.side.links()?.into_iter().find(|link| device.is(link)),
-        found => found,
-    };
-    Ok(link.map(|link| (link, device.clone())))
+    match link {
+        None => Ok(pod.side.links()?.into_iter().find(|link| device.is(link))),
+        found => Ok(found),
+    }
 }
 
 /// A device that another plugin moved: its alias is its name on the host.
-fn unrecorded(link: &Link) -> Result<Device, Error> {
+pub(super) fn unrecorded(link: &Link) -> Result<Device, Error> {
     if link.alias.is_empty() {
         let text = format!("failed to find original ifname for \"{}\" (alias is not set)", link.name);
         return Err(Error::new(ErrorKind::Invalid, text));

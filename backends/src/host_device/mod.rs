@@ -4,12 +4,14 @@
 mod conf;
 mod find;
 mod moves;
+mod name;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use conf::serves_user_space;
 pub use conf::{Conf, RuntimeConfig, Spec};
 pub(crate) use moves::into_pod;
+pub(crate) use name::{free as free_name, is_neutral, is_of_card, strip};
 
 use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};
@@ -46,6 +48,9 @@ pub struct Device {
     /// Its address on its bus, of one that is the only interface there: then it is known by this alone, where the kernel tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bus: Option<PciAddress>,
+    /// Its alternative names, where they were noted: others that it has in the pod do not come to the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alt_names: Option<Vec<String>>,
 }
 
 impl Device {
@@ -55,12 +60,18 @@ impl Device {
         let is_ours = (link.alias == name && link.name != name) || marked(&link.alias).is_some();
         let alias = if is_ours { String::new() } else { link.alias.clone() };
         let (mac, permanent, kind) = (link.mac, link.permanent, link.kind.clone());
-        Self { name: name.to_owned(), alias, keeps_alias: false, mac, permanent, kind, bus: None }
+        let alt_names = Some(link.alt_names.clone());
+        Self { name: name.to_owned(), alias, keeps_alias: false, mac, permanent, kind, bus: None, alt_names }
     }
 
     /// A device that is the only interface at its address. The hardware address it was made with may change with its own.
     pub(crate) fn on_bus(link: &Link, address: &PciAddress) -> Self {
-        Self { permanent: None, bus: Some(address.clone()), ..Self::of(link, &link.name) }
+        Self { permanent: None, bus: Some(address.clone()), alt_names: None, ..Self::of(link, &link.name) }
+    }
+
+    /// Whether it comes to the host with an alternative name.
+    fn keeps(&self, alt_name: &str) -> bool {
+        self.alt_names.as_ref().is_none_or(|noted| noted.iter().any(|noted| noted == alt_name))
     }
 
     /// The alias on the host of this device, which is in a pod.
@@ -173,7 +184,7 @@ impl Resolved {
     /// Those of [`give_back`].
     pub fn undo(&self, host: &mut Host, pod: &mut Pod, ifname: &str) -> Result<(), Error> {
         let Some(Found { device, link }) = &self.found else { return Ok(()) };
-        give_back(host, Some(pod), ifname, Some(device), false)?;
+        give_back(host, Some(pod), ifname, device, false)?;
         match host.side.link(&device.name)?.filter(|_| link.up) {
             Some(back) => host
                 .side
@@ -184,34 +195,70 @@ impl Resolved {
     }
 }
 
-/// Brings a device of the pod back to the host, down, under the name and alias it had there. Without a record the alias in the
-/// pod is its name (the reference plugin writes it). One that is back already is no error, nor one that is nowhere.
+/// Brings a device of the pod back to the host, down, under the name and alias it had there, and with no alternative name that it did not
+/// have. One that is back already is no error, nor one that is nowhere.
 ///
 /// `pod` is `None` where its namespace is gone: a physical device is then on the host, under the name it had in the pod.
 /// `await_return`: the kernel may still be giving it back.
 ///
 /// # Errors
-/// [`ErrorKind::NameTaken`] if the host has another link of its name: the device stays as it is in the pod.
-/// [`ErrorKind::Invalid`] without a record and an alias. Those of the kernel.
+/// [`ErrorKind::NameTaken`] if the host has another link of its name: the device stays as it is in the pod. Those of the kernel.
 pub fn give_back(
     host: &mut Host,
     pod: Option<&mut Pod>,
     ifname: &str,
-    recorded: Option<&Device>,
+    device: &Device,
     await_return: bool,
 ) -> Result<(), Error> {
     let lost = pod.is_none();
     if let Some(pod) = pod
-        && let Some((link, device)) = find::in_pod(pod, ifname, recorded)?
+        && let Some(link) = find::in_pod(pod, ifname, device)?
     {
-        return moves::out_of_pod(host, pod, &link, &device);
+        strip(&mut pod.side, &link, |name| device.keeps(name))?;
+        return moves::out_of_pod(host, pod, &link, device);
     }
-    let Some(device) = recorded else { return Ok(()) };
     let physical = device.kind.is_empty();
     match find::returned(host, device, lost && physical && await_return)? {
         Some(link) => moves::put_right(host, &link, device),
         None => Ok(()),
     }
+}
+
+/// The same without a record, of a device that another plugin moved: the alias in the pod is its name (the reference plugin writes it). Whoever is in
+/// the pod may have written another one: what is no name, or is that of another record's device (`is_anothers`), it does not get, but one
+/// as the kernel makes it; and who opened `host` is told. Of its alternative names it keeps those that could be its own.
+///
+/// # Errors
+/// Those of [`give_back`]. [`ErrorKind::Invalid`] without an alias.
+pub fn give_back_unrecorded(
+    host: &mut Host,
+    pod: &mut Pod,
+    ifname: &str,
+    is_anothers: &dyn Fn(&str) -> bool,
+) -> Result<(), Error> {
+    let Some(link) = pod.side.link(ifname)? else { return Ok(()) };
+    let mut device = find::unrecorded(&link)?;
+    if !name::is_plain(&device.name) || is_anothers(&device.name) {
+        device.name = refused(host, &link, &device.name)?;
+    }
+    let mut kept = Vec::new();
+    for name in &link.alt_names {
+        if !is_anothers(name) && host.side.link(name)?.is_none() {
+            kept.push(name);
+        }
+    }
+    strip(&mut pod.side, &link, |name| kept.iter().any(|kept| *kept == name))?;
+    moves::out_of_pod(host, pod, &link, &device)
+}
+
+/// The name that a device gets in place of one that its pod says, and that is not believed.
+pub(crate) fn refused(host: &mut Host, link: &Link, said: &str) -> Result<String, Error> {
+    let name = free_name(&mut host.side, link.index)?;
+    let of = if link.bus_device.is_empty() { &link.name } else { &link.bus_device };
+    host.tell(&format!(
+        "{of} comes back to the host as {name}: its pod says that it was {said:?} there, which is not believed"
+    ));
+    Ok(name)
 }
 
 /// CHECK of one device.

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
-use super::{Device, name_taken};
+use super::{Device, name_taken, strip};
 use crate::error::{Error, ErrorKind};
 use crate::netlink::link::{self, Link};
 use crate::netlink::{Failure, Request};
@@ -108,6 +108,7 @@ fn restore(side: &mut Side, link: &Link) -> Result<(), Error> {
 
 /// A device that is on the host gets the name and the alias it had: the kernel moved it there under its name in the pod.
 pub(super) fn put_right(host: &mut Host, link: &Link, device: &Device) -> Result<(), Error> {
+    strip(&mut host.side, link, |name| device.keeps(name))?;
     let mut requests = Vec::new();
     if link.name != device.name {
         if host.side.link(&device.name)?.is_some() {

@@ -1,7 +1,5 @@
 //! A function comes home: its driver, its interface on the host and its port become what was recorded of them. Knows no configuration.
 
-use std::iter;
-
 use nix::errno::Errno;
 
 use super::conf::LINK_AUTO;
@@ -10,12 +8,10 @@ use super::{Function, OnHost, Settings, binding, set_mtu, take_mac};
 use crate::error::{Error, ErrorKind};
 use crate::host_device::{self, Device};
 use crate::netlink::alt_name;
-use crate::netlink::link::{self, Link, NAME_BYTES_MAX};
+use crate::netlink::link::{self, Link};
 use crate::pod::{Host, Pod, Side};
 use crate::sysfs::{PciAddress, Sysfs, VirtualFunction};
 
-/// How many names are tried where a function cannot have its own: no card has as many functions.
-const NAMES_MAX: u32 = 4096;
 /// How long the kernel may take to give an interface back whose namespace has gone.
 const RETURN_TIMEOUT_MS: u64 = 2_000;
 
@@ -45,12 +41,15 @@ pub fn give_back(
     let Some(now) = now.ok().filter(same) else { return Ok(()) };
     let now = bind_back(host, function, now)?;
     if let Some(on_host) = &function.interface {
-        if let Some(pod) = pod.as_deref_mut() {
-            bare_name(&mut pod.side, on_host)?;
+        let in_pod = match pod.as_deref_mut() {
+            Some(pod) => bare_names(&mut pod.side, on_host)?,
+            None => false,
+        };
+        if !in_pod {
+            bare_names(&mut host.side, on_host)?;
         }
-        bare_name(&mut host.side, on_host)?;
         let device = at_home(host, on_host)?;
-        host_device::give_back(host, pod, ifname, Some(&device), await_return)?;
+        host_device::give_back(host, pod, ifname, &device, await_return)?;
         let has_interface = now.driver == function.driver;
         if has_interface && on_host.find(host)?.is_none() {
             let text = format!("the interface of {} is in a network namespace that nobody knows", function.address);
@@ -73,12 +72,12 @@ fn renumber(host: &mut Host, function: &Function, on_host: &OnHost) -> Result<()
     binding::bind(&sysfs, address, None)?;
     binding::interface(host, &sysfs, address, binding::PROBE_TIMEOUT_MS)?;
     let device = at_home(host, on_host)?;
-    host_device::give_back(host, None, "", Some(&device), false)
+    host_device::give_back(host, None, "", &device, false)
 }
 
 /// A function that was set up for a pod, of which nobody knows any more how it was before: with the name that its interface was moved with,
 /// and settings as a card has them that nobody has set up. None where it is no function, or nothing shows that it was set up.
-/// `set_up`: that is known.
+/// `set_up`: that is known. `is_anothers`: whether a name on the host is that of a device of some record.
 ///
 /// # Errors
 /// Those of the kernel.
@@ -87,6 +86,7 @@ pub fn unrecorded(
     pod: Option<&mut Pod>,
     address: &PciAddress,
     set_up: bool,
+    is_anothers: &dyn Fn(&str) -> bool,
 ) -> Result<Option<Function>, Error> {
     let sysfs = Sysfs::default();
     let Ok(VirtualFunction { pf, index, driver, .. }) = sysfs.virtual_function(address) else { return Ok(None) };
@@ -101,29 +101,29 @@ pub fn unrecorded(
         let is_lost = |link: &Link| is_it(link) && host_device::marked(&link.alias).is_some();
         moved = host.side.links()?.into_iter().find(is_lost);
     }
-    let interface = moved.map(|link| found(host, link, address)).transpose()?;
+    let interface = moved.map(|link| found(host, link, address, is_anothers)).transpose()?;
     let settings = Settings { spoof_check: Some(true), trust: Some(false), link_state: LINK_AUTO, ..Settings::unset() };
     let function =
         Function { address: address.clone(), pf, index, driver, rebound: None, group: None, settings, interface };
     Ok(Some(function).filter(|function| set_up || function.interface.is_some()))
 }
 
-/// A moved interface: its alias says its name on the host, where nobody in the pod has changed it. What else it was nobody knows.
-fn found(host: &mut Host, link: Link, address: &PciAddress) -> Result<OnHost, Error> {
-    let name = match host_device::marked(&link.alias).filter(|name| is_name(name)) {
+/// A moved interface: its alias says its name on the host. Whoever was in the pod may have changed that, so it is believed only where it is the name of
+/// a card's interface that no other has. What else it was nobody knows, nor which alternative names it had.
+fn found(
+    host: &mut Host,
+    link: Link,
+    address: &PciAddress,
+    is_anothers: &dyn Fn(&str) -> bool,
+) -> Result<OnHost, Error> {
+    let said = host_device::marked(&link.alias);
+    let name = match said.filter(|name| host_device::is_of_card(name) && !is_anothers(name)) {
         Some(name) => name.to_owned(),
-        None => free_name(&mut host.side, link.index)?,
+        None => host_device::refused(host, &link, said.unwrap_or_default())?,
     };
-    let (alias, kind) = (String::new(), link.kind);
-    let device =
-        Device { name, alias, keeps_alias: false, mac: None, permanent: None, kind, bus: Some(address.clone()) };
-    Ok(OnHost { device, ifindex: link.index, mtu: link.mtu, alt_names: link.alt_names })
-}
-
-/// Whether the kernel lets a link have a name (net/core/dev.c, `dev_valid_name`).
-fn is_name(name: &str) -> bool {
-    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name != "." && name != ".." && name.chars().all(is_plain)
+    let (alias, kind, bus) = (String::new(), link.kind, Some(address.clone()));
+    let device = Device { name, alias, keeps_alias: false, mac: None, permanent: None, kind, bus, alt_names: None };
+    Ok(OnHost { device, ifindex: link.index, mtu: link.mtu, alt_names: Vec::new() })
 }
 
 /// Binds a function to the driver it had. With vfio-pci nobody may have it any more; an interface goes with its driver, wherever it is.
@@ -152,40 +152,30 @@ fn bind_back(host: &mut Host, function: &Function, now: VirtualFunction) -> Resu
     sysfs.virtual_function(address)
 }
 
-/// An interface that has its own name on the host as an alternative one cannot get it as its name.
-fn bare_name(side: &mut Side, on_host: &OnHost) -> Result<(), Error> {
-    let name = &on_host.device.name;
-    let link = side.link(name)?.filter(|link| on_host.device.is(link) && link.alt_names.contains(name));
-    let Some(link) = link else { return Ok(()) };
-    let removed = side.apply(alt_name::remove(link.index, name));
-    removed.map_err(|e| Error::kernel("remove alternative name", name.clone(), e))
+/// An interface that has its own name on the host as an alternative one cannot get it as its name; those that its pod gave it do not come to
+/// the host. Whether it is on this side.
+fn bare_names(side: &mut Side, on_host: &OnHost) -> Result<bool, Error> {
+    let device = &on_host.device;
+    let Some(link) = side.links()?.into_iter().find(|link| device.is(link)) else { return Ok(false) };
+    let was_there = |name: &str| device.keeps_alias || on_host.alt_names.iter().any(|noted| noted == name);
+    host_device::strip(side, &link, |name| name != device.name && was_there(name))?;
+    Ok(true)
 }
 
-/// The device as it will be on the host: under its name there, unless another link has that by now. Then it keeps what the kernel
-/// called it when it gave it back, or gets a name as the kernel makes one.
+/// The device as it will be on the host: under its name there, unless another link has that by now. Then it gets a name as the kernel makes
+/// one; what it is called when the kernel gives it back its pod has chosen.
 fn at_home(host: &mut Host, on_host: &OnHost) -> Result<Device, Error> {
     let device = &on_host.device;
     if host.side.link(&device.name)?.is_none_or(|link| device.is(&link)) {
         return Ok(device.clone());
     }
     let name = match on_host.find(host)? {
-        Some(link) => link.name,
-        None => free_name(&mut host.side, on_host.ifindex)?,
+        Some(link) if host_device::is_neutral(&link.name) => link.name,
+        _ => host_device::free_name(&mut host.side, on_host.ifindex)?,
     };
     let bus = device.bus.as_ref().map(PciAddress::as_str).unwrap_or_default();
     host.tell(&format!("{bus} comes back to the host as {name}: another link has its name there, {}", device.name));
     Ok(Device { name, ..device.clone() })
-}
-
-/// A name that no link has, as the kernel makes one for a device whose namespace is gone (net/core/dev.c, default_device_exit_net).
-fn free_name(side: &mut Side, ifindex: u32) -> Result<String, Error> {
-    for number in iter::once(ifindex).chain(0..NAMES_MAX) {
-        let name = format!("dev{number}");
-        if side.link(&name)?.is_none() {
-            return Ok(name);
-        }
-    }
-    Err(Error::new(ErrorKind::NameTaken, format!("of dev0 to dev{NAMES_MAX} no name is free")))
 }
 
 /// Whether an interface has not the alias that it had: it has the pod's, or none, as one that a driver has made anew.
@@ -244,6 +234,7 @@ mod tests {
             permanent: None,
             kind: String::new(),
             bus: None,
+            alt_names: None,
         };
         for (now, before, lost) in [
             ("", "mine", true),
@@ -255,22 +246,6 @@ mod tests {
             ("eth1", "", false),
         ] {
             assert_eq!(has_lost_alias(now, &of(before)), lost, "{now:?} {before}");
-        }
-    }
-
-    #[test]
-    fn a_name_is_what_a_link_can_have() {
-        for (name, can) in [
-            ("eth1", true),
-            ("a234567890123456", false),
-            ("a23456789012345", true),
-            ("", false),
-            ("..", false),
-            ("a/b", false),
-            ("a b", false),
-            ("a:b", false),
-        ] {
-            assert_eq!(is_name(name), can, "{name}");
         }
     }
 }
