@@ -36,6 +36,18 @@ pub fn macs(conf: &Map<String, Value>, with_args: bool) -> Result<Macs, DecodeEr
     Ok(Macs { args, runtime })
 }
 
+/// The identifier of an InfiniBand interface that is asked for; `args` is looked at only where `with_args`. Of what has another type its plugin says
+/// what is wrong.
+pub fn guid(conf: &Map<String, Value>, with_args: bool) -> Option<String> {
+    let below = |keys: &[&str]| {
+        let (last, before) = keys.split_last()?;
+        let object = before.iter().try_fold(conf, |object, key| gojson::field(object, key)?.as_object())?;
+        gojson::field(object, last)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let by_args = || if with_args { below(&["args", "cni", "guid"]) } else { None };
+    below(&["runtimeConfig", "infinibandGUID"]).or_else(by_args)
+}
+
 /// The addresses asked for of host-local.
 ///
 /// # Errors
@@ -141,6 +153,15 @@ mod tests {
         assert_eq!(host_local(&conf).unwrap(), asked);
         assert_eq!(r#static(&conf).unwrap(), asked);
         assert_eq!(ranges(&conf).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_guid_is_the_runtimes_else_that_of_the_arguments() {
+        let both = object(json!({"args": {"cni": {"Guid": "a"}}, "runtimeConfig": {"infinibandGUID": "b"}}));
+        let args = object(json!({"args": {"cni": {"guid": "a"}}, "runtimeConfig": {"infinibandGUID": ""}}));
+        let odd = object(json!({"args": {"cni": {"guid": 7}}, "runtimeConfig": []}));
+        let asked = [(&both, true), (&args, true), (&args, false), (&odd, true)].map(|(conf, args)| guid(conf, args));
+        assert_eq!(asked, [Some("b".to_owned()), Some("a".to_owned()), None, None]);
     }
 
     #[test]

@@ -11,9 +11,11 @@ use backends::{Built, Entering, Host, Kind, Layer3, Made, NetNs, Pod, Resolved, 
 use serde_json::Value;
 
 use crate::ahead::{Ahead, Wanted};
+use crate::asked;
 use crate::chain::{Caller, DELEGATE_DEADLINE};
 use crate::chained;
 use crate::claims::{self, Chosen, Stock};
+use crate::cni::args::Args;
 use crate::cni::error::{CniError, Code};
 use crate::cni::request::Command;
 use crate::cni::result::CniResult;
@@ -34,6 +36,9 @@ mod undo;
 
 use beside::Ruled;
 use undo::undo;
+
+/// Plugins that take the identifier of an InfiniBand interface by arguments.
+const TAKE_GUID: [&str; 2] = ["ib-sriov", "sriov"];
 
 /// What a request became.
 #[derive(Debug)]
@@ -552,7 +557,10 @@ fn guid_of(attachment: &Attachment) -> Option<String> {
         {
             return spec.guid();
         }
-        Some(step.conf.get("runtimeConfig")?.get("infinibandGUID")?.as_str()?.to_owned())
+        // To others an argument of this name may be anything.
+        let takes_args = TAKE_GUID.contains(&step.plugin.as_str());
+        let by_runtime = || Args::parse(&attachment.args).ok()?.get("guid").map(str::to_owned);
+        asked::guid(&step.conf, takes_args).or_else(|| if takes_args { by_runtime() } else { None })
     })
 }
 

@@ -83,7 +83,10 @@ fn without(rest: &mut Value, path: &Path, why: &str, ask: &Ask, budget: &Budget)
             return Some((path, None));
         };
         let another = blame(&less, &next, ask, budget);
-        if next != why && another.certain && !is_within(&another.path, &path) && !is_within(&path, &another.path) {
+        let is_elsewhere = !is_within(&another.path, &path) && !is_within(&path, &another.path);
+        // A refusal that asks for the key which was left out comes of that; the same key elsewhere may be as wrong.
+        let asks_for_it = is_named_by_key(&plain(&next), &path) && another.path.last_key() != path.last_key();
+        if next != why && another.certain && is_elsewhere && !asks_for_it {
             *rest = less;
             return Some((path, Some((next, another))));
         }
@@ -232,7 +235,8 @@ fn is_named_by_value(why: &str, value: &Value) -> bool {
 /// Whether a refusal has the key in it, as Go and as plexus name fields.
 fn is_named_by_key(why: &str, path: &Path) -> bool {
     let key = path.last_key().filter(|_| !is_frame(path) && ends_with_key(path));
-    key.is_some_and(|key| has_word(why, key))
+    // One letter is a word of any sentence.
+    key.is_some_and(|key| key.len() > 1 && has_word(why, key))
 }
 
 /// Annotations, whose keys have a `/`, are a frame too.

@@ -180,6 +180,19 @@ fn what_a_virtual_function_cannot_be_given_is_told_at_its_key() {
     for (rest, expected) in cases {
         starts(&of_config(&of(rest)), expected);
     }
+    // And where nothing else says of which card it is.
+    for (pf, expected) in [
+        ("7", "7:5 error: spec.config: pf: failed to load netconf: invalid type: integer"),
+        ("{\"a\": 1}", "7:5 error: spec.config: pf: failed to load netconf: invalid type: map"),
+        ("[]", "7:5 error: spec.config: pf: pf names 0 cards"),
+        (
+            "\"../eth0\"",
+            "7:5 error: spec.config: pf: pf names \"../eth0\", which is neither an interface nor a PCI address",
+        ),
+        ("[\"e0\", \"a/b\"]", "7:18 error: spec.config: pf[1]: pf names \"a/b\""),
+    ] {
+        starts(&of_config(&format!("{{\"type\": \"sriov\",\n\"pf\": {pf}}}")), &[expected]);
+    }
 }
 
 #[test]

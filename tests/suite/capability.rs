@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Map, Value, json};
 
 use crate::case::Case;
-use crate::meta::{Node, definition, node};
+use crate::meta::{Node, definition, node, statuses};
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Case> {
@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("capability::nobody_declares_it", &[], nobody),
         Case::new("capability::nothing_is_asked_for", &[], nothing_asked),
         Case::new("capability::what_only_the_arguments_tell_is_said", &[], by_arguments),
+        Case::new("capability::an_identifier_by_arguments_is_in_the_status", &[], identifier_by_arguments),
     ]
 }
 
@@ -166,6 +167,21 @@ fn by_arguments() {
             assert_eq!(answer.stderr, "", "{declared:?}");
             node.call("DEL", "a").run().ok();
         }
+    }
+    node.assert_clean();
+}
+
+/// `ib-sriov` takes it so; to another plugin an argument of that name may be anything.
+fn identifier_by_arguments() {
+    let guid = "c2:11:22:33:44:55:66:77";
+    let node = with_plugins(&["ib-sriov", "other"]);
+    for (plugin, told) in [("ib-sriov", json!(guid)), ("other", Value::Null)] {
+        network(&node, &json!([bridge(), {"type": plugin, "deviceID": "0000:09:00.0"}]));
+        node.add("a", &json!([{"name": "wide", "cni-args": {"guid": guid}}]).to_string());
+        let status = statuses();
+        assert_eq!((status.len(), &status[0][1]["name"]), (1, &json!("default/wide")));
+        assert_eq!(status[0][1].get("infiniband-guid"), Some(&told).filter(|told| !told.is_null()), "{plugin}");
+        node.call("DEL", "a").run().ok();
     }
     node.assert_clean();
 }

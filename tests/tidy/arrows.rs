@@ -75,6 +75,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "attach",
         &[
             "cni",
+            "asked",
             "ahead",
             "journal",
             "log",

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use conf::serves_user_space;
 pub use conf::{Conf, RuntimeConfig, Spec};
 pub(crate) use moves::into_pod;
-pub(crate) use name::{free as free_name, is_neutral, is_of_card, strip};
+pub(crate) use name::{free as free_name, is_neutral, is_of_card, is_possible, strip};
 
 use crate::check::{self, Expected};
 use crate::error::{Error, ErrorKind};
@@ -273,4 +273,50 @@ pub(crate) fn check(pod: &mut Pod, spec: &Spec, ifname: &str, expected: &Expecte
 /// The error where `device` cannot have its name on the host.
 fn name_taken(device: &Device) -> Error {
     Error::new(ErrorKind::NameTaken, format!("failed to move \"{}\" to hostNS", device.name)).because_of("file exists")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link with an alias and a hardware address, of which the second byte from the end tells it from others.
+    fn link(alias: &str, mac: u8) -> Link {
+        Link {
+            name: "net1".to_owned(),
+            alias: alias.to_owned(),
+            mac: Some(Mac::new([2, 0, 0, 0, mac, 1])),
+            ..Link::default()
+        }
+    }
+
+    #[test]
+    fn a_device_is_known_by_its_mark_where_its_hardware_address_is_another_one() {
+        let device = Device::of(&Link { name: "eth1".to_owned(), ..link("", 7) }, "eth1");
+        for (alias, mac, is) in [
+            ("plexus:device:eth1", 8, true),
+            ("eth1", 8, true),
+            ("plexus:device:eth10", 8, false),
+            ("plexus:device:", 8, false),
+            ("", 8, false),
+            ("plexus:device:eth2", 7, true),
+        ] {
+            assert_eq!(device.is(&link(alias, mac)), is, "{alias} {mac}");
+        }
+        let marked = Link { kind: "veth".to_owned(), ..link("plexus:device:eth1", 7) };
+        assert!(!device.is(&marked), "of another kind");
+        let permanent = Some(Mac::new([2, 0, 0, 0, 9, 9]));
+        let made = Device { permanent, ..device };
+        assert!(
+            !made.is(&link("plexus:device:eth1", 7)),
+            "what it was made with nobody can change, and an alias anybody"
+        );
+        assert!(made.is(&Link { permanent, ..link("", 8) }));
+    }
+
+    #[test]
+    fn a_mark_is_no_alias_of_the_owners() {
+        assert_eq!((marked(&mark("eth1")), marked("eth1")), (Some("eth1"), None));
+        assert_eq!(Device::of(&link("plexus:device:eth1", 7), "net1").alias, "");
+        assert_eq!(Device::of(&link("uplink", 7), "net1").alias, "uplink");
+    }
 }

@@ -15,15 +15,17 @@ const NEUTRAL: &str = "dev";
 /// How names begin that the kernel and udev give interfaces of cards (systemd.net-naming-scheme(7)).
 const CARDS: [&str; 3] = ["eth", "en", "ib"];
 
-/// Whether a link can have a name that looks like nothing else: as the kernel lets it (net/core/dev.c, `dev_valid_name`), of visible ASCII
-/// characters, no pattern of which the kernel makes a name, and no option.
+/// Whether the kernel lets a link have a name (net/core/dev.c, `dev_valid_name`).
+pub(crate) fn is_possible(name: &str) -> bool {
+    let is_possible = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name != "." && name != ".." && name.chars().all(is_possible)
+}
+
+/// Whether a name is possible and looks like nothing else: it has visible ASCII characters alone, and is no pattern of which the kernel makes
+/// a name, nor an option.
 pub(crate) fn is_plain(name: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_graphic() && !"/:%".contains(c);
-    (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && !name.starts_with('-')
-        && name.chars().all(is_plain)
+    let is_plain = |c: char| c.is_ascii_graphic() && c != '%';
+    is_possible(name) && !name.starts_with('-') && name.chars().all(is_plain)
 }
 
 /// Whether a name is one that interfaces of cards get: nobody makes a bridge or a tunnel of that name, and finds it taken.

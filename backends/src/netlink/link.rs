@@ -177,7 +177,7 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) mac: Option<Mac>,
     /// The hardware address as text, of whatever length: an InfiniBand one has 20 bytes.
-    address: String,
+    pub(crate) address: String,
     /// The hardware address it was made with; physical devices and few others have one.
     pub(crate) permanent: Option<Mac>,
     /// What somebody wrote to it, 255 bytes at most.

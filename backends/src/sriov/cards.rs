@@ -7,6 +7,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::error::Error;
+use crate::host_device;
+use crate::sysfs::PciAddress;
 
 /// More cards than any node has.
 const CARDS_MAX: usize = 64;
@@ -39,6 +41,10 @@ impl Cards {
         }
         if names.iter().any(String::is_empty) {
             return Err(Error::invalid("pf names a card with no name"));
+        }
+        let is_card = |name: &String| host_device::is_possible(name) || name.parse::<PciAddress>().is_ok();
+        if let Some(name) = names.iter().find(|name| !is_card(name)) {
+            return Err(Error::invalid(format!("pf names {name:?}, which is neither an interface nor a PCI address")));
         }
         let mut seen = BTreeSet::new();
         match names.iter().find(|name| !seen.insert(name.as_str())) {
@@ -98,6 +104,7 @@ mod tests {
         for (text, names) in [
             (r#""eth1""#, vec!["eth1"]),
             (r#"["eth2","0000:01:00.0"]"#, vec!["eth2", "0000:01:00.0"]),
+            (r#""0000:0A:00.0""#, vec!["0000:0A:00.0"]),
             (r#""""#, vec![]),
             ("null", vec![]),
         ] {
@@ -112,6 +119,9 @@ mod tests {
             ("[]", "pf names 0 cards, and 1 to 64 are possible"),
             (r#"["eth1",""]"#, "pf names a card with no name"),
             (r#"["eth1","eth2","eth1"]"#, "pf names eth1 twice"),
+            (r#""../eth0""#, r#"pf names "../eth0", which is neither an interface nor a PCI address"#),
+            (r#"["eth1","a23456789012345b"]"#, r#"pf names "a23456789012345b", which"#),
+            (r#""0000:01:00.9""#, "which is neither"),
             ("7", "expected the name of a card, or a list of names, in pf"),
             (r#"["eth1",7]"#, "invalid type"),
             (r#"{"a":"b"}"#, "invalid type: map"),

@@ -15,6 +15,7 @@ use crate::meta::{definition, node, statuses};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("devices::of_two_cards_the_one_near_the_pods_processors_is_taken", &[], near),
+        Case::new("devices::what_the_node_is_reached_by_is_not_taken", &[], own),
         Case::new("devices::a_guid_that_a_plugin_takes_is_in_the_status", &[], guid),
     ]
 }
@@ -44,8 +45,11 @@ fn near() {
     card(2, 1, "4-7\n");
     let conf = json!({"cniVersion": "1.0.0", "name": "vf", "type": "sriov", "pf": ["card1", "card2"]});
     definition(&node.bed, "default", "vf", &conf.to_string());
-    let chosen =
-        |function: &str| try_add(&node, "a", "vf").fails(999, &format!(" of {function} has no interface here"));
+    let chosen = |function: &str| {
+        let answer = try_add(&node, "a", "vf");
+        answer.fails(999, &format!(" of {function} has no interface here"));
+        answer.stderr
+    };
     // Nobody has given the pod processors: the cards are taken as they are named.
     chosen("0000:01:10.0");
     for (processors, function) in [("5-6", "0000:02:10.0"), ("2", "0000:01:10.0")] {
@@ -54,8 +58,32 @@ fn near() {
         node.bed.file("kubelet/cpu_manager_state", &state.to_string());
         chosen(function);
     }
+    let said = "cards are taken in the order of pf: which processors the pod has is not known: ";
+    assert!(!chosen("0000:01:10.0").contains(said));
     node.bed.file("kubelet/cpu_manager_state", "no state");
-    chosen("0000:01:10.0");
+    let told = chosen("0000:01:10.0");
+    assert!(told.contains(said) && told.contains("cpu_manager_state"), "{told}");
+}
+
+/// What the node is reached by is not given to a pod; what the kernel gives every interface reaches nobody.
+fn own() {
+    let node = node();
+    mount(Some("tmpfs"), "/sys", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    card(1, 0, "0-3\n");
+    card(2, 1, "4-7\n");
+    let conf = json!({"cniVersion": "1.0.0", "name": "vf", "type": "sriov", "pf": ["card1", "card2"]});
+    definition(&node.bed, "default", "vf", &conf.to_string());
+    node.bed.ip("link add function1 type bridge");
+    for (address, function) in [
+        ("fe80::9/64", "0000:01:10.0"),
+        ("192.0.2.9/24", "0000:02:10.0"),
+        ("2001:db8::9/64", "0000:02:10.0"),
+        ("fe80::8/64", "0000:01:10.0"),
+    ] {
+        node.bed.ip(&format!("address add {address} dev function1"));
+        try_add(&node, "a", "vf").fails(999, &format!(" of {function} has no interface here"));
+        node.bed.ip(&format!("address del {address} dev function1"));
+    }
 }
 
 fn guid() {

@@ -23,10 +23,7 @@ mod tests {
     use super::*;
 
     fn link(kind: &str, number: u32) -> Link {
-        let mut link = Link::default();
-        link.kind = kind.to_owned();
-        link.mode = Some(number);
-        link
+        Link { kind: kind.to_owned(), mode: Some(number), ..Link::default() }
     }
 
     fn links(tables: impl Iterator<Item = u32>) -> Vec<Link> {
