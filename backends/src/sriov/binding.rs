@@ -1,7 +1,7 @@
 //! Binds a function to the driver that a configuration wants, and back. The kernel's files for it are sysfs' own; here is when it
 //! is safe. Knows no pod.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,19 +22,35 @@ pub(super) fn group_names(group: u32) -> [String; 2] {
     [group.to_string(), format!("noiommu-{group}")]
 }
 
-/// Whether nobody has a function that is bound to vfio-pci. To unbind one that somebody has waits in the kernel until that one ends, and
-/// nothing can end the wait: its group is opened first, which is refused where it is open already. Where the group has no file, as in a
-/// container, the function tells: vfio-pci has it enabled for as long as a program has it.
-pub(super) fn check_free(sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
+/// The files of a group, open: as long as this lives nobody else can open them, nor take a device of the group by its own file
+/// (drivers/vfio/group.c, `vfio_group_fops_open` and `vfio_device_block_group`). It holds no device, so nothing waits for it.
+#[must_use = "whoever drops it lets others have the function"]
+pub(super) struct Guard {
+    groups: Vec<File>,
+}
+
+impl Guard {
+    /// From here on others can have the function.
+    pub(super) fn let_go(self) {
+        drop(self.groups);
+    }
+}
+
+/// Makes sure that nobody has a function that is bound to vfio-pci. To unbind one that somebody has waits in the kernel until that one ends, and
+/// nothing can end the wait: its group is opened first, which is refused where it is open already, and stays open until the function is unbound, so nobody
+/// takes it in between. Where the group has no file, as in a container, the function tells: vfio-pci has it enabled for as long as a
+/// program has it. Then a program that takes it in that instant is not kept from it, and the unbinding waits for it.
+pub(super) fn check_free(sysfs: &Sysfs, address: &PciAddress) -> Result<Guard, Error> {
     check_free_in(Path::new(GROUPS), sysfs, address)
 }
 
-fn check_free_in(groups: &Path, sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
-    let Some(group) = sysfs.iommu_group(address) else { return Ok(()) };
+fn check_free_in(groups: &Path, sysfs: &Sysfs, address: &PciAddress) -> Result<Guard, Error> {
+    let mut guard = Guard { groups: Vec::new() };
+    let Some(group) = sysfs.iommu_group(address) else { return Ok(guard) };
     for name in group_names(group) {
         let path = groups.join(name);
         match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(_) => {}
+            Ok(file) => guard.groups.push(file),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {
                 let text = format!("{address} is in use: {} cannot be opened", path.display());
@@ -45,13 +61,18 @@ fn check_free_in(groups: &Path, sysfs: &Sysfs, address: &PciAddress) -> Result<(
     if sysfs.driver(address).as_deref() == Some(VFIO) && sysfs.is_enabled(address) {
         return Err(Error::new(ErrorKind::Busy, format!("{address} is in use: a program has it by vfio-pci")));
     }
-    Ok(())
+    Ok(guard)
 }
 
 /// Takes a function from its driver, and leaves it without.
 pub(super) fn unbind(sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
-    check_free(sysfs, address)?;
+    unbind_in(Path::new(GROUPS), sysfs, address)
+}
+
+fn unbind_in(groups: &Path, sysfs: &Sysfs, address: &PciAddress) -> Result<(), Error> {
+    let guard = check_free_in(groups, sysfs, address)?;
     let done = sysfs.override_driver(address, None).and_then(|()| sysfs.unbind(address));
+    guard.let_go();
     done.map_err(|e| Error::new(ErrorKind::Refused, format!("unbind {address}")).because(e))
 }
 
@@ -62,13 +83,13 @@ pub(super) fn bind(sysfs: &Sysfs, address: &PciAddress, driver: Option<&str>) ->
         Error::new(ErrorKind::Refused, format!("bind {address} to {to}")).because(e)
     };
     let bound = sysfs.driver(address);
-    if bound.as_deref() == Some(VFIO) {
-        check_free(sysfs, address)?;
-    }
+    let guard = (bound.as_deref() == Some(VFIO)).then(|| check_free(sysfs, address)).transpose()?;
     sysfs.override_driver(address, driver).map_err(refused)?;
     if bound.is_some() {
         sysfs.unbind(address).map_err(refused)?;
     }
+    // The next driver finds a group that nobody has open.
+    guard.into_iter().for_each(Guard::let_go);
     sysfs.probe(address).map_err(refused)?;
     match sysfs.driver(address) {
         Some(now) if driver.is_none_or(|driver| now == driver) => Ok(()),
@@ -100,6 +121,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::sriov::Users;
     use crate::sysfs::tests::Tree;
 
     #[test]
@@ -117,6 +139,32 @@ mod tests {
             fs::write(groups.join(name), "").unwrap();
             assert!(is_free(), "{name}");
         }
+    }
+
+    /// A writer of this file waits for a reader.
+    #[test]
+    fn nobody_can_take_a_function_while_it_is_unbound() {
+        let tree = Tree::new("guard").with_functions(1);
+        let address: PciAddress = "0000:01:10.0".parse().unwrap();
+        let (sysfs, groups) = (tree.sysfs(), tree.0.join("vfio"));
+        let driver = tree.0.join("drivers/vfio-pci");
+        for folder in [&groups, &driver] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(groups.join("8"), "").unwrap();
+        let link = tree.0.join("bus/pci/devices/0000:01:10.0/driver");
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&driver, link).unwrap();
+        nix::unistd::mkfifo(&driver.join("unbind"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let has_user = || Users::look_in(&groups, Path::new("/proc")).of(&sysfs, &address).is_some();
+        std::thread::scope(|scope| {
+            let unbinding = scope.spawn(|| unbind_in(&groups, &sysfs, &address));
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let is_held = std::iter::repeat_with(has_user).any(|has| has || Instant::now() > deadline) && has_user();
+            assert_eq!(fs::read_to_string(driver.join("unbind")).unwrap(), "0000:01:10.0");
+            unbinding.join().unwrap().unwrap();
+            assert_eq!((is_held, has_user()), (true, false));
+        });
     }
 
     #[test]

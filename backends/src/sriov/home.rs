@@ -142,7 +142,7 @@ fn bind_back(host: &mut Host, function: &Function, now: VirtualFunction) -> Resu
         (None, None) => binding::unbind(&sysfs, address)?,
         (None, Some(driver)) => binding::bind(&sysfs, address, Some(driver))?,
         (Some(_), _) => {
-            binding::check_free(&sysfs, address)?;
+            binding::check_free(&sysfs, address)?.let_go();
             // The interface takes what its port has when it is made.
             Port::find(host, &now)?.restore(host, &function.settings)?;
             binding::bind(&sysfs, address, None)?;
