@@ -66,7 +66,7 @@ pub(super) struct DaemonArgs {
     executions: u16,
 }
 
-fn level(word: &str) -> Result<Level, String> {
+pub(super) fn level(word: &str) -> Result<Level, String> {
     Level::of(word).ok_or_else(|| "it is panic, error, verbose or debug".to_owned())
 }
 
@@ -145,7 +145,7 @@ fn login(
 }
 
 /// A kubeconfig may come later, as one that another container writes; what is there and no file will be none.
-fn look_at_kubeconfig(file: &Path) -> Result<(), Failure> {
+pub(super) fn look_at_kubeconfig(file: &Path) -> Result<(), Failure> {
     let refused = |why: String| {
         let why = format!("{why}; name a kubeconfig, which may be written later, or leave it out");
         Err(Failure::Input { act: format!("reading --kubeconfig {}", file.display()), why })

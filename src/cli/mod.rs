@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+#[cfg(feature = "api")]
+mod approver;
 mod check;
 mod completions;
 #[cfg(feature = "api")]
@@ -170,6 +172,9 @@ enum Command {
     /// Serves the requests of this node's plexus-cni, until SIGTERM
     #[cfg(feature = "api")]
     Daemon(daemon::DaemonArgs),
+    /// Approves nodes' requests for certificates of their own (perNodeCertificate), and denies what only looks like one, until SIGTERM
+    #[cfg(feature = "api")]
+    CertApprover(approver::ApproverArgs),
     /// Serves one CNI request, as plexus-cni does: environment and standard input in, result out
     Oneshot,
     /// A completion script for a shell, on standard output
@@ -260,6 +265,8 @@ impl Cli {
             }
             #[cfg(feature = "api")]
             Command::Daemon(args) => daemon::run(args),
+            #[cfg(feature = "api")]
+            Command::CertApprover(args) => approver::run(args),
             Command::Oneshot => return oneshot(),
             Command::Completions { shell } => completions::run(shell, &mut out),
         };

@@ -49,8 +49,9 @@ const LOG: &str = "\nWhere `logFile` is a regular file, it is put aside when it 
 
 const CERTIFICATE: &str = "
 A certificate of the user `system:multus:NODE` in the group `system:multus`, of the signer `kubernetes.io/kube-apiserver-client`. It is asked for with \
-the bootstrap kubeconfig, of which the server's address and authority are taken too, and renewed with itself. Who approves is the cluster's: \
-an approver, or `kubectl certificate approve`. Roles: [deployments/certificates.yaml](../deployments/certificates.yaml). Where the daemon keeps the node's \
+the bootstrap kubeconfig, of which the server's address and authority are taken too, and renewed with itself. `plexus cert-approver` \
+approves ([deployments/cert-approver.yaml](../deployments/cert-approver.yaml)), or `kubectl certificate approve`. Roles: \
+[deployments/certificates.yaml](../deployments/certificates.yaml). Where the daemon keeps the node's \
 configuration (`--config`), that names `plexus.kubeconfig` of `certDir`, unless `kubeconfig` is given: so `fallback`, CHECK and GC on the node log \
 in by the same certificate, where `certDir` is a folder of the node's at the same path (or below `/host`). It is the daemon's login in the place of \
 `--kubeconfig`.

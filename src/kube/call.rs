@@ -221,6 +221,12 @@ impl Calls {
         self.again::<IgnoredAny>(&asked).await.map(|_| ())
     }
 
+    /// The same in one attempt: who is not heard looks first.
+    pub(super) async fn replace_once(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
+        let asked = Asked { method: Method::PUT, path, content: JSON, body, most: OBJECT_BYTES_MAX };
+        self.once::<IgnoredAny>(&asked).await.map(|_| ())
+    }
+
     /// Makes an object, in one attempt: who does not get the answer does not know whether it was made.
     pub(super) async fn create(&self, path: &str, body: &[u8]) -> Result<(), Failure> {
         let asked = Asked { method: Method::POST, path, content: JSON, body, most: OBJECT_BYTES_MAX };

@@ -6,6 +6,7 @@
 mod address;
 mod advice;
 mod again;
+pub mod approver;
 mod ask;
 mod cache;
 mod call;
@@ -28,6 +29,7 @@ mod plugin;
 mod program;
 mod proto;
 mod shelf;
+mod signing;
 mod status;
 mod taint;
 mod unwritten;

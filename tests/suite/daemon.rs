@@ -1,6 +1,7 @@
 //! The node's daemon: its process, in a mount namespace of its own where no pod's namespace has a path, and what the cases around
 //! it share. It knows the socket's folder and /proc, and nothing of how the daemon works.
 
+mod approver;
 mod away;
 mod certificate;
 mod change;
@@ -54,6 +55,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let parts = [
         same::cases(),
         away::cases(),
+        approver::cases(),
         certificate::cases(),
         hostile::cases(),
         keeps::cases(),

@@ -51,6 +51,8 @@ pub(crate) fn applied(cluster: &Cluster, files: &[&str]) {
                 object["spec"]["policyName"] = own(&object["spec"]["policyName"]);
                 format!("{POLICIES}/validatingadmissionpolicybindings")
             }
+            // Nothing here would start its pods.
+            "Deployment" => continue,
             other => panic!("a {other}"),
         };
         cluster.create(&path, &object);
@@ -59,17 +61,22 @@ pub(crate) fn applied(cluster: &Cluster, files: &[&str]) {
 
 /// A token of the service account, as a pod of this node has it; or of no pod.
 pub(crate) fn token(cluster: &Cluster, node: Option<&str>) -> String {
+    token_of(cluster, "plexus", node)
+}
+
+/// The same of any account.
+pub(crate) fn token_of(cluster: &Cluster, account: &str, node: Option<&str>) -> String {
     let namespace = cluster.namespace();
     let mut spec = json!({});
     if let Some(node) = node {
         let name = format!("plexus-of-{node}");
         let pod = json!({"metadata": {"name": name, "namespace": namespace}, "apiVersion": "v1", "kind": "Pod",
-            "spec": {"nodeName": node, "serviceAccountName": "plexus"}});
+            "spec": {"nodeName": node, "serviceAccountName": account}});
         let uid = cluster.create_pod(&pod);
         spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid});
     }
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/plexus/token");
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
     cluster.create(&path, &request)["status"]["token"].as_str().unwrap().to_owned()
 }
 

@@ -76,6 +76,7 @@ fn path_of(object: &Value) -> String {
         ("ConfigMap", "configmaps"),
         ("ServiceAccount", "serviceaccounts"),
         ("DaemonSet", "daemonsets"),
+        ("Deployment", "deployments"),
         ("ClusterRole", "clusterroles"),
         ("ClusterRoleBinding", "clusterrolebindings"),
         ("CustomResourceDefinition", "customresourcedefinitions"),
@@ -131,7 +132,7 @@ fn overlays() {
         taken(&cluster, name, &overlay(name));
     }
     taken(&cluster, "base", &kustomized("base"));
-    for file in ["uninstall.yaml", "certificates.yaml", "chart/crds/definitions.yaml"] {
+    for file in ["uninstall.yaml", "certificates.yaml", "cert-approver.yaml", "chart/crds/definitions.yaml"] {
         let text = std::fs::read_to_string(format!("{FOLDER}/{file}")).unwrap();
         let named = |object: Value| ((object["kind"].to_string(), object["metadata"]["name"].to_string()), object);
         taken(&cluster, file, &plexus::yaml::documents(&text).unwrap().into_iter().map(named).collect());

@@ -24,13 +24,11 @@ use super::call::{Calls, Failure};
 use super::connect;
 use super::limit::{End, Limit};
 use super::objects;
+use super::signing::ORGANIZATION;
 use super::watch::varied;
 use crate::config::daemon::{Certificate, KUBECONFIG};
 use crate::log::{verbose, warn};
 use crate::sources::SourceError;
-
-/// Whose members have such a certificate, and what its names begin with: Multus' words, which its approver and roles know.
-const ORGANIZATION: &str = "system:multus";
 
 /// Of a hundred parts of its time, after how many a certificate is renewed: between these (client-go renews at 70 % to 90 %), another
 /// time for every certificate, so that not all nodes of a cluster come at once.

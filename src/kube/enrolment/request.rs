@@ -7,15 +7,12 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P2
 use serde::Deserialize;
 use serde_json::json;
 
-use super::ORGANIZATION;
 use super::store::Pair;
 use crate::kube::call::{Calls, Failure};
 use crate::kube::certificate;
 use crate::kube::objects::Meta;
+use crate::kube::signing::{COLLECTION, ORGANIZATION, SIGNER, USAGES};
 
-const COLLECTION: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-const SIGNER: &str = "kubernetes.io/kube-apiserver-client";
-const USAGES: [&str; 2] = ["digital signature", "client auth"];
 /// Bytes of the key that are in the request's name: nobody else has it, and whoever sends it twice makes it once.
 const NAME_BYTES: usize = 12;
 
@@ -220,6 +217,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::kube::approver::{Verdict, judge};
     use crate::kube::enrolment::tests::signed;
 
     const NODE: &str = "system:multus:node";
@@ -244,6 +242,10 @@ mod tests {
         assert_eq!(spec["usages"], json!(["digital signature", "client auth"]));
         let text = certificate::text_of(spec["request"].as_str().unwrap()).unwrap();
         assert!(text.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{text}");
+        let mut sent = body;
+        sent["spec"]["username"] = json!("system:node:node");
+        sent["spec"]["groups"] = json!(["system:nodes", "system:authenticated"]);
+        assert_eq!(judge(&sent), Verdict::Approve("node".to_owned()), "our own approver takes it");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A node with a client certificate of its own: asked for, used, renewed. The case approves and signs, as a cluster's controllers
 //! would; who the daemon is, the real API server says.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use super::{DIR, Daemon, until, until_within};
 use crate::api::{Member, NETWORKS};
 use crate::case::Case;
-use crate::kube::{Door, Fault, Login};
+use crate::kube::{Cluster, Door, Fault, Login};
 use crate::multus::programs;
 use crate::need::Need;
 use crate::process;
@@ -24,10 +25,10 @@ use crate::testbed::Testbed;
 const ROLES: &str = include_str!("../../../deployments/certificates.yaml");
 const SIGN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/k8s/sign");
 const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/k8s/certificates");
-const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+pub(super) const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 /// Where the daemon keeps it.
 const STORE: &str = "/run/scratch/certs";
-const CURRENT: &str = "/run/scratch/certs/multus-client-current.pem";
+pub(super) const CURRENT: &str = "/run/scratch/certs/multus-client-current.pem";
 const CONFIG: &str = "/run/scratch/daemon-config.json";
 /// The runtime's configurations.
 const NET_D: &str = "/run/scratch/net.d";
@@ -36,7 +37,7 @@ const MULTUS_D: &str = "/run/scratch/multus.d";
 const MULTUS_LOG: &str = "/run/scratch/multus.log";
 /// The kubelet's, which may ask for certificates and read no definition.
 const KUBELET: &str = "node-token";
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 /// A daemon waits two minutes for a decision.
 const DECISION_LIMIT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(200);
@@ -52,20 +53,41 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::certificate_that_multus_left_is_used", needs, inherited),
         Case::new("daemon::certificate_whose_login_may_not_ask_is_asked_for_by_the_other", needs, forbidden),
         Case::new("daemon::certificate_that_nobody_signs_in_time_is_still_waited_for", needs, undecided),
+        Case::new("daemon::certificate_serves_a_node_whose_daemon_serves_no_request", needs, thin),
         Case::new("daemon::certificate_changes_hands_with_the_go_multus", both, handed),
         Case::new("daemon::certificate_without_a_login_is_no_start", &[], unconfigured),
     ]
 }
 
 /// A node whose daemon is to have a certificate.
-struct Node {
-    member: Member,
+pub(super) struct Node {
+    pub(super) member: Member,
+    /// Who decides about requests decides about all of the server's.
+    _turn: Flock<File>,
 }
 
 impl Node {
     fn new() -> Node {
+        Node::among(FlockArg::LockShared, |_| Login::Token(KUBELET.to_owned()))
+    }
+
+    /// While no other case has requests; its kubelet has its name, too.
+    pub(super) fn alone() -> Node {
+        Node::among(FlockArg::LockExclusive, |cluster| {
+            let [key, certificate] = ["kubelet.key", "kubelet.crt"].map(|name| Path::new("/run/scratch").join(name));
+            openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key.to_str().unwrap()], b"");
+            let subject = format!("/O=system:nodes/CN=system:node:{}", cluster.namespace());
+            let request = openssl(&["req", "-new", "-key", key.to_str().unwrap(), "-subj", &subject], b"");
+            fs::write(&certificate, sign(&cluster.file(""), "1 hour ago", "5 hours", request.as_bytes())).unwrap();
+            Login::Files(certificate, key)
+        })
+    }
+
+    fn among(others: FlockArg, kubelet: fn(&Cluster) -> Login) -> Node {
         let mut member = Member::new();
         let cluster = &member.cluster;
+        let turn = File::options().create(true).append(true).open(cluster.file("requests.lock")).unwrap();
+        let turn = Flock::lock(turn, others).unwrap();
         for object in plexus::yaml::documents(ROLES).unwrap() {
             let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
             let made = cluster.ask(
@@ -77,7 +99,7 @@ impl Node {
             assert!([201, 409].contains(&made.0), "{made:?}");
         }
         cluster.door(Door::Through);
-        let bootstrap = cluster.kubeconfig(&member.node.bed, &Login::Token(KUBELET.to_owned()));
+        let bootstrap = cluster.kubeconfig(&member.node.bed, &kubelet(cluster));
         fs::create_dir_all(NET_D).unwrap();
         let network =
             json!({"cniVersion": "1.0.0", "name": "cluster", "plugins": [{"type": "bridge", "bridge": "cni0"}]});
@@ -90,24 +112,24 @@ impl Node {
         conf.insert("kubeconfig".to_owned(), json!(format!("{STORE}/plexus.kubeconfig")));
         conf.insert("daemonSocketDir".to_owned(), json!(DIR));
         conf.insert("fallback".to_owned(), json!("fail"));
-        Node { member }
+        Node { member, _turn: turn }
     }
 
     /// A name that no other case's node has.
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.member.cluster.namespace()
     }
 
-    fn user(&self) -> String {
+    pub(super) fn user(&self) -> String {
         format!("system:multus:{}", self.name())
     }
 
-    fn start(&self) -> Daemon {
+    pub(super) fn start(&self) -> Daemon {
         Daemon::start_on(self.name(), &["--config", CONFIG])
     }
 
     /// All requests for this node's certificate, the first one first.
-    fn requests(&self) -> Vec<Value> {
+    pub(super) fn requests(&self) -> Vec<Value> {
         let list = self.member.cluster.get(REQUESTS);
         let subject = format!("CN={},O=system:multus", self.user());
         let is_own = |request: &&Value| subject_of(request) == subject;
@@ -146,6 +168,11 @@ impl Node {
     /// As an approver and the signer do it: valid from now on, until `end`.
     fn sign(&self, request: &Value, end: &str) {
         self.decide(request, "Approved");
+        self.issue(request, end);
+    }
+
+    /// As the signer does it, of what is approved.
+    pub(super) fn issue(&self, request: &Value, end: &str) {
         let path = format!("{REQUESTS}/{}", request["metadata"]["name"].as_str().unwrap());
         let mut approved = self.member.cluster.get(&path);
         let folder = self.member.cluster.file("");
@@ -155,7 +182,7 @@ impl Node {
     }
 
     /// A pod that reads definitions and has its status written, which the kubelet's login may not.
-    fn attach(&self, name: &str) {
+    pub(super) fn attach(&self, name: &str) {
         let pod = json!({"metadata": {"name": name, "annotations": {NETWORKS: "blue,green"}},
             "spec": {"nodeName": self.name()}});
         self.member.node.bed.pod(name);
@@ -171,7 +198,7 @@ fn text(request: &Value) -> Vec<u8> {
     BASE64.decode(request["spec"]["request"].as_str().unwrap()).unwrap()
 }
 
-fn openssl(words: &[&str], stdin: &[u8]) -> String {
+pub(super) fn openssl(words: &[&str], stdin: &[u8]) -> String {
     let mut command = Command::new("openssl");
     let ended = process::run(command.args(words), stdin, LIMIT);
     assert!(ended.status.success(), "{words:?}: {}", ended.stderr);
@@ -214,7 +241,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// The certificate that is used, as text.
-fn serial() -> Option<String> {
+pub(super) fn serial() -> Option<String> {
     let bytes = fs::read(CURRENT).ok()?;
     Some(openssl(&["x509", "-noout", "-serial", "-enddate"], &bytes))
 }
@@ -264,6 +291,33 @@ fn life() {
     let mut node = node;
     node.member.node.conf["fallback"] = json!("oneshot");
     node.attach("d");
+}
+
+/// What Multus' kubeconfig_generator does for the thin one: the daemon keeps certificate and kubeconfig, and plexus-cni serves by what the
+/// node's configuration says then.
+fn thin() {
+    let mut node = Node::new();
+    let mut config: Value = serde_json::from_slice(&fs::read(CONFIG).unwrap()).unwrap();
+    config["daemonSocketDir"] = json!("");
+    fs::write(CONFIG, config.to_string()).unwrap();
+    let daemon = node.start();
+    node.sign(&node.request(1), "2 hours");
+    until("the certificate is kept", || Path::new(CURRENT).exists());
+    let mut written = Value::Null;
+    until("the node's configuration is written", || {
+        let files = fs::read_dir(NET_D).unwrap().map(|entry| entry.unwrap().path());
+        let mut own = files.filter(|path| path.to_string_lossy().contains("plexus.conf"));
+        written = own.next().map_or(Value::Null, |path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap());
+        !written.is_null()
+    });
+    let plugin = &written["plugins"][0];
+    for key in ["kubeconfig", "daemonSocketDir"] {
+        node.member.node.conf[key] = plugin[key].clone();
+    }
+    assert_eq!(node.member.node.conf["daemonSocketDir"], "");
+    node.attach("a");
+    daemon.stop();
+    node.attach("b");
 }
 
 fn denied() {
@@ -377,7 +431,7 @@ fn multus(node: &Node, meanwhile: impl FnOnce()) {
     for folder in [MULTUS_D, "/run/multus"] {
         fs::create_dir_all(folder).unwrap();
     }
-    let log = fs::File::create(MULTUS_LOG).unwrap();
+    let log = File::create(MULTUS_LOG).unwrap();
     let mut command = Command::new(programs().unwrap().join("multus-daemon"));
     command.arg("-config").arg(file).env_clear().env("MULTUS_NODE_NAME", node.name());
     command.envs(node.member.cluster.service_account("nobody-token")).stdin(Stdio::null());
