@@ -22,6 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::kubeconfigs::a_program_that_fails_tells_no_secret", needs, failing_program),
         Case::new("api::kubeconfigs::a_program_without_an_end_leaves_nothing", needs, endless_program),
         Case::new("api::kubeconfigs::a_proxy_is_asked_for_a_tunnel", needs, proxied),
+        Case::new("api::kubeconfigs::a_name_that_a_kubeconfig_gives_its_server_is_looked_for", needs, named),
     ]
 }
 
@@ -271,8 +272,12 @@ fn tunnel(mut client: TcpStream, heard: &Heard) {
     let head = String::from_utf8(head).unwrap();
     let target = head.split(' ').nth(1).unwrap().to_owned();
     heard.lock().unwrap().push(head);
-    let mut server = TcpStream::connect(target).unwrap();
+    let server = TcpStream::connect(target).unwrap();
     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    relay(client, server);
+}
+
+fn relay(mut client: TcpStream, mut server: TcpStream) {
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     std::thread::spawn(move || std::io::copy(&mut from, &mut to));
     // Either side may have gone.
@@ -302,4 +307,34 @@ fn proxied() {
         let msg = changed.refused(|whole| cluster_of(whole)["proxy-url"] = json!(proxy));
         assert!(msg.contains("proxy-url") && msg.contains("http://"), "{proxy}: {msg}");
     }
+}
+
+/// The server at an address that its certificate does not have (`tls-server-name`).
+fn named() {
+    let changed = Changed::new();
+    let server = changed.member.cluster.address().replace("https://", "");
+    let listener = TcpListener::bind("127.0.0.9:0").unwrap();
+    let elsewhere = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let server = TcpStream::connect(&server).unwrap();
+            std::thread::spawn(move || relay(client.unwrap(), server));
+        }
+    });
+    let at = |whole: &mut Value, name: Value| {
+        cluster_of(whole)["server"] = json!(elsewhere);
+        cluster_of(whole)["tls-server-name"] = name;
+    };
+    for name in ["localhost", "kubernetes.default.svc", "127.0.0.1"] {
+        changed.add(|whole| at(whole, json!(name))).ok();
+    }
+    changed.member.cluster.seen();
+    for name in [json!(null), json!(""), json!("other.example"), json!("127.0.0.9")] {
+        let msg = refused(&changed.add(|whole| at(whole, name.clone())), 7);
+        assert!(msg.contains("certificate not valid for name"), "{name}: {msg}");
+    }
+    let other = changed.add(|whole| cluster_of(whole)["tls-server-name"] = json!("other.example"));
+    assert!(refused(&other, 7).contains("certificate not valid for name \"other.example\""));
+    changed.refused(|whole| at(whole, json!("no name")));
+    assert_eq!(changed.member.cluster.seen(), [], "nothing was asked of a server that is not proven");
 }
