@@ -23,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("devices::a_kubelet_that_does_not_answer_is_told", needs, silent),
         Case::new("devices::without_a_socket_the_checkpoint_answers", needs, checkpoint),
         Case::new("devices::a_claims_devices_are_the_pods", needs, claimed),
+        Case::new("devices::an_extended_resource_of_a_claim_is_the_pods", needs, extended),
         Case::new("devices::a_claim_that_cannot_be_read_matters_to_who_needs_it", needs, doubtful),
         Case::new("devices::a_pool_that_is_being_published_is_waited_for", needs, half_published),
     ]
@@ -232,6 +233,41 @@ fn claimed() {
     member.del("a", &uid);
     member.call("ADD", "b", &other).run().ok();
     member.del("b", &other);
+    member.assert_clean();
+}
+
+/// The scheduler makes a claim for an extended resource that a driver serves, and says in the pod's status which of its requests it is.
+fn extended() {
+    let member = rig();
+    let _kubelet = serve(&member, State::Well, &[("a", &[]), ("b", &[]), ("c", &[])]);
+    slice(&member, &[("vf0", "0000:01:10.0", RESOURCE), ("vf1", "0000:01:10.2", "b/gpu")]);
+    claim(&member, "made", "vf0");
+    claim(&member, "strange", "vf1");
+    let pod = |name: &str, claim: &str, request: &str| {
+        member.node.bed.pod(name);
+        let container = json!({"name": "main", "image": "none", "resources": {"limits": {RESOURCE: "1"}}});
+        let uid =
+            member.cluster.create_pod(&json!({"metadata": {"name": name, "annotations": {crate::api::NETWORKS: "vf"}},
+            "spec": {"containers": [container]}}));
+        let mapping = json!({"containerName": "main", "resourceName": RESOURCE, "requestName": request});
+        let status = json!({"extendedResourceClaimStatus": {"resourceClaimName": claim, "requestMappings": [mapping]}});
+        let path = format!("/api/v1/namespaces/{}/pods/{name}/status", member.cluster.namespace());
+        let kept = member.cluster.patch(&path, &json!({"status": status}));
+        assert_eq!(kept["status"]["extendedResourceClaimStatus"]["resourceClaimName"], claim, "the server serves it");
+        uid
+    };
+    let uid = pod("a", "made", "r");
+    member.call("ADD", "a", &uid).run().ok();
+    assert_eq!(device("a", "net1"), "0000:01:10.0");
+    member.del("a", &uid);
+    for (name, claim, request, told) in [
+        ("b", "made", "other", "claim made has no request other"),
+        ("c", "strange", "r", "device vf1 is of resource b/gpu, and not of"),
+    ] {
+        let uid = pod(name, claim, request);
+        member.call("ADD", name, &uid).run().fails(11, told);
+        member.del(name, &uid);
+    }
     member.assert_clean();
 }
 
