@@ -92,6 +92,8 @@ fn digests() {
         path
     };
     let index = read("index.json");
+    let name = index["manifests"][0]["annotations"]["io.containerd.image.name"].as_str();
+    assert_eq!(name, Some("docker.io/library/plexus:latest"), "what the manifests' `plexus:latest` means");
     let manifest = read(&path(&index["manifests"][0]));
     let config = read(&path(&manifest["config"]));
     let layer = path(&manifest["layers"][0]);
