@@ -6,6 +6,7 @@ use std::fs::{self, DirEntry};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use super::binding::{GROUPS, VFIO, group_names};
@@ -60,7 +61,7 @@ impl Users {
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             for file in entries(&entry.path().join("fd"), FILES_MAX) {
                 let Ok(path) = fs::read_link(file.path()) else { continue };
-                if path.starts_with(dir) && is_same_file(&file.path(), &path) {
+                if path.starts_with(dir) && is_same_file(&file.path(), &path) && !is_place(&entry.path(), &file) {
                     processes.entry(path).or_insert_with(|| Process { id, name: name_of(&entry.path()) });
                 }
             }
@@ -93,15 +94,25 @@ fn is_same_file(open: &Path, path: &Path) -> bool {
     matches!((device(open), device(path)), (Ok(open), Ok(here)) if open == here)
 }
 
+/// Whether a process has but the place of a file (`O_PATH`, open(2)): that keeps nobody from the device, and nobody who may make a node is kept
+/// from it.
+fn is_place(process: &Path, file: &DirEntry) -> bool {
+    let about = fs::read_to_string(process.join("fdinfo").join(file.file_name())).unwrap_or_default();
+    let flags = about.lines().find_map(|line| i32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    flags.is_some_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_PATH))
+}
+
+/// A process calls itself what it likes, in any bytes.
 fn name_of(process: &Path) -> String {
-    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    let plain = name.trim_end().chars().map(|c| if c.is_control() { '?' } else { c });
+    let name = fs::read(process.join("comm")).unwrap_or_default();
+    let name = String::from_utf8_lossy(&name);
+    let plain = name.trim_end().chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' });
     plain.take(NAME_BYTES_MAX).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{OpenOptionsExt, symlink};
 
     use super::*;
     use crate::sysfs::tests::Tree;
@@ -123,7 +134,10 @@ mod tests {
             let process = user().unwrap().process.unwrap();
             assert_eq!((process.id, process.name), (std::process::id(), name_of(Path::new("/proc/self"))), "{name}");
             drop(open);
-            assert_eq!(user(), None, "{name}");
+            let place =
+                fs::OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open(dir.join(name)).unwrap();
+            assert_eq!(user(), None, "{name}: nobody has it open");
+            drop(place);
             fs::remove_file(device.join("driver")).unwrap();
             symlink("/x/drivers/igbvf", device.join("driver")).unwrap();
         }
@@ -141,5 +155,49 @@ mod tests {
         assert_eq!(user(), None);
         fs::write(device.join("enable"), "1\n").unwrap();
         assert_eq!(user(), Some(User { process: None }));
+    }
+
+    #[test]
+    fn what_a_process_calls_itself_is_shown_in_plain_characters() {
+        let tree = Tree::new("names");
+        let folder = tree.0.join("7");
+        fs::create_dir_all(&folder).unwrap();
+        for (comm, shown) in [
+            (&b"dpdk-testpmd\n"[..], "dpdk-testpmd"),
+            (b"a\xffb\n", "a?b"),
+            ("a\u{202e}b\u{200b}\n".as_bytes(), "a?b?"),
+            (b"a\x1b[2Jb\n", "a?[2Jb"),
+            (&[b'x'; 4096], &"x".repeat(NAME_BYTES_MAX)),
+            (b"", ""),
+        ] {
+            fs::write(folder.join("comm"), comm).unwrap();
+            assert_eq!(name_of(&folder), shown);
+        }
+    }
+
+    #[test]
+    fn what_vanishes_while_it_is_looked_at_is_passed_over() {
+        let tree = Tree::new("vanished").with_functions(1);
+        let (proc, dir) = (tree.0.join("proc"), tree.0.join("vfio"));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("8"), "").unwrap();
+        let device = tree.0.join("bus/pci/devices/0000:01:10.0");
+        fs::remove_file(device.join("driver")).unwrap();
+        symlink("/x/drivers/vfio-pci", device.join("driver")).unwrap();
+        for name in ["self/fd", "1", "2/fd", "3/fd", "4294967296/fd", "-5/fd", "6/fd"] {
+            fs::create_dir_all(proc.join(name)).unwrap();
+        }
+        // No link, a file that is gone, one that is no folder of files, another's of the same name, and numbers that are no process'.
+        fs::write(proc.join("2/fd/0"), "").unwrap();
+        symlink(dir.join("9"), proc.join("3/fd/0")).unwrap();
+        fs::write(proc.join("1/fd"), "").unwrap();
+        for place in ["4294967296/fd/0", "-5/fd/0", "self/fd/0"] {
+            symlink(dir.join("8"), proc.join(place)).unwrap();
+        }
+        let user = || Users::look_in(&dir, &proc).of(&tree.sysfs(), &"0000:01:10.0".parse().unwrap());
+        assert_eq!(user(), None);
+        // Its name cannot be read any more.
+        symlink(dir.join("8"), proc.join("6/fd/0")).unwrap();
+        assert_eq!(user(), Some(User { process: Some(Process { id: 6, name: String::new() }) }));
     }
 }
