@@ -1,5 +1,9 @@
 //! A device of the host on its way into a pod and back, and wherever it can get lost on that way.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
 use backends::{Built, Error, ErrorKind, Layer3, Pod, Resolved, Spec, Target, build, host_device};
 
 use crate::Case;
@@ -25,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     ("host_device::without_a_record_the_alias_says", without_a_record_the_alias_says),
     ("host_device::a_pod_chooses_no_name_of_the_hosts", a_pod_chooses_no_name_of_the_hosts),
     ("host_device::a_pods_alternative_names_stay_behind", a_pods_alternative_names_stay_behind),
+    ("host_device::whatever_bytes_a_pods_names_are", whatever_bytes_a_pods_names_are),
     ("host_device::another_link_of_the_name_stays", another_link_of_the_name_stays),
     ("host_device::one_of_user_space_does_not_move", one_of_user_space_does_not_move),
 ];
@@ -288,6 +293,31 @@ fn a_pods_alternative_names_stay_behind(world: &mut World) {
             host_device::give_back(&mut world.host, None, "net1", device.device().unwrap(), false).unwrap();
             assert_eq!(host_link("dev0")["altnames"], serde_json::json!(["enp1s0"]));
         }
+        ip("link del dev0");
+    }
+}
+
+/// The kernel wants no text.
+fn whatever_bytes_a_pods_names_are(world: &mut World) {
+    let names: [&[u8]; 3] = [b"\xff\xfe", b"a%d", "e\u{202e}".as_bytes()];
+    let give = |pod: &Pod, name: &[u8]| {
+        let mut add = Command::new("ip");
+        add.args(["link", "property", "add", "dev", "net1", "altname"]).arg(OsStr::from_bytes(name));
+        assert!(pod.netns().run(|| add.status().unwrap()).unwrap().success(), "{name:?}");
+    };
+    for recorded in [true, false] {
+        let mut pod = world.pod();
+        let device = moved(world, &mut pod);
+        give(&pod, b"dev0");
+        names.iter().for_each(|name| give(&pod, name));
+        give(&pod, &[0xff; 127]);
+        let back = match recorded {
+            true => host_device::give_back(&mut world.host, Some(&mut pod), "net1", device.device().unwrap(), true),
+            false => host_device::give_back_unrecorded(&mut world.host, &mut pod, "net1", &|_| false),
+        };
+        back.unwrap();
+        assert_eq!(pod_links(&pod), ["lo"]);
+        assert!(host_link("dev0")["altnames"].is_null(), "{}", host_link("dev0"));
         ip("link del dev0");
     }
 }

@@ -243,7 +243,8 @@ pub fn give_back_unrecorded(
     }
     let mut kept = Vec::new();
     for name in &link.alt_names {
-        if !is_anothers(name) && host.side.link(name)?.is_none() {
+        let can_be_own = name::is_plain_alternative(name) && *name != device.name && !is_anothers(name);
+        if can_be_own && host.side.link(name)?.is_none() {
             kept.push(name);
         }
     }

@@ -24,8 +24,17 @@ pub(crate) fn is_possible(name: &str) -> bool {
 /// Whether a name is possible and looks like nothing else: it has visible ASCII characters alone, and is no pattern of which the kernel makes
 /// a name, nor an option.
 pub(crate) fn is_plain(name: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_graphic() && c != '%';
-    is_possible(name) && !name.starts_with('-') && name.chars().all(is_plain)
+    is_possible(name) && looks_plain(name)
+}
+
+/// The same of an alternative name, which may be longer, and which the kernel takes of any characters.
+pub(crate) fn is_plain_alternative(name: &str) -> bool {
+    name != "." && name != ".." && looks_plain(name)
+}
+
+fn looks_plain(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_graphic() && !['%', '/', ':'].contains(&c);
+    !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain)
 }
 
 /// Whether a name is one that interfaces of cards get: nobody makes a bridge or a tunnel of that name, and finds it taken.
@@ -52,11 +61,13 @@ pub(crate) fn free(side: &mut Side, ifindex: u32) -> Result<String, Error> {
 }
 
 /// Takes from a link the alternative names that it is not to have. They go with it to the host otherwise, where nobody else can have them then; and
-/// with one that is taken there it cannot go.
+/// with one that is taken there it cannot go. Those that are no text nobody has noted.
 pub(crate) fn strip(side: &mut Side, link: &Link, keeps: impl Fn(&str) -> bool) -> Result<(), Error> {
-    link.alt_names.iter().filter(|name| !keeps(name)).try_for_each(|name| {
+    let others = link.alt_names.iter().filter(|name| !keeps(name)).map(String::as_bytes);
+    let mut all = others.chain(link.unreadable_names.iter().map(Vec::as_slice));
+    all.try_for_each(|name| {
         let removed = side.apply(alt_name::remove(link.index, name));
-        removed.map_err(|e| Error::kernel("remove alternative name", name.clone(), e))
+        removed.map_err(|e| Error::kernel("remove alternative name", String::from_utf8_lossy(name).into_owned(), e))
     })
 }
 

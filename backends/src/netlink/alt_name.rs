@@ -9,17 +9,17 @@ use super::socket::Request;
 
 /// Gives a link one more alternative name.
 pub(crate) fn add(index: u32, name: &str) -> Request {
-    Request::new(RouteNetlinkMessage::NewLinkProp(message(index, name)), NLM_F_CREATE | NLM_F_EXCL)
+    Request::new(RouteNetlinkMessage::NewLinkProp(message(index, name.as_bytes())), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Takes one away.
-pub(crate) fn remove(index: u32, name: &str) -> Request {
+/// Takes one away, whatever bytes it is.
+pub(crate) fn remove(index: u32, name: &[u8]) -> Request {
     Request::new(RouteNetlinkMessage::DelLinkProp(message(index, name)), 0)
 }
 
-fn message(index: u32, name: &str) -> netlink_packet_route::link::LinkMessage {
+fn message(index: u32, name: &[u8]) -> netlink_packet_route::link::LinkMessage {
     let mut message = change(index);
-    let names = padded(IFLA_ALT_IFNAME, &[name.as_bytes(), &[0]].concat());
+    let names = padded(IFLA_ALT_IFNAME, &[name, &[0]].concat());
     message.attributes.push(LinkAttribute::Other(DefaultNla::new(IFLA_PROP_LIST | NLA_F_NESTED, names)));
     message
 }
@@ -37,6 +37,6 @@ mod tests {
         assert_eq!(header, [0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let expected: &[&[u8]] = &[&[20, 0, 52, 128, 13, 0, 53, 0], b"enp1s0v0", &[0; 4]];
         assert_eq!(rest, expected.concat());
-        assert!(matches!(remove(5, "a").into_message(), RouteNetlinkMessage::DelLinkProp(_)));
+        assert!(matches!(remove(5, b"a").into_message(), RouteNetlinkMessage::DelLinkProp(_)));
     }
 }

@@ -184,6 +184,8 @@ pub(crate) struct Link {
     pub(crate) alias: String,
     /// Other names that it is found by (Linux 5.5).
     pub(crate) alt_names: Vec<String>,
+    /// Those of them that are no UTF-8: the kernel takes any bytes.
+    pub(crate) unreadable_names: Vec<Vec<u8>>,
     /// The device it belongs to, by its name on its bus: a PCI address (Linux 5.14).
     pub(crate) bus_device: String,
     pub(crate) mtu: u32,
@@ -263,15 +265,21 @@ impl Link {
                 IFLA_LINKINFO => link.parse_info(value)?,
                 IFLA_AF_SPEC => (link.inet, link.inet6) = (Inet::parse(value), Inet6::parse(value)),
                 IFLA_PARENT_DEV_NAME => link.bus_device = text(value),
-                IFLA_PROP_LIST => {
-                    let names = NlasIterator::new(value).map_while(Result::ok);
-                    let names = names.filter(|name| name.kind() == IFLA_ALT_IFNAME);
-                    link.alt_names = names.map(|name| text(name.value())).collect();
-                }
+                IFLA_PROP_LIST => link.parse_names(value),
                 _ => {}
             }
         }
         Ok(link)
+    }
+
+    fn parse_names(&mut self, list: &[u8]) {
+        let names = NlasIterator::new(list).map_while(Result::ok).filter(|name| name.kind() == IFLA_ALT_IFNAME);
+        for name in names {
+            match std::str::from_utf8(without_end(name.value())) {
+                Ok(name) => self.alt_names.push(name.to_owned()),
+                Err(_) => self.unreadable_names.push(without_end(name.value()).to_owned()),
+            }
+        }
     }
 
     fn parse_info(&mut self, info: &[u8]) -> Result<(), Failure> {
@@ -317,7 +325,12 @@ fn flag(attributes: &[u8], kind: u16) -> bool {
 }
 
 fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+    String::from_utf8_lossy(without_end(value)).into_owned()
+}
+
+/// The bytes of a text, without the zero after them.
+fn without_end(value: &[u8]) -> &[u8] {
+    value.strip_suffix(&[0]).unwrap_or(value)
 }
 
 fn number(value: &[u8]) -> Result<u32, Failure> {
