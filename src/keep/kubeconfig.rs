@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::durable;
+use crate::install;
 use crate::sources;
 use crate::takeover::base64;
 
@@ -59,6 +60,8 @@ impl Account {
         let refused = |e: std::io::Error| format!("{}: {e}", path.display());
         let folder = path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(refused)?;
+        // While a DaemonSet is rolled out two may write it: what one has not finished must not get the name by the other.
+        let _held = install::hold(folder)?;
         durable::replace(path, &bytes, MODE).map_err(refused)?;
         Ok(true)
     }

@@ -489,6 +489,13 @@ fn the_nodes_kubeconfig_has_the_token_of_now() {
     fs::remove_dir_all(path.parent().unwrap()).unwrap();
     keeper.look(true);
     assert_eq!(token(), "two");
+    let held = crate::install::hold(path.parent().unwrap()).unwrap();
+    write("three");
+    assert!(keeper.look(true)[0].contains("another installation"), "another of it is writing");
+    assert_eq!(token(), "two");
+    drop(held);
+    keeper.look(true);
+    assert_eq!(token(), "three");
 }
 
 #[test]
