@@ -9,8 +9,9 @@ use super::subject::{Part, Subject, Unreadable};
 use crate::kube::call::bounded;
 use crate::kube::signing::{ORGANIZATION, SIGNER, USAGES};
 
-/// Who may ask: a kubelet, or a node that has such a certificate; after it comes the node's name.
-const REQUESTERS: [&str; 2] = ["system:node:", "system:multus:"];
+/// Who may ask: a kubelet, or a node that has such a certificate; after it comes the node's name. And the group that makes a user of that name
+/// one of them.
+const REQUESTERS: [(&str, &str); 2] = [("system:node:", "system:nodes"), (PREFIX, ORGANIZATION)];
 /// What the names of such certificates begin with.
 const PREFIX: &str = "system:multus:";
 /// Of which groups who asks may be.
@@ -105,7 +106,8 @@ fn claims(subject: &Subject) -> bool {
 /// Which node asks for its own certificate, where all is as it should be.
 fn node(spec: &Spec, subject: &Subject) -> Result<String, (&'static str, String)> {
     let who = shown(&spec.username);
-    let Some(node) = REQUESTERS.iter().find_map(|prefix| spec.username.strip_prefix(prefix)) else {
+    let stripped = |(prefix, group): &(&str, &'static str)| Some((spec.username.strip_prefix(prefix)?, *group));
+    let Some((node, group)) = REQUESTERS.iter().find_map(stripped) else {
         return Err(("Requester", format!("{who} is neither system:node:NODE nor system:multus:NODE")));
     };
     if !is_node_name(node) {
@@ -118,12 +120,21 @@ fn node(spec: &Spec, subject: &Subject) -> Result<String, (&'static str, String)
         let why = format!("{who} is also of the group {}: only {} are a node's", shown(other), GROUPS.join(", "));
         return Err(("Groups", why));
     }
+    if !spec.groups.iter().any(|found| found == group) {
+        return Err(("Groups", format!("{who} is not of the group {group}")));
+    }
     let wanted = format!("{PREFIX}{node}");
     if !is_only(&subject.common_names, &wanted) {
         return Err(("CommonName", format!("{who} may ask for a certificate of {wanted}, and of no other name")));
     }
     if !is_only(&subject.organizations, ORGANIZATION) {
         return Err(("Organization", format!("the certificate's organization is not exactly {ORGANIZATION}")));
+    }
+    if subject.has_more_parts {
+        return Err(("Subject", "its name has parts beside the common name and the organization".to_owned()));
+    }
+    if subject.has_attributes {
+        return Err(("Attributes", "it has attributes: a node asks for no other names and no extensions".to_owned()));
     }
     match spec.expiration_seconds {
         Some(1..=LIFE_SECONDS_MAX) => Ok(node.to_owned()),
@@ -160,7 +171,7 @@ fn shown(name: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::subject::tests::{CN, O, part, request, wrapped};
+    use super::super::subject::tests::{CN, O, part, request, request_for_more, wrapped};
     use super::*;
     use crate::kube::certificate::base64;
 
@@ -230,7 +241,9 @@ mod tests {
         for usages in [json!([]), json!(["client auth"]), json!(["client auth", "digital signature", "server auth"])] {
             assert_eq!(rule(with("usages", usages)), "Usages");
         }
-        assert_eq!(rule(with("groups", json!(["system:nodes", "system:masters"]))), "Groups");
+        for groups in [json!(["system:nodes", "system:masters"]), json!([]), json!(["system:multus"])] {
+            assert_eq!(rule(with("groups", groups)), "Groups");
+        }
         let ours = ["system:multus"];
         for names in [
             vec!["system:multus:other"],
@@ -249,6 +262,11 @@ mod tests {
         }
         let hidden = [part(O, UTF8, b"system:multus"), part(O, 0x1E, b"\0x"), part(CN, UTF8, own[0].as_bytes())];
         assert_eq!(rule(with("request", json!(base64(request(&hidden).as_bytes())))), "Organization");
+        let both = [part(O, UTF8, b"system:multus"), part(CN, UTF8, own[0].as_bytes())];
+        let uid = [0x2B, 6, 1, 4, 1, 0x83, 0xC2, 0x21, 2]; // 1.3.6.1.4.1.57683.2: a user's UID in Kubernetes
+        let three = [both.as_slice(), &[part(&uid, UTF8, b"1")]].concat();
+        assert_eq!(rule(with("request", json!(base64(request(&three).as_bytes())))), "Subject");
+        assert_eq!(rule(with("request", json!(base64(request_for_more(&both).as_bytes())))), "Attributes");
         for seconds in [Value::Null, json!(0), json!(-1), json!(LIFE_SECONDS_MAX + 1)] {
             assert_eq!(rule(with("expirationSeconds", seconds)), "Expiration");
         }

@@ -18,6 +18,8 @@ const PRINTABLE: u8 = 0x13;
 const IA5: u8 = 0x16;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
+/// Of a request: what is wanted beside a name and its key (RFC 2986, 4.1).
+const ATTRIBUTES: u8 = 0xA0;
 /// The number of a tag that goes on in further bytes; nothing that is read here has one.
 const LONG_TAG: u8 = 0x1F;
 
@@ -55,6 +57,10 @@ pub(super) type Part = Option<String>;
 pub(super) struct Subject {
     pub(super) common_names: Vec<Part>,
     pub(super) organizations: Vec<Part>,
+    /// Its name has parts of other kinds: Kubernetes reads a user's UID from one.
+    pub(super) has_more_parts: bool,
+    /// Attributes, whatever they say: by them other names are asked for, which signers take over.
+    pub(super) has_attributes: bool,
 }
 
 impl Subject {
@@ -67,8 +73,8 @@ impl Subject {
             return Err(Unreadable::Long);
         }
         let der = unwrapped(pem).ok_or(Unreadable::NoPem)?;
-        let mut left = subject(&der).ok_or(Unreadable::NoRequest)?;
-        let (mut found, mut parts) = (Subject::default(), 0);
+        let (mut left, has_attributes) = subject(&der).ok_or(Unreadable::NoRequest)?;
+        let (mut found, mut parts) = (Subject { has_attributes, ..Subject::default() }, 0);
         while !left.is_empty() {
             let (mut set, more) = expected(SET, left).ok_or(Unreadable::NoRequest)?;
             left = more;
@@ -92,7 +98,7 @@ impl Subject {
         match which {
             COMMON_NAME => self.common_names.push(text(tag, content)),
             ORGANIZATION => self.organizations.push(text(tag, content)),
-            _ => {}
+            _ => self.has_more_parts = true,
         }
         Some(())
     }
@@ -109,8 +115,8 @@ fn unwrapped(pem: &[u8]) -> Option<Vec<u8>> {
     ByteString::deserialize(Value::from(body)).ok().map(|ByteString(bytes)| bytes)
 }
 
-/// The name in a request.
-fn subject(der: &[u8]) -> Option<&[u8]> {
+/// The name in a request, and whether it has attributes.
+fn subject(der: &[u8]) -> Option<(&[u8], bool)> {
     let (request, rest) = expected(SEQUENCE, der)?;
     rest.is_empty().then_some(())?;
     let (info, rest) = expected(SEQUENCE, request)?;
@@ -119,8 +125,10 @@ fn subject(der: &[u8]) -> Option<&[u8]> {
     rest.is_empty().then_some(())?;
     let (_version, rest) = expected(INTEGER, info)?;
     let (name, rest) = expected(SEQUENCE, rest)?;
-    let (_key, _attributes) = expected(SEQUENCE, rest)?;
-    Some(name)
+    let (_key, rest) = expected(SEQUENCE, rest)?;
+    // Some leave them out where there are none.
+    let (attributes, rest) = if rest.is_empty() { (rest, rest) } else { expected(ATTRIBUTES, rest)? };
+    rest.is_empty().then_some((name, !attributes.is_empty()))
 }
 
 fn text(tag: u8, content: &[u8]) -> Part {
@@ -183,7 +191,11 @@ pub(super) mod tests {
     }
 
     fn der(name: &[u8]) -> Vec<u8> {
-        let info = [of(INTEGER, &[0]), of(SEQUENCE, name), of(SEQUENCE, b"key"), of(0xA0, &[])].concat();
+        with(name, &of(ATTRIBUTES, &[]))
+    }
+
+    fn with(name: &[u8], attributes: &[u8]) -> Vec<u8> {
+        let info = [of(INTEGER, &[0]), of(SEQUENCE, name), of(SEQUENCE, b"key"), attributes.to_vec()].concat();
         of(SEQUENCE, &[of(SEQUENCE, &info), of(SEQUENCE, b"x"), of(BIT_STRING, b"y")].concat())
     }
 
@@ -194,6 +206,11 @@ pub(super) mod tests {
     /// A request with these parts of a name; nobody looks at its key.
     pub(crate) fn request(parts: &[Vec<u8>]) -> String {
         wrapped(&der(&parts.concat()))
+    }
+
+    /// The same that asks for something else, too.
+    pub(crate) fn request_for_more(parts: &[Vec<u8>]) -> String {
+        wrapped(&with(&parts.concat(), &of(ATTRIBUTES, &of(SEQUENCE, b"x"))))
     }
 
     fn read(parts: &[Vec<u8>]) -> Result<Subject, Unreadable> {
@@ -219,10 +236,13 @@ pub(super) mod tests {
         let found = read(&parts).unwrap();
         assert_eq!(found.organizations, [some("a"), some("b"), None]);
         assert_eq!(found.common_names, [some("n")]);
+        assert!(found.has_more_parts && !found.has_attributes);
         for (tag, text) in [(UTF8, &b"\xFF"[..]), (PRINTABLE, "\u{e9}".as_bytes()), (INTEGER, b"5"), (0x14, b"x")] {
             assert_eq!(read(&[part(CN, tag, text)]).unwrap().common_names, [None], "{tag}");
         }
         assert_eq!(read(&[]), Ok(Subject::default()));
+        assert_eq!(Subject::of(wrapped(&with(b"", b"")).as_bytes()), Ok(Subject::default()));
+        assert!(Subject::of(request_for_more(&[]).as_bytes()).unwrap().has_attributes);
     }
 
     #[test]
@@ -250,6 +270,8 @@ pub(super) mod tests {
         let pair = |content: &[u8]| der(&of(SET, &of(SEQUENCE, content)));
         for odd in [
             more,
+            with(&name, &of(SEQUENCE, b"")),
+            with(&name, &of(ATTRIBUTES, b"").repeat(2)),
             b"\x30\x80\0\0".to_vec(),
             [&[0x30, 0x81, u8::try_from(good.len() - 2).unwrap()], good.get(2..).unwrap()].concat(),
             [&[0x30, 0x82, 0, u8::try_from(good.len() - 2).unwrap()], good.get(2..).unwrap()].concat(),

@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         content.to_vec()
     };
     let object = json!({"spec": {"signerName": "kubernetes.io/kube-apiserver-client", "username": "system:node:n",
-        "groups": [], "usages": ["client auth", "digital signature"], "expirationSeconds": 600, "request": base64::encode(&pem)}});
+        "groups": ["system:nodes"], "usages": ["client auth", "digital signature"], "expirationSeconds": 600, "request": base64::encode(&pem)}});
     if judge(&object) == Verdict::Approve("n".to_owned()) && is_der {
         assert!(content.windows(NAME.len()).any(|part| part == NAME), "the name of who asks");
     }
