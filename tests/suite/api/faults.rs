@@ -2,6 +2,7 @@
 //! the server was asked; never a time.
 
 use std::path::Path;
+use std::sync::{Mutex, mpsc};
 
 use super::*;
 
@@ -18,6 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("api::faults::a_deadline_says_its_limit_and_its_key", needs, deadlines),
         Case::new("api::faults::a_definition_deleted_between_add_and_del", needs, deleted),
         Case::new("api::faults::a_definition_that_is_nowhere", needs, nowhere),
+        Case::new("api::faults::add_waits_for_the_server_and_its_runtime_is_restarted", needs, restarted),
     ]
 }
 
@@ -209,4 +211,26 @@ fn nowhere() {
     let events = member.cluster.events();
     assert_eq!((events.len(), events[0].0.as_str()), (1, "NoNetworkFound"), "{events:?}");
     assert!(!Path::new("/var/lib/cni/plexus/journal").join("node:id-a:eth0.jsonl").exists());
+}
+
+/// The runtime that asked is killed, its successor sends DEL, which finds nothing; then the server answers who still waits for it.
+fn restarted() {
+    let member = Member::new();
+    for (pod, asked) in [("a", "/pods/a"), ("b", "network-attachment-definitions")] {
+        let uid = member.pod(pod, &[(NETWORKS, "blue,green")]);
+        let ((reached, waits), (go, goes)) = (mpsc::channel(), mpsc::channel());
+        let goes = Mutex::new(goes);
+        member.cluster.before("GET", asked, 1, move || {
+            reached.send(()).unwrap();
+            goes.lock().unwrap().recv().unwrap();
+        });
+        let mut add = member.call("ADD", pod, &uid).start();
+        waits.recv().unwrap();
+        drop((add.stdout.take(), add.stderr.take()));
+        member.del(pod, &uid);
+        go.send(()).unwrap();
+        assert_eq!(add.wait().unwrap().code(), Some(1), "nobody hears it");
+        assert_eq!(member.node.bed.links(pod), ["lo"]);
+    }
+    member.assert_clean();
 }
