@@ -30,6 +30,8 @@ const ASKERS: [&str; 5] =
     ["system:node:NODE", "system:multus:NODE", "system:node:other", "system:node:NODE_1", "somebody"];
 /// A request is sent so often, and given up then.
 const TRIES: usize = 5;
+/// Requests at once.
+const MANY: usize = 500;
 
 /// The cases.
 pub(super) fn cases() -> Vec<Case> {
@@ -41,6 +43,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::approver_leaves_what_is_not_its_own_to_others", needs, others),
         Case::new("daemon::approver_that_is_killed_goes_on_where_it_was", needs, killed),
         Case::new("daemon::approver_tries_again_and_reads_what_others_wrote", needs, again),
+        Case::new("daemon::approver_decides_about_hundreds_at_once", needs, many),
         Case::new("daemon::approver_may_approve_for_its_signer_alone", needs, rights),
         Case::new("daemon::approver_is_a_pod_without_rights_on_its_node", &[], modest),
     ]
@@ -86,7 +89,8 @@ impl Ground {
     fn ask(&self, asked: &Asked) -> String {
         let (cluster, name) = (self.cluster(), format!("{}-{}", asked.name, self.node.name()));
         let subject = asked.subject.replace("NODE", self.node.name());
-        let pem = openssl(&["req", "-new", "-key", KEY, "-subj", &subject], b"");
+        let extension = if asked.extension.is_empty() { vec![] } else { vec!["-addext", asked.extension] };
+        let pem = openssl(&[&["req", "-new", "-key", KEY, "-subj", &subject], extension.as_slice()].concat(), b"");
         let pem = format!("{}{pem}", asked.before);
         let mut spec = json!({"request": BASE64.encode(pem), "signerName": asked.signer, "usages": asked.usages});
         if let Some(seconds) = asked.seconds {
@@ -161,6 +165,8 @@ struct Asked {
     user: &'static str,
     groups: &'static [&'static str],
     subject: &'static str,
+    /// What else it asks for; empty: nothing.
+    extension: &'static str,
     usages: &'static [&'static str],
     seconds: Option<u64>,
     signer: &'static str,
@@ -173,6 +179,7 @@ const OWN: Asked = Asked {
     user: "system:node:NODE",
     groups: &["system:nodes"],
     subject: "/O=system:multus/CN=system:multus:NODE",
+    extension: "",
     usages: &["digital signature", "client auth"],
     seconds: Some(365 * 24 * 3600),
     signer: SIGNER,
@@ -316,6 +323,11 @@ fn rules() {
             "Organization",
             Asked { name: "organizations", subject: "/O=system:multus/O=plexus/CN=system:multus:NODE", ..OWN },
         ),
+        ("Groups", Asked { name: "group-less", groups: &[], ..OWN }),
+        ("Groups", Asked { name: "group-of-others", groups: &["system:multus"], ..OWN }),
+        ("Subject", Asked { name: "parts", subject: "/O=system:multus/OU=plexus/CN=system:multus:NODE", ..OWN }),
+        ("Attributes", Asked { name: "names-beside", extension: "subjectAltName=DNS:kubernetes.default.svc", ..OWN }),
+        ("Attributes", Asked { name: "authority", extension: "basicConstraints=critical,CA:TRUE", ..OWN }),
         ("Expiration", Asked { name: "life-less", seconds: None, ..OWN }),
         ("Expiration", Asked { name: "life-long", seconds: Some(366 * day), ..OWN }),
         ("Requester", Asked { name: "..a?b=c d", user: "somebody", groups: &[], ..OWN }),
@@ -427,6 +439,26 @@ fn again() {
     assert_eq!(puts(&never), TRIES);
     ground.is_approved(&ground.ask(&Asked { name: "last", ..OWN }));
     assert_eq!(ground.conditions(&never), [Value::Null; 0]);
+    approver.stop();
+}
+
+/// As after a restart of all nodes at once: half are there before it, half come while it works.
+fn many() {
+    let ground = Ground::new();
+    let own = ground.cluster().get(&format!("{REQUESTS}/{}", ground.ask(&OWN)));
+    let name = |number: usize| format!("many-{number}-{}", ground.node.name());
+    let send = |number: usize| {
+        // Of who is no node: no other may be named by who sends them.
+        let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": {"name": name(number)}, "spec": {"request": own["spec"]["request"], "signerName": SIGNER,
+            "usages": OWN.usages, "expirationSeconds": 600}});
+        ground.cluster().create(REQUESTS, &object);
+    };
+    (0..MANY / 2).for_each(send);
+    let approver = ground.start();
+    (MANY / 2..MANY).for_each(send);
+    (0..MANY).for_each(|number| assert_eq!(ground.decided(&name(number)).0, "Denied"));
+    ground.is_approved(own["metadata"]["name"].as_str().unwrap());
     approver.stop();
 }
 
