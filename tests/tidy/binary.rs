@@ -8,7 +8,7 @@ use libtest_mimic::{Completion, Failed};
 const TESTED: &str = env!("CARGO_BIN_EXE_plexus-cni");
 /// A node reads it for every pod: as it is shipped, standard library and C library included, it has no more. Six plugins of
 /// chains and virtual functions took 0.4 MB beyond the two that the first design allows (src/README.md).
-const RELEASE_BYTES_MAX: u64 = 2_500_000;
+const RELEASE_BYTES_MAX: u64 = 2_550_000;
 /// The script that builds it so.
 const BUILD: &str = "deployments/build";
 
