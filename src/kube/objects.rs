@@ -114,6 +114,22 @@ pub(super) fn is_version(version: &str) -> bool {
     !version.is_empty() && version.len() <= NAME_BYTES_MAX && version.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
+/// What every object has.
+#[derive(Default, Deserialize)]
+pub(super) struct Named {
+    #[serde(default)]
+    pub(super) metadata: Meta,
+}
+
+/// What is read of a `Status`.
+#[derive(Default, Deserialize)]
+pub(super) struct Refusal {
+    #[serde(default)]
+    pub(super) code: u16,
+    #[serde(default)]
+    pub(super) message: String,
+}
+
 /// What is read of an object that is watched, beside its own parts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -15,7 +15,7 @@ use super::cache::{Change, Kept, Table};
 use super::call::{Calls, Failure, of_status};
 use super::limit::{End, Limit};
 use super::lines::Lines;
-use super::objects::{Meta, Page, is_version};
+use super::objects::{Named, Page, Refusal, is_version};
 use super::shelf::Shelf;
 use super::wire::Wire;
 use crate::cluster::Name;
@@ -94,22 +94,6 @@ struct Event<'a> {
     kind: &'a str,
     #[serde(borrow)]
     object: &'a RawValue,
-}
-
-/// What every object has.
-#[derive(Default, Deserialize)]
-struct Named {
-    #[serde(default)]
-    metadata: Meta,
-}
-
-/// What is read of a `Status`.
-#[derive(Default, Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    message: String,
 }
 
 impl<T: Kept> Collection<T> {

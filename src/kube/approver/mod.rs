@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::call::{Calls, Failure, of_status};
 use super::limit::{End, Limit};
 use super::lines::Lines;
-use super::objects::{Meta, Page, is_version};
+use super::objects::{Meta, Named, Page, Refusal, is_version};
 use super::signing::{COLLECTION, SIGNER};
 use super::watch::varied;
 use super::wire::Wire;
@@ -91,22 +91,6 @@ struct Event {
     kind: String,
     #[serde(default)]
     object: Value,
-}
-
-/// What every object has.
-#[derive(Default, Deserialize)]
-struct Named {
-    #[serde(default)]
-    metadata: Meta,
-}
-
-/// What is read of a `Status`.
-#[derive(Default, Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    message: String,
 }
 
 /// One look at all requests, and those that come afterwards.
