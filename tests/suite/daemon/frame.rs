@@ -48,11 +48,15 @@ pub(super) fn of_pod(node: &Node, command: &str, pod: &str) -> Vec<u8> {
 
 /// The same with another standard input.
 pub(super) fn of_pod_with(node: &Node, command: &str, pod: &str, stdin: &[u8]) -> Vec<u8> {
-    let id = format!("id-{pod}");
+    of_sandbox(node, command, (pod, &format!("id-{pod}")), stdin)
+}
+
+/// The same for a sandbox of the pod that has this ID.
+pub(super) fn of_sandbox(node: &Node, command: &str, (pod, id): (&str, &str), stdin: &[u8]) -> Vec<u8> {
     let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID=uid-{pod}");
     let pairs = [
         ("CNI_COMMAND", command.to_owned()),
-        ("CNI_CONTAINERID", id),
+        ("CNI_CONTAINERID", id.to_owned()),
         ("CNI_NETNS", node.bed.netns(pod).display().to_string()),
         ("CNI_IFNAME", "eth0".to_owned()),
         ("CNI_ARGS", args),

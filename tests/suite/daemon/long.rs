@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use serde_json::Value;
 
-use super::frame::{Said, ask, of_pod};
+use super::frame::{Said, ask, of_sandbox};
 use super::{Daemon, left, node, records};
 use crate::case::Case;
 use crate::crash::variable;
@@ -24,12 +24,15 @@ const MEMORY_MAX_KB: u64 = 4096;
 fn many() {
     let node = node("fail");
     let daemon = Daemon::start();
-    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "blue,six")]);
+    node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "blue,green,six")]);
     let netns = File::open(node.bed.netns("a")).unwrap();
-    let [add, del] = ["ADD", "DEL"].map(|command| of_pod(&node, command, "a"));
+    let stdin = node.conf.to_string();
     let cycles = variable(CYCLES_VARIABLE).unwrap_or(CYCLES);
     let (mut memory, mut descriptors) = (0, 0);
     for number in 0..cycles {
+        // A sandbox of its own each: what is kept by its ID would show.
+        let [add, del] =
+            ["ADD", "DEL"].map(|command| of_sandbox(&node, command, ("a", &format!("id-{number}")), stdin.as_bytes()));
         let said = ask(&add, &[netns.as_fd()]);
         assert!(matches!(&said, Said::Result(result) if result["ips"].is_array()), "ADD {number}: {said:?}");
         assert_eq!(ask(&del, &[netns.as_fd()]), Said::Result(Value::Null), "DEL {number}");
