@@ -10,6 +10,7 @@ use super::{Daemon, left, node, records};
 use crate::case::Case;
 use crate::crash::variable;
 use crate::need::Need;
+use crate::world::lose_netns;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![Case::new("daemon::many_pods_leave_it_as_it_was", &[Need::Macvlan], many)]
@@ -25,17 +26,21 @@ fn many() {
     let node = node("fail");
     let daemon = Daemon::start();
     node.pod("a", &[("k8s.v1.cni.cncf.io/networks", "blue,green,six")]);
-    let netns = File::open(node.bed.netns("a")).unwrap();
+    node.bed.lose_pod("a");
     let stdin = node.conf.to_string();
     let cycles = variable(CYCLES_VARIABLE).unwrap_or(CYCLES);
     let (mut memory, mut descriptors) = (0, 0);
     for number in 0..cycles {
-        // A sandbox of its own each: what is kept by its ID would show.
+        // A sandbox and a namespace of its own each: what is kept by either would show.
+        let path = node.bed.pod("a");
+        let netns = File::open(&path).unwrap();
         let [add, del] =
             ["ADD", "DEL"].map(|command| of_sandbox(&node, command, ("a", &format!("id-{number}")), stdin.as_bytes()));
         let said = ask(&add, &[netns.as_fd()]);
         assert!(matches!(&said, Said::Result(result) if result["ips"].is_array()), "ADD {number}: {said:?}");
         assert_eq!(ask(&del, &[netns.as_fd()]), Said::Result(Value::Null), "DEL {number}");
+        lose_netns(&path);
+        node.bed.forget_pod("a");
         if number == cycles / 10 {
             (memory, descriptors) = (daemon.memory(), daemon.descriptors());
         }
