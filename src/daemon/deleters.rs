@@ -2,13 +2,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use backends::{Deleter, Deletion};
 
+use super::crew::{Crew, Kind, Post};
 use crate::deleter::{self, Deletes};
 
 /// More waste the kernel's time: 16 threads remove 401 pods a second, 32 remove 535, and more no more (a machine of two processors).
@@ -19,6 +18,7 @@ const WAITING_MAX: usize = 1024;
 const STACK_BYTES: usize = 64 << 10;
 
 /// One message that the kernel takes long for.
+#[derive(Debug)]
 struct Work {
     deletion: Deletion,
     /// Closes when the kernel has answered.
@@ -28,27 +28,17 @@ struct Work {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Deleters {
-    queue: SyncSender<Work>,
-}
+pub(super) struct Deleters(Crew<Work>);
 
 impl Deleters {
     pub(super) fn start() -> io::Result<Deleters> {
-        let (queue, works) = mpsc::sync_channel(WAITING_MAX);
-        let works = Arc::new(Mutex::new(works));
-        for number in 0..DELETERS {
-            let works = Arc::clone(&works);
-            let named = thread::Builder::new().name(format!("deleter-{number}")).stack_size(STACK_BYTES);
-            named.spawn(move || work(&works))?;
-        }
-        Ok(Deleters { queue })
+        let kind = Kind { name: "deleter", number: DELETERS, stack: STACK_BYTES, waiting: WAITING_MAX };
+        Crew::start(kind, work).map(Deleters)
     }
 }
 
-fn work(works: &Mutex<Receiver<Work>>) {
-    loop {
-        let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Work { deletion, kept, ended }) = next else { return };
+fn work(post: &Post<Work>) {
+    while let Some(Work { deletion, kept, ended }) = post.next() {
         // Whoever gave it looks for itself at what became of it.
         let _ = deleter::carry_out(&deletion.socket, &deletion.message);
         drop((deletion, kept));
@@ -60,7 +50,7 @@ impl Deletes for Deleters {
     fn start(&self, deletion: Deletion, kept: Option<OwnedFd>) -> io::Result<Box<dyn Deleter>> {
         let ended = Arc::new(AtomicBool::new(false));
         let work = Work { deletion, kept, ended: Arc::clone(&ended) };
-        self.queue.try_send(work).map_err(|_| io::Error::other("all deleters are at work"))?;
+        self.0.give(work).map_err(|_| io::Error::other("all deleters are at work"))?;
         Ok(Box::new(Under(ended)))
     }
 }

@@ -4,6 +4,7 @@
 //! It does not know how a pod is attached: that is the engine's.
 
 pub mod compat;
+mod crew;
 mod deleters;
 mod devices;
 mod ground;

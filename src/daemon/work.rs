@@ -4,15 +4,14 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::Sender;
 
 use super::Event;
 use super::compat;
+use super::crew::{Crew, Kind, Post};
 use super::http::Page;
 use super::listen::Room;
 use super::metrics::{self, Metrics, Outcome};
@@ -75,6 +74,9 @@ pub(super) enum Purpose {
     Runtime,
     /// One interface more in a pod that runs, or one less.
     Plug(Box<Plug>),
+    /// What a defect of plexus would be.
+    #[cfg(test)]
+    Broken,
 }
 
 impl Purpose {
@@ -95,6 +97,8 @@ impl Purpose {
                 refused.map_or_else(|| engine::serve(NAME, request, seat), Err)
             }
             Purpose::Plug(plug) => engine::serve_plug(request, plug, seat),
+            #[cfg(test)]
+            Purpose::Broken => panic!("a defect"),
         }
     }
 
@@ -103,6 +107,8 @@ impl Purpose {
         match self {
             Purpose::Own | Purpose::Runtime => engine::undo_unheard(NAME, request, seat),
             Purpose::Plug(plug) => engine::undo_plug(request, plug, seat),
+            #[cfg(test)]
+            Purpose::Broken => {}
         }
     }
 }
@@ -240,7 +246,7 @@ struct Work {
 
 /// See the module.
 pub(super) struct Workers {
-    queue: SyncSender<Work>,
+    crew: Crew<Work>,
     metrics: Arc<Metrics>,
 }
 
@@ -252,24 +258,18 @@ impl Workers {
         board: &Arc<Board>,
         events: &Sender<Event>,
     ) -> io::Result<Workers> {
-        let (queue, works) = mpsc::sync_channel(number);
-        let works = Arc::new(Mutex::new(works));
-        for index in 0..number {
-            let (works, events) = (Arc::clone(&works), events.clone());
-            let (shared, board) = (Arc::clone(shared), Arc::clone(board));
-            let named = thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK_BYTES);
-            named.spawn(move || work(&works, &shared, &board, &events))?;
-        }
-        Ok(Workers { queue, metrics: Arc::clone(&shared.metrics) })
+        let (shared, board, events) = (Arc::clone(shared), Arc::clone(board), events.clone());
+        let metrics = Arc::clone(&shared.metrics);
+        let kind = Kind { name: "worker", number, stack: STACK_BYTES, waiting: number };
+        let crew = Crew::start(kind, move |post| work(post, &shared, &board, &events))?;
+        Ok(Workers { crew, metrics })
     }
 
     /// Has a request served; what is returned ends it early. There is a worker for each that the line lets through; where there is none,
     /// it is refused.
     pub(super) fn give(&self, sandbox: String, call: Box<Call>, deadline: Instant) -> Option<Cancel> {
         let cancel = Cancel::default();
-        if let Err(mpsc::TrySendError::Full(work) | mpsc::TrySendError::Disconnected(work)) =
-            self.queue.try_send(Work { sandbox, call, cancel: cancel.clone(), deadline })
-        {
+        if let Err(work) = self.crew.give(Work { sandbox, call, cancel: cancel.clone(), deadline }) {
             work.call.refuse(Refusal::TooMany, &self.metrics);
             return None;
         }
@@ -277,10 +277,8 @@ impl Workers {
     }
 }
 
-fn work(works: &Mutex<Receiver<Work>>, shared: &Shared, board: &Board, events: &Sender<Event>) {
-    loop {
-        let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Work { sandbox, call, cancel, deadline }) = next else { return };
+fn work(post: &Post<Work>, shared: &Shared, board: &Board, events: &Sender<Event>) {
+    while let Some(Work { sandbox, call, cancel, deadline }) = post.next() {
         // Also outside the engine a panic costs one request, and not its worker, nor its sandbox for ever.
         let act = || match call.is_news() {
             true => tell(*call, shared, &cancel),
@@ -369,7 +367,7 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
     let seat = match (netns, &purpose) {
         (Some(netns), _) => Seat::new(shared, netns, cancel, trace).called_from(pid_ns),
         (None, Purpose::Own) => return drop(served(&yours())),
-        (None, Purpose::Runtime | Purpose::Plug(_)) => Seat::of_path(shared, cancel, trace),
+        (None, _) => Seat::of_path(shared, cancel, trace),
     };
     seat.phase(Phase::Queue, waited);
     let purpose = purpose.completed(shared, &request);
@@ -412,7 +410,46 @@ fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::io::Read;
+    use std::time::Duration;
+
     use super::*;
+
+    fn frame() -> Frame {
+        let pairs = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c"),
+            ("CNI_NETNS", "/run/netns/c"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/opt/cni/bin"),
+        ];
+        let pairs = pairs.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let stdin = br#"{"cniVersion": "1.1.0", "name": "n", "type": "plexus-cni"}"#.to_vec();
+        Frame { pairs: pairs.into(), stdin }
+    }
+
+    #[test]
+    fn a_panic_is_the_end_of_one_request() {
+        let state = std::env::temp_dir().join(format!("plexus-work-{}", std::process::id()));
+        let shared = Arc::new(Shared::new(None, None, &state).unwrap());
+        let board = Arc::new(Board::new(Arc::clone(&shared)));
+        let (events, mut heard) = tokio::sync::mpsc::channel(4);
+        let workers = Workers::start(1, &shared, &board, &events).unwrap();
+        // The second finds the one worker that there is.
+        for sandbox in ["first", "second"] {
+            let (back, mut caller) = UnixStream::pair().unwrap();
+            let (back, arrived) = (Back::Frame(back), Instant::now());
+            let call = Call { frame: frame(), netns: None, back, arrived, purpose: Purpose::Broken, room: None };
+            assert!(workers.give(sandbox.to_owned(), Box::new(call), arrived + Duration::from_secs(60)).is_some());
+            assert!(matches!(heard.blocking_recv(), Some(Event::Ended(ended)) if ended == sandbox));
+            let mut said = Vec::new();
+            caller.read_to_end(&mut said).unwrap();
+            assert!(String::from_utf8_lossy(&said).contains("plexus failed in a way it should not"), "{said:?}");
+        }
+        assert!(shared.metrics.text().unwrap().contains("reason=\"panic\"} 2"));
+        drop(std::fs::remove_dir_all(&state));
+    }
 
     #[test]
     fn a_tenant_is_the_namespace_of_the_pod() {
