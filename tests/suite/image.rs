@@ -67,6 +67,12 @@ fn same() {
     // Written again, at another time.
     write(&folder.join("daemon"), "daemon");
     assert!(first == told("two.tar"), "the bytes, and what is told of them");
+    // Of another shell: what it has for others' work is not in the image.
+    let other = "umask 077; mkdir 'of its own'; TMPDIR=\"$PWD/of its own\" TZ=Asia/Tokyo GZIP=-1 TAR_OPTIONS=--mode=700 \"$0\" 'of its own/image.tar' ./daemon ./cni";
+    let output = Command::new("sh").args(["-euc", other, SCRIPT]).current_dir(&folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(first == (fs::read(folder.join("of its own/image.tar")).unwrap(), output.stdout), "another shell's");
+    fs::remove_dir_all(folder.join("of its own")).unwrap();
     write(&folder.join("daemon"), "another");
     assert!(first != told("three.tar"));
     let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -191,8 +197,15 @@ fn builder() {
     assert!(lines.contains(&r#"ENTRYPOINT ["/usr/bin/plexus"]"#) && lines.contains(&"ENV PATH=/usr/bin"));
     let folder = folder("files");
     let programs = [folder.join("daemon"), folder.join("cni")];
-    let output = Command::new(SCRIPT).arg("--files").arg(folder.join("image")).args(programs).output().unwrap();
+    let mut script = Command::new("sh");
+    script.args(["-c", "umask 077; exec \"$@\"", "-", SCRIPT, "--files"]).arg(folder.join("image")).args(programs);
+    let output = script.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        shell(&folder, "find image ! -type l ! -perm 755 ! -name sbom.spdx.json"),
+        "",
+        "who runs it may read it"
+    );
     let files = shell(&folder, "cd image && find . ! -type d | LC_ALL=C sort");
     let expected = [
         "./install_multus",
