@@ -11,9 +11,10 @@ use crate::kube::Cluster;
 use crate::need::Need;
 use crate::testbed::Testbed;
 
-const FILES: [&str; 2] = [
+const FILES: [&str; 3] = [
     concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/base/rbac.yaml"),
     concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/base/own-node.yaml"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/deployments/certificates.yaml"),
 ];
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 const RIGHTS: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -25,14 +26,18 @@ pub(crate) const ASKS_MAX: usize = 5000;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("deploy::own_node::only_its_own_pods_statuses_are_written", &[Need::ApiServer], statuses),
+        Case::new("deploy::own_node::nor_by_a_certificate_of_a_node", &[Need::ApiServer], certificates),
         Case::new("deploy::own_node::nothing_else_of_a_pod_is_written", &[Need::ApiServer], nothing_else),
     ]
 }
 
 /// Makes the objects of files, with the namespace in the place of kube-system, and under names of the case's own where they have no namespace.
+/// Users of certificates have it in their names: others' are other cases'.
 pub(crate) fn applied(cluster: &Cluster, files: &[&str]) {
     let namespace = cluster.namespace();
-    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap().replace("kube-system", namespace));
+    let text = |file: &&str| fs::read_to_string(file).unwrap().replace("kube-system", namespace);
+    let texts =
+        files.iter().map(text).map(|text| text.replace("system:multus:", &format!("system:multus:{namespace}.")));
     for mut object in texts.flat_map(|text| plexus::yaml::documents(&text).unwrap()) {
         let own = |name: &Value| json!(format!("{}-{namespace}", name.as_str().unwrap()));
         let kind = object["kind"].as_str().unwrap().to_owned();
@@ -129,6 +134,33 @@ fn statuses() {
         &format!("/api/v1/namespaces/{}/pods/there/status", guarded.cluster.namespace()),
         &json!({"status": {"message": "by the kubelet"}}),
     );
+}
+
+/// Whose name says the node.
+fn certificates() {
+    let guarded = Guarded::new();
+    let cluster = &guarded.cluster;
+    cluster.pod("here", &[("kept", "as it is")]);
+    let path = format!("/api/v1/namespaces/{}/pods/here/status", cluster.namespace());
+    let write = |node: &str, change: &Value| {
+        let user = format!("system:multus:{}.{node}", cluster.namespace());
+        let admin = format!("Bearer {}", crate::kube::login::ADMIN);
+        let who =
+            [("authorization", admin.as_str()), ("impersonate-user", &user), ("impersonate-group", "system:multus")];
+        let (code, answer) = cluster.ask_by(&who, "PATCH", &path, Some(("application/merge-patch+json", change)));
+        (code, answer["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let status = json!({"metadata": {"annotations": {STATUS: "[]"}}});
+    assert_eq!(write("node", &status), (200, String::new()));
+    for node in ["other", "", "nod", "node1"] {
+        let (code, said) = write(node, &status);
+        assert!(
+            code == 403 && said.contains("on the node node") && said.contains("the certificate is"),
+            "{code}: {said}"
+        );
+    }
+    let (code, said) = write("node", &json!({"status": {"podIPs": [{"ip": "10.0.0.1"}]}}));
+    assert!(code == 403 && said.contains("nothing of the status"), "{code}: {said}");
 }
 
 fn nothing_else() {

@@ -196,8 +196,21 @@ impl Cluster {
 
     /// As [`Cluster::ask`], by whoever has this token.
     pub(crate) fn ask_as(&self, token: &str, method: &str, path: &str, body: Option<(&str, &Value)>) -> (u16, Value) {
+        self.ask_by(&[(AUTHORIZATION.as_str(), &format!("Bearer {token}"))], method, path, body)
+    }
+
+    /// The same by whoever these headers say.
+    pub(crate) fn ask_by(
+        &self,
+        who: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> (u16, Value) {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        for (name, value) in who {
+            request = request.header(*name, *value);
+        }
         if let Some((kind, _)) = body {
             request = request.header(CONTENT_TYPE, kind);
         }
