@@ -186,6 +186,20 @@ fn equal() {
     }
     let named = helm("kube-system", "startupTaint.enabled=true,startupTaint.key=example.org/wait").unwrap();
     let named = format!("{named:?}");
+    // What is text stays text.
+    let values = "image.repository=example.org:5000/a/plexus,fromMultus.enabled=true";
+    let mut command = Command::new(server::helm().unwrap());
+    command.args(["template", "plexus", "--kube-version", "1.35.4", "--namespace", "kube-system", "--set", values]);
+    command.args(["--set-string", "fromMultus.configMap=123,priorityClassName=1e3,image.tag=1"]);
+    let texts = printed(command.arg(format!("{FOLDER}/chart"))).unwrap();
+    let pod = &texts[&("DaemonSet".to_owned(), "plexus".to_owned())]["spec"]["template"]["spec"];
+    assert_eq!(pod["volumes"][0]["configMap"]["name"], "123");
+    assert_eq!(pod["priorityClassName"], "1e3");
+    assert_eq!(pod["containers"][0]["image"], "example.org:5000/a/plexus:1");
+    // Of a node with either kind of address.
+    let monitored = "metrics.exposed=true,metrics.podMonitor=true,metrics.port=9999";
+    let monitored = format!("{:?}", helm("kube-system", monitored).unwrap());
+    assert!(monitored.contains("$1:9999") && monitored.contains("[$1]:9999") && !monitored.contains("9396"));
     assert!(
         named.contains("--startup-taint=example.org/wait") && !named.contains("plexus/not-ready"),
         "in the policy, too"
@@ -280,6 +294,10 @@ fn values() {
         ("fallback=wait", "fallback"),
         ("config.daemonSocketDir=/x", "/config"),
         ("metrics.port=0", "/metrics/port"),
+        ("metrics.port=null", "/metrics"),
+        ("image.repository=a: b", "/image/repository"),
+        ("priorityClassName=high #er", "/priorityClassName"),
+        ("fromMultus.configMap=a}", "/fromMultus/configMap"),
         ("startupTaint.key=not ready", "/startupTaint/key"),
     ] {
         let refused = helm("kube-system", values).unwrap_err();

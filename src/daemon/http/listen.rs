@@ -116,7 +116,8 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// Reads `unix:/run/x.sock`, `127.0.0.1:9090` or `[::1]:9090`. No name is looked up.
+    /// Reads `unix:/run/x.sock`, `127.0.0.1:9090` or `[::1]:9090`; and `fd00::1:9090`, as `$(HOST_IP):9090` in a manifest becomes where nodes
+    /// have IPv6. No name is looked up.
     ///
     /// # Errors
     /// What the text is not.
@@ -124,7 +125,8 @@ impl Listen {
         if let Some(path) = text.strip_prefix(UNIX) {
             return parse_path(path);
         }
-        let address: SocketAddr = text.parse().map_err(|_| ListenError::Form(text.to_owned()))?;
+        let bare = || text.rsplit_once(':').and_then(|(ip, port)| format!("[{ip}]:{port}").parse().ok());
+        let address: SocketAddr = text.parse().ok().or_else(bare).ok_or_else(|| ListenError::Form(text.to_owned()))?;
         if address.port() == 0 {
             return Err(ListenError::Port(address));
         }

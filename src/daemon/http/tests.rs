@@ -243,8 +243,16 @@ fn places_are_read_strictly() {
     for address in ["127.0.0.1:9090", "127.8.8.8:1", "[::1]:65535"] {
         assert_eq!(parse(address).unwrap().to_string(), address);
     }
+    let any = |text: &str| Listen::parse(text, Exposure::Any);
+    assert_eq!(any("fd00::1:9090"), any("[fd00::1]:9090"));
+    assert_eq!(parse("::1:9090"), parse("[::1]:9090"));
+    assert_eq!(any("fd00:0:0:0:0:0:0:1:9090"), any("[fd00::1]:9090"));
     for text in [
         "",
+        "fd00::1:",
+        "fd00::1:65536",
+        "[fd00::1:9090",
+        "fd00::1]:9090",
         ":9090",
         "9090",
         "localhost:9090",
