@@ -66,6 +66,7 @@ pub(super) struct Install {
 pub(super) fn run(args: Install, out: &mut Out) -> Result<(), Failure> {
     let Install { from_multus, to_multus, only_programs, multus_names: names, .. } = args;
     let Install { daemon_config, kubeconfig, programs, places, .. } = args;
+    let kubeconfig = kubeconfig.map(|file| absolute(&file));
     let wish = match (from_multus, to_multus) {
         (true, _) => Wish::FromMultus { names, kubeconfig },
         (_, true) => Wish::ToMultus,
@@ -109,6 +110,8 @@ fn fulfil(
     let PlaceArgs { conf_dir, bin_dir, state_dir, dry_run, output } = args;
     let own = std::env::current_exe().map_err(Failure::system("looking for plexus' own program"))?;
     let programs = programs.unwrap_or_else(|| own.parent().unwrap_or(Path::new("/")).to_owned());
+    let [conf_dir, bin_dir, state_dir, programs] =
+        [conf_dir, bin_dir, state_dir, programs].map(|folder| absolute(&folder));
     let places = Places { conf_dir, bin_dir, state_dir, programs, daemon_config };
     let act = match wish {
         Wish::Uninstall => "uninstalling",
@@ -130,6 +133,11 @@ fn fulfil(
         }
     }
     report.failure.map_or(Ok(()), |why| Err(Failure::Input { act: act.to_owned(), why }))
+}
+
+/// What is written is read in another folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn tables(report: &Report) -> String {

@@ -4,22 +4,24 @@
 
 mod act;
 pub mod compose;
+mod others;
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
+use std::iter;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 pub use act::{Act, STAYS, State};
 pub use compose::{Composed, Meaning};
+pub use others::hold;
 
 use crate::confdir::{self, Fate};
-use crate::config::Config;
 use crate::config::daemon;
+use crate::config::{self, Config};
+use crate::durable;
 use crate::journal::Journal;
 use crate::takeover::Cache;
 use crate::takeover::back::{self, Handed};
@@ -29,6 +31,10 @@ use crate::takeover::back::{self, Handed};
 pub const OURS: &str = "00-0-plexus";
 /// The same where another file sorts before the one before: what the daemon turns to.
 pub const OURS_EARLIER: [&str; 2] = ["00--plexus", "0--plexus"];
+/// How the node reaches the API server while the daemon is away, beside [`OURS`]: the daemon writes it, of its own service account.
+pub const LOGIN: &str = "plexus.d/plexus.kubeconfig";
+/// Where a daemon listens unless it is told otherwise.
+const SOCKET_DIR: &str = "/run/plexus";
 /// How a file is called that no runtime reads, and that is put back by going back.
 const SAVED: &str = ".before-plexus";
 /// The same while the journal is handed over.
@@ -152,8 +158,8 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
         Wish::Install { kubeconfig } => node.install(kubeconfig.as_deref(), &mut plan)?,
         Wish::Programs => node.programs(&mut plan)?,
         Wish::FromMultus { names, kubeconfig } => node.take_over(*names, kubeconfig.as_deref(), &mut plan)?,
-        Wish::ToMultus => node.to_multus(&mut plan, true)?,
-        Wish::Uninstall => node.uninstall(&mut plan)?,
+        Wish::ToMultus => node.unkept().and_then(|()| node.to_multus(&mut plan, true))?,
+        Wish::Uninstall => node.unkept().and_then(|()| node.uninstall(&mut plan))?,
     }
     Ok(plan)
 }
@@ -163,22 +169,8 @@ pub fn plan(wish: &Wish, places: &Places) -> Result<Plan, String> {
 /// # Errors
 /// As [`plan`]; another one is at work.
 pub fn carry_out(wish: &Wish, places: &Places) -> Result<Report, String> {
-    // Whoever brings programs alone may not see the configurations.
-    let _held = hold(if *wish == Wish::Programs { &places.bin_dir } else { &places.conf_dir })?;
+    let _held = others::hold_all(wish, places)?;
     plan(wish, places).map(|plan| plan.run())
-}
-
-/// The one lock of whoever changes the node's configurations, until it is dropped. It is not waited for.
-///
-/// # Errors
-/// A sentence: another one is at work, or the folder cannot be opened.
-pub fn hold(conf_dir: &Path) -> Result<Flock<File>, String> {
-    let refused = |why: String| format!("{}: {why}", conf_dir.display());
-    let folder = File::open(conf_dir).map_err(|e| refused(e.to_string()))?;
-    Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => "another installation is at work".to_owned(),
-        errno => refused(errno.to_string()),
-    })
 }
 
 /// The node as it is found.
@@ -380,6 +372,36 @@ impl Node<'_> {
         Ok(())
     }
 
+    /// A daemon that goes on would write its configuration again, and the programs of that are gone by then.
+    fn unkept(&self) -> Result<(), String> {
+        let own = self.files.iter().filter(|file| is_ours(&file.path) || is_leaving(&file.path));
+        let named = own.filter_map(|file| meta_config(&file.path).ok()?.1.daemon_socket);
+        let is_usual = self.places.conf_dir == Path::new(confdir::DIRECTORY);
+        let usual = is_usual.then(|| Path::new(SOCKET_DIR).join(config::SOCKET));
+        let daemon = named.chain(usual).find(|socket| others::is_listened_on(socket));
+        daemon.map_or(Ok(()), |socket| {
+            let why = "would bring plexus' configuration back: end it first, with its DaemonSet or its unit";
+            Err(format!("the daemon at {} {why}", socket.display()))
+        })
+    }
+
+    /// What those left that were killed, and how the API server was asked.
+    fn remains(&self, plan: &mut Plan) {
+        let Places { conf_dir, bin_dir, .. } = self.places;
+        let login = conf_dir.join(LOGIN);
+        let of_name = |name: &str| ["conf", "conflist"].map(|ending| conf_dir.join(format!("{name}.{ending}")));
+        let files = iter::once(OURS).chain(OURS_EARLIER).flat_map(of_name).chain([login.clone()]);
+        let programs = PROGRAMS.iter().chain(&MULTUS_NAMES).map(|name| bin_dir.join(name));
+        let all = files.chain(programs.flat_map(|program| [with_suffix(&program), program]));
+        let is_there = |path: &PathBuf| fs::symlink_metadata(path).is_ok();
+        for path in all.map(|path| durable::unfinished(&path)).filter(is_there) {
+            plan.step(Act::Remove { path }, "what an installation left that was killed");
+        }
+        if is_there(&login) {
+            plan.step(Act::Remove { path: login }, "how the node reached the API server");
+        }
+    }
+
     fn uninstall(&self, plan: &mut Plan) -> Result<(), String> {
         // One that was killed has put Multus' back already, and not yet given it the pods.
         let is_leaving = self.files.iter().any(|file| is_leaving(&file.path));
@@ -394,6 +416,7 @@ impl Node<'_> {
                 plan.notes.push(format!("no network is left in {}: no pod can start", self.places.conf_dir.display()));
             }
         }
+        self.remains(plan);
         for name in PROGRAMS.iter().rev() {
             plan.step(Act::Remove { path: self.places.bin_dir.join(name) }, "what the runtime and a person execute");
         }
@@ -531,7 +554,7 @@ fn meta_config(path: &Path) -> Result<(String, Config), String> {
     let refused = |why: String| format!("{}: {why}", path.display());
     let bytes = crate::sources::read(path).map_err(refused)?;
     let list = crate::cni::List::parse_either(&bytes).map_err(|e| refused(e.msg))?;
-    let of_meta = list.plugins.iter().find(|plugin| crate::config::META_TYPES.contains(&plugin.plugin_type.as_str()));
+    let of_meta = list.plugins.iter().find(|plugin| config::META_TYPES.contains(&plugin.plugin_type.as_str()));
     let plugin = of_meta.ok_or_else(|| refused("no plugin of it is Multus".to_owned()))?;
     let config = Config::parse(&plugin.object).map_err(|e| refused(e.msg))?;
     Ok((plugin.plugin_type.clone(), config))

@@ -26,7 +26,7 @@ use crate::cni::version::Version;
 use crate::confdir::Fate;
 use crate::config::Config;
 use crate::config::daemon::{Certificate, DaemonConfig, Origin};
-use crate::install::compose;
+use crate::install::{LOGIN, compose};
 
 /// A file that could not be read for so long is not being written any more: others may be taken in its place.
 pub const SETTLED: Duration = Duration::from_secs(10);
@@ -35,10 +35,6 @@ pub const SETTLED: Duration = Duration::from_secs(10);
 pub const GONE_GRACE: Duration = Duration::from_secs(60);
 /// What is put behind the name of a file that is to be read no more: by Cilium, and by Multus' installer.
 const ASIDE: [&str; 2] = [".cilium_bak", ".old"];
-/// A folder of plexus' own beside the configurations, which no runtime reads.
-const FOLDER: &str = "plexus.d";
-/// How the API server is reached from the node.
-const KUBECONFIG: &str = "plexus.kubeconfig";
 /// A file that the daemon has waited for already; `plexus-cni` is not asked before the daemon is there.
 const READINESS: &str = "readinessindicatorfile";
 
@@ -118,7 +114,7 @@ impl Keep {
 
     /// Where the node's kubeconfig is, as the daemon sees it.
     pub fn kubeconfig(&self) -> PathBuf {
-        let usual = || self.dir.join(FOLDER).join(KUBECONFIG);
+        let usual = || self.dir.join(LOGIN);
         self.login.as_ref().map_or_else(usual, |login| login.seen.clone())
     }
 

@@ -2,10 +2,12 @@
 //! --until-done`. It does not know a cluster.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
@@ -31,6 +33,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::programs_alone_need_no_network", &[], alone),
         Case::new("install::uninstall_until_done_ends_with_the_last_pod", &[], last_pod),
         Case::new("install::uninstall_until_done_collects_what_got_no_del", &[], collected),
+        Case::new("install::no_uninstall_under_a_daemon_that_keeps_the_configuration", &[], kept),
+        Case::new("install::uninstall_takes_what_a_killed_one_left", &[], remains),
+        Case::new("install::paths_are_those_of_who_calls", &[], relative),
+        Case::new("install::of_two_that_bring_programs_one_is_at_work", &[], one_at_a_time),
     ]
 }
 
@@ -145,4 +151,105 @@ fn collected() {
     bed.lose_pod("a");
     leaving.end();
     assert!(files_below(&Path::new(RECORDS).join("journal")).iter().all(|(path, _)| path == Path::new("boot")));
+}
+
+/// A node with a default network and the programs, and no pod.
+fn ready() -> Testbed {
+    let bed = Testbed::new();
+    let network = json!({"cniVersion": "1.0.0", "name": "cluster", "plugins": [{"type": "bridge"}]});
+    bed.file("net.d/10-cluster.conflist", &network.to_string());
+    fs::create_dir_all(BIN_DIR).unwrap();
+    ok(&["install", "--only-programs", "--programs", programs(&bed)]);
+    bed
+}
+
+fn ok(words: &[&str]) {
+    let output = plexus(&[words, &PLACES].concat());
+    assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
+}
+
+fn is_refused(words: &[&str], part: &str) {
+    let there = || [CONF_DIR, BIN_DIR].map(|folder| files_below(Path::new(folder)));
+    let before = there();
+    let output = plexus(&[words, &PLACES].concat());
+    let said = text(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains(part) && said.contains("nothing was changed"),
+        "{words:?}: {said}"
+    );
+    assert!(there() == before, "{words:?}");
+}
+
+/// It would write its configuration again, and pods would be attached by programs that are gone.
+fn kept() {
+    let bed = ready();
+    let folder = "/run/scratch/plexus";
+    let config = json!({"cniConfigDir": CONF_DIR, "daemonSocketDir": folder});
+    bed.file("daemon-config.json", &config.to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+    command.args(["daemon", "--socket-dir", folder, "--config", "/run/scratch/daemon-config.json"]);
+    let said = fs::File::create("/run/scratch/said").unwrap();
+    let mut daemon = Leaving(command.stdin(Stdio::null()).stderr(said).spawn().unwrap());
+    until("the daemon writes its configuration", || Path::new(OURS).exists());
+    for words in [&["uninstall"][..], &["uninstall", "--dry-run"], &["install", "--to-multus"]] {
+        is_refused(words, "the daemon at /run/scratch/plexus/plexus.sock");
+    }
+    kill(Pid::from_raw(i32::try_from(daemon.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(daemon.0.wait().unwrap().success());
+    // Nobody listens there now, whether or not the file is there.
+    drop(fs::remove_file(format!("{folder}/plexus.sock")));
+    drop(UnixListener::bind(format!("{folder}/plexus.sock")).unwrap());
+    ok(&["uninstall"]);
+    assert!(!Path::new(OURS).exists() && files_below(Path::new(BIN_DIR)).is_empty());
+}
+
+/// And the token by which plexus-cni asked the API server.
+fn remains() {
+    let bed = ready();
+    for file in [
+        "net.d/.00-0-plexus.conflist.unfinished",
+        "net.d/plexus.d/plexus.kubeconfig",
+        "net.d/plexus.d/.plexus.kubeconfig.unfinished",
+        "opt/bin/.plexus.unfinished",
+        "opt/bin/.multus.before-plexus.unfinished",
+    ] {
+        bed.file(file, "half");
+    }
+    for (file, others) in [("net.d/.mine.unfinished", "a person's"), ("opt/bin/bridge", "another's")] {
+        bed.file(file, others);
+    }
+    ok(&["uninstall"]);
+    let left = |folder: &str| files_below(Path::new(folder)).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+    assert_eq!(left(CONF_DIR), [".mine.unfinished", "10-cluster.conflist"].map(Path::new));
+    assert_eq!(left(BIN_DIR), ["bridge"].map(Path::new));
+}
+
+/// A runtime reads what is written in a folder of its own.
+fn relative() {
+    let bed = ready();
+    bed.file("login", "{}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+    command.args(["install", "--conf-dir", "net.d", "--bin-dir", "opt/bin", "--programs", "programs"]);
+    let output = command.args(["--kubeconfig", "login"]).current_dir("/run/scratch").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let list: Value = serde_json::from_slice(&fs::read(OURS).unwrap()).unwrap();
+    assert_eq!(list["plugins"][0]["clusterNetwork"], "/run/scratch/net.d/10-cluster.conflist");
+    assert_eq!(list["plugins"][0]["kubeconfig"], "/run/scratch/login");
+}
+
+/// The DaemonSet's and a person's: what one has half written must not get the name by the other.
+fn one_at_a_time() {
+    let bed = ready();
+    for folder in [BIN_DIR, CONF_DIR] {
+        let held = Flock::lock(fs::File::open(folder).unwrap(), FlockArg::LockExclusive).unwrap();
+        is_refused(&["install", "--programs", programs(&bed)], "another installation is at work");
+        is_refused(&["uninstall"], "another installation is at work");
+        drop(held);
+    }
+    // One folder for both is one lock.
+    ok(&["install", "--programs", programs(&bed)]);
+    let words = ["uninstall", "--dry-run", "--conf-dir", CONF_DIR, "--bin-dir", CONF_DIR];
+    assert!(plexus(&words).status.success());
+    let words = ["uninstall", "--conf-dir", CONF_DIR, "--bin-dir", CONF_DIR];
+    assert!(plexus(&words).status.success());
 }
