@@ -266,6 +266,7 @@ impl Daemon {
                 Event::Tick => {
                     self.board.heartbeat.beat();
                     self.look_at_doors();
+                    self.shared.nudge_late();
                     if spare::are_idle() {
                         drop(tokio::task::spawn_blocking(spare::let_go));
                     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ use crate::trace::TraceId;
 /// How long what is still to be told may take when the daemon ends; what is left is on disk.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
-/// How long statuses and events wait while there is always a request that is served.
+/// How long statuses and events wait while a request is served, always the same or always another.
 const UNTOLD_TIME: Duration = Duration::from_secs(2);
 
 /// Folders of journals that are remembered: more than one is of a node whose configuration changes.
@@ -141,13 +141,32 @@ impl Shared {
     /// for ever.
     pub(super) fn nudge(&self) {
         let Some(known) = self.known() else { return };
-        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut untold = self.untold();
         let since = *untold.get_or_insert_with(Instant::now);
         if self.serving() == 0 || since.elapsed() > UNTOLD_TIME {
             *untold = None;
             drop(untold);
             known.nudge();
         }
+    }
+
+    /// The same from time to time, for the loop's thread: who is being served may wait for something, and no other answer comes.
+    pub(super) fn nudge_late(&self) {
+        let watched = match self.known.try_lock() {
+            // Somebody begins to watch a cluster: there is a next time.
+            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::Poisoned(watched)) => watched.into_inner(),
+            Ok(watched) => watched,
+        };
+        if let Some(watched) = &*watched
+            && self.untold().take_if(|since| since.elapsed() > UNTOLD_TIME).is_some()
+        {
+            watched.known.nudge();
+        }
+    }
+
+    fn untold(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until no request is being served, `limit` long at most.

@@ -24,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("daemon::handed_over_before_answer_is_waited_for", api, before_answer),
         Case::new("daemon::handed_over_strange_tidings_are_refused", api, strange),
         Case::new("daemon::handed_over_where_the_daemon_alone_knows_the_server", api, own_login),
+        Case::new("daemon::told_while_another_request_waits", api, beside),
     ]
 }
 
@@ -206,6 +207,28 @@ fn before_answer() {
     answer.ok();
     assert_eq!(names(&member.cluster.network_status("a")).len(), 2);
     member.del("a", &uid);
+    daemon.stop();
+}
+
+/// A request that waits for something keeps nobody else's status for as long as it waits, also where no other request comes.
+fn beside() {
+    let mut member = member();
+    member.node.conf["appearWaitMs"] = json!(60_000);
+    member.node.conf["apiDeadlineMs"] = json!(120_000);
+    let daemon = Daemon::start();
+    let late = member.pod("late", &[(NETWORKS, "absent")]);
+    let mut waiting = member.call("ADD", "late", &late).start();
+    until("it waits", || member.cluster.seen().iter().any(|seen| seen.path.ends_with("/absent")));
+    let (uid, answer) = member.add("a", "green");
+    answer.ok();
+    until("the other one's status is written", || {
+        assert!(waiting.try_wait().unwrap().is_none(), "it waits still");
+        member.cluster.get_pod("a").to_string().contains("network-status")
+    });
+    member.del("late", &late);
+    assert_eq!(waiting.wait().unwrap().code(), Some(1), "its DEL has ended it");
+    member.del("a", &uid);
+    assert_clean(&member);
     daemon.stop();
 }
 
