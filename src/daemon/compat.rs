@@ -257,7 +257,8 @@ async fn answer(
     // There is one request a connection.
     let Some(told) = told else { return text(StatusCode::BAD_REQUEST, "a second request on one connection") };
     let (answer, answered) = oneshot::channel();
-    let call = Call { frame, netns: None, back: Back::Shim(Reply { said: answer, told }), arrived, purpose, room };
+    let (back, seated) = (Back::Shim(Reply { said: answer, told }), listen::seat().await);
+    let call = Call { frame, netns: None, back, arrived, purpose, room, seated };
     let _ = ears.events.send(Event::Arrived(Box::new(call))).await; // where the loop has ended, nobody answers
     drop(place);
     answered.await.unwrap_or_else(|_| text(StatusCode::SERVICE_UNAVAILABLE, "the daemon ends"))

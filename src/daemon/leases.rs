@@ -18,15 +18,17 @@ struct Waiting<T> {
 #[derive(Debug)]
 pub(super) struct Leases<T> {
     width: usize,
+    /// Calls that may wait.
+    most: usize,
     /// How many connections have the lease of a sandbox: a plugin may be plexus-cni again.
     held: HashMap<String, usize>,
     waiting: Turns<Waiting<T>>,
 }
 
 impl<T> Leases<T> {
-    /// For so many sandboxes.
-    pub(super) fn new(width: usize) -> Leases<T> {
-        Leases { width, held: HashMap::new(), waiting: Turns::new() }
+    /// For so many sandboxes, and with one descriptor for each of as many that wait, at most [`WAITING_MAX`].
+    pub(super) fn new(width: usize, descriptors: usize) -> Leases<T> {
+        Leases { width, most: descriptors.min(WAITING_MAX), held: HashMap::new(), waiting: Turns::new() }
     }
 
     /// How many sandboxes have one.
@@ -44,7 +46,7 @@ impl<T> Leases<T> {
     /// # Errors
     /// The call, where too many wait.
     pub(super) fn ask(&mut self, (tenant, sandbox): (&str, String), deadline: Instant, call: T) -> Result<(), T> {
-        if self.waiting.len() >= WAITING_MAX {
+        if self.waiting.len() >= self.most {
             return Err(call);
         }
         self.waiting.push(tenant, Waiting { sandbox, deadline, call });
@@ -85,7 +87,7 @@ mod tests {
 
     #[test]
     fn so_many_sandboxes_at_once_and_who_works_for_one_of_them_does_not_wait() {
-        let (mut leases, now) = (Leases::new(2), Instant::now());
+        let (mut leases, now) = (Leases::new(2, usize::MAX), Instant::now());
         for (number, sandbox) in ["a", "b", "c", "d", "a"].into_iter().enumerate() {
             leases.ask(("one", sandbox.to_owned()), now + Duration::from_secs(60), number).unwrap();
         }
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_number_and_time() {
-        let (mut leases, now) = (Leases::new(1), Instant::now());
+        let (mut leases, now) = (Leases::new(1, usize::MAX), Instant::now());
         for number in 0..WAITING_MAX {
             let deadline = now + Duration::from_secs(if number < 3 { 1 } else { 2 });
             leases.ask(("one", number.to_string()), deadline, number).unwrap();

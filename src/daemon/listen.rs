@@ -35,6 +35,13 @@ use crate::wire::{Frame, HEAD_BYTES, LEASE, NEWS};
 
 /// Connections that have not sent their request yet.
 const CONNECTIONS_MAX: u32 = 256;
+/// Which part of the descriptors there are places for.
+const CONNECTIONS_SHARE: usize = 16;
+/// Requests with the loop, from their last byte until they are answered; the loop refuses what is too many for it.
+const CALLS_MAX: usize = 4096;
+/// Which part of the descriptors there may be requests for: each has two while it waits.
+const CALLS_SHARE: usize = 8;
+static CALLS: Semaphore = Semaphore::const_new(CALLS_MAX);
 /// How long one may take for it: it is written by a program that has it whole.
 pub(super) const FRAME_TIME: Duration = Duration::from_secs(10);
 /// The same where all places are taken and somebody waits for one.
@@ -76,6 +83,22 @@ impl OpenError {
 /// The room of a large request, until it is served.
 pub(super) type Room = Option<SemaphorePermit<'static>>;
 
+/// The place of a request among all, until it is answered. One that asks for a lease has none: those that have one wait for it.
+pub(super) type Seated = Option<SemaphorePermit<'static>>;
+
+/// Before the first request: the process may have so many descriptors. Who finds no place waits, and with it who connects.
+/// Returns how many connections have one before they have sent their request.
+pub(super) fn narrow(descriptors: usize) -> u32 {
+    CALLS.forget_permits(CALLS_MAX.saturating_sub((descriptors / CALLS_SHARE).max(1)));
+    u32::try_from(descriptors / CONNECTIONS_SHARE).map_or(CONNECTIONS_MAX, |share| share.clamp(1, CONNECTIONS_MAX))
+}
+
+/// Waits for a place among all requests.
+pub(super) async fn seat() -> Seated {
+    // The semaphore is never closed.
+    CALLS.acquire().await.ok()
+}
+
 /// What is spoken on a socket.
 #[derive(Clone)]
 pub(super) enum Tongue {
@@ -94,6 +117,8 @@ pub(super) struct Ears {
     pub(super) metrics: Arc<Metrics>,
     /// What is heard.
     pub(super) tongue: Tongue,
+    /// From how many at once.
+    pub(super) places: u32,
 }
 
 /// A socket while it takes requests.
@@ -115,8 +140,8 @@ struct Places {
 }
 
 impl Places {
-    fn new() -> Places {
-        Places { free: Arc::new(Semaphore::new(CONNECTIONS_MAX as usize)), silent: Mutex::default() }
+    fn new(number: u32) -> Places {
+        Places { free: Arc::new(Semaphore::new(number as usize)), silent: Mutex::default() }
     }
 
     fn silent(&self) -> MutexGuard<'_, VecDeque<(Instant, oneshot::Sender<()>)>> {
@@ -178,7 +203,7 @@ impl Door {
             .and_then(|file| fs::rename(&new, path).map(|()| Mark::new(path, &file)));
         let mark = prepared.map_err(OpenError::at("listen on", path))?;
         let listener = Arc::new(UnixListener::from_std(listener).map_err(OpenError::at("listen on", path))?);
-        let places = Arc::new(Places::new());
+        let places = Arc::new(Places::new(ears.places));
         let (accepts, ended) = oneshot::channel();
         let accepting = tokio::spawn(accept(Arc::clone(&listener), ears.clone(), Arc::clone(&places), ended));
         Ok(Door { mark, listener, accepting, accepts, ears, places })
@@ -208,7 +233,7 @@ impl Door {
                 hear(stream, &self.ears, &self.places, place);
             }
             // A connection gives its place back after its request is with the loop, or will never be.
-            let _all = self.places.free.acquire_many(CONNECTIONS_MAX).await;
+            let _all = self.places.free.acquire_many(self.ears.places).await;
             let _ = self.ears.events.send(Event::Silent).await; // the loop ends after this, or has
         });
     }
@@ -271,10 +296,16 @@ async fn receive(stream: UnixStream, ears: Ears, gives_way: oneshot::Receiver<()
         Ok(()) = gives_way => Err(io::Error::new(ErrorKind::TimedOut, "it was silent while others waited")),
     };
     let call = received.and_then(|(frame, netns, room)| {
-        Ok(Call { frame, netns, back: Back::Frame(blocking(stream)?), arrived, purpose: Purpose::Own, room })
+        let back = Back::Frame(blocking(stream)?);
+        Ok(Call { frame, netns, back, arrived, purpose: Purpose::Own, room, seated: None })
     });
     match call {
-        Ok(call) => drop(ears.events.send(Event::Arrived(Box::new(call))).await),
+        Ok(mut call) => {
+            if call.lease().is_none() {
+                call.seated = seat().await;
+            }
+            drop(ears.events.send(Event::Arrived(Box::new(call))).await);
+        }
         Err(error) => {
             ears.metrics.refused(Refusal::Frame);
             warn(&format!("a connection without a request: {error}"));

@@ -69,6 +69,11 @@ const ADDS_MAX: usize = 12;
 const DELS_MAX: usize = 24;
 /// Which part of the descriptors files made ahead may have at most.
 const SPARES_SHARE: usize = 16;
+/// Which part requests that are served may have, and descriptors of one.
+const SERVED_SHARE: (usize, usize) = (3, 8);
+const SERVED_DESCRIPTORS: usize = 10;
+/// Which part callers may have that wait until they may execute plugins.
+const LEASES_SHARE: usize = 8;
 /// How often the loop looks at its own clock.
 const TICK: Duration = Duration::from_millis(250);
 /// How long an ADD may wait and be served, where nobody says otherwise: what it began is undone in what is left of [`ADD_TIME`].
@@ -140,7 +145,8 @@ pub struct Options {
 /// # Errors
 /// The socket cannot be made, or another daemon has it that is not to be replaced; threads cannot be started.
 pub fn run(options: &Options) -> Result<(), OpenError> {
-    spare::keep(raise_descriptor_limit() / SPARES_SHARE);
+    let descriptors = raise_descriptor_limit();
+    spare::keep(descriptors / SPARES_SHARE);
     crate::log::frees_output();
     crate::log::begin(&options.log);
     ground::prepare();
@@ -148,14 +154,15 @@ pub fn run(options: &Options) -> Result<(), OpenError> {
     crate::log::unwritable().iter().for_each(|why| warn(why));
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS_MAX).build();
     let runtime = runtime.map_err(OpenError::system("start a runtime"))?;
-    let served = runtime.block_on(serve(options));
+    let served = runtime.block_on(serve(options, descriptors));
     // Whatever a disk still keeps from answering is nobody's any more.
     runtime.shutdown_background();
     served
 }
 
 /// A request that waits has two descriptors, one that is served ten: more than 1024 (the usual soft limit) in a crowd. Where the hard
-/// limit is no higher, or cannot be asked for, a crowd is served more slowly: who connects waits. Returns what it is then.
+/// limit is no higher, or cannot be asked for, a crowd is served more slowly ([`width`], [`listen::narrow`]): who connects waits. Returns what it
+/// is then.
 fn raise_descriptor_limit() -> usize {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
@@ -165,7 +172,14 @@ fn raise_descriptor_limit() -> usize {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
-async fn serve(options: &Options) -> Result<(), OpenError> {
+/// How many are served at once by a process that may have so many descriptors.
+fn width(descriptors: usize) -> Width {
+    let most = descriptors / SERVED_SHARE.1 * SERVED_SHARE.0 / SERVED_DESCRIPTORS;
+    let share = |number: usize| (most.min(ADDS_MAX + DELS_MAX) * number / (ADDS_MAX + DELS_MAX)).max(1);
+    Width { adds: share(ADDS_MAX), dels: share(DELS_MAX) }
+}
+
+async fn serve(options: &Options, descriptors: usize) -> Result<(), OpenError> {
     let (events, heard) = mpsc::channel(EVENTS_MAX);
     let conf_dir = options.keep.as_ref().map_or(Path::new(confdir::DIRECTORY), |keep| &keep.dir);
     let node = node::config(options.keep.as_ref(), conf_dir);
@@ -187,7 +201,8 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     reconcile::start(&shared, conf_dir).map_err(OpenError::system("start reconciling"))?;
     watch_signals(&events).map_err(OpenError::system("listen for signals"))?;
     // Last: whoever finds the socket is served.
-    let ears = Ears { events: events.clone(), metrics: Arc::clone(&shared.metrics), tongue: Tongue::Frames };
+    let (metrics, places) = (Arc::clone(&shared.metrics), listen::narrow(descriptors));
+    let ears = Ears { events: events.clone(), metrics, tongue: Tongue::Frames, places };
     let mut doors = vec![Door::open(&options.socket, ears.clone())?];
     if let Some(compat) = &options.compat {
         let tongue = Tongue::Shim(Arc::new(compat.overlay(options.kubeconfig.as_deref())));
@@ -205,9 +220,9 @@ async fn serve(options: &Options) -> Result<(), OpenError> {
     tokio::spawn(tick(events.clone()));
     crate::log::verbose(|| format!("the daemon listens on {}", options.socket.display()));
     let mut daemon = Daemon {
-        line: Line::new(Width { adds: ADDS_MAX, dels: DELS_MAX }),
+        line: Line::new(width(descriptors)),
         running: Running::default(),
-        leases: Leases::new(options.executions),
+        leases: Leases::new(options.executions, descriptors / LEASES_SHARE),
         events: events.clone(),
         request_time: options.request_time,
         workers,

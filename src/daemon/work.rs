@@ -13,7 +13,7 @@ use super::Event;
 use super::compat;
 use super::crew::{Crew, Kind, Post};
 use super::http::Page;
-use super::listen::Room;
+use super::listen::{Room, Seated};
 use super::metrics::{self, Metrics, Outcome};
 use super::page::Board;
 use super::seat::{Seat, Shared};
@@ -124,6 +124,8 @@ pub(super) struct Call {
     pub(super) purpose: Purpose,
     /// What it has of the memory of all large ones.
     pub(super) room: Room,
+    /// Its place among all requests.
+    pub(super) seated: Seated,
 }
 
 /// Why a request is not served.
@@ -318,7 +320,7 @@ fn yours() -> Answer {
 
 /// What came of a request that its caller served is told as if it had been served here.
 fn tell(call: Call, shared: &Shared, cancel: &Cancel) {
-    let Call { frame, back, room: _room, .. } = call;
+    let Call { frame, back, room: _room, seated: _seated, .. } = call;
     let _traced = log::traced(Some(caller_of(&frame).map_or_else(TraceId::random, |caller| caller.trace)));
     let invalid = |why: &str| CniError::new(Code::Decode, format!("what is to be told is none: {why}"));
     let told = || -> Result<(), CniError> {
@@ -341,7 +343,7 @@ fn tell(call: Call, shared: &Shared, cancel: &Cancel) {
 /// One request. What it attached and could tell nobody of is detached again.
 fn serve(call: Call, shared: &Shared, board: &Board, (cancel, deadline): (Cancel, Instant)) {
     let waited = call.arrived.elapsed();
-    let Call { frame, netns, back, arrived, purpose, room: _room } = call;
+    let Call { frame, netns, back, arrived, purpose, room: _room, seated: _seated } = call;
     let caller = caller_of(&frame);
     let trace = caller.map_or_else(TraceId::random, |caller| caller.trace);
     let _traced = log::traced(Some(trace));

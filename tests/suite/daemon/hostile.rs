@@ -5,13 +5,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::thread::park_timeout;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use super::frame::{Said, answer, ask, connect, head, of_pod, of_pod_with, request, send};
-use super::{Daemon, left, node};
+use super::{Calls, DIR, Daemon, hide_pods, left, node, pods};
 use crate::case::Case;
 use crate::meta::Node;
 use crate::need::Need;
@@ -27,11 +29,14 @@ pub(super) fn cases() -> Vec<Case> {
         case("a_frame_in_a_million_writes", small_writes),
         case("connections_that_never_send", idle),
         Case::new("daemon::hostile_large_requests_together", &[], large),
+        Case::new("daemon::hostile_a_crowd_and_few_descriptors", &[], few_descriptors),
     ]
 }
 
 /// More than the daemon reads from at once.
 const IDLE: usize = AT_ONCE + 44;
+/// Pods at once: each has two descriptors of the daemon's while it waits.
+const CROWD: usize = 150;
 /// From how many it does.
 const AT_ONCE: usize = 256;
 /// The largest request that is taken, in bytes.
@@ -231,6 +236,25 @@ fn idle(node: &Node) {
     for mut stream in held {
         assert_eq!(answer(&mut stream), Said::Closed, "nobody is waited for without end");
     }
+}
+
+/// Its hard limit of descriptors is low: each of the crowd has its turn.
+fn few_descriptors() {
+    let node = node("fail");
+    let mut command = Command::new("/usr/bin/prlimit");
+    command.args(["--nofile=256:256", env!("CARGO_BIN_EXE_plexus"), "daemon", "--socket-dir", DIR]).env_clear();
+    let daemon = Daemon::launch(command, hide_pods);
+    let names = pods(&node, CROWD, "green,six");
+    for command in ["ADD", "DEL"] {
+        // All have come before the first is served.
+        kill(daemon.pid(), Signal::SIGSTOP).unwrap();
+        let calls = Calls::start(&node, command, &names);
+        kill(daemon.pid(), Signal::SIGCONT).unwrap();
+        calls.ok(&node);
+    }
+    assert_eq!(left(&node), Vec::<String>::new());
+    assert!(!daemon.said().contains("Too many open files"), "{}", daemon.said());
+    daemon.stop();
 }
 
 /// Each is as large as may be, and never whole: together they get no more than their room.
