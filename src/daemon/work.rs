@@ -442,7 +442,8 @@ mod tests {
         for sandbox in ["first", "second"] {
             let (back, mut caller) = UnixStream::pair().unwrap();
             let (back, arrived) = (Back::Frame(back), Instant::now());
-            let call = Call { frame: frame(), netns: None, back, arrived, purpose: Purpose::Broken, room: None };
+            let call =
+                Call { frame: frame(), netns: None, back, arrived, purpose: Purpose::Broken, room: None, seated: None };
             assert!(workers.give(sandbox.to_owned(), Box::new(call), arrived + Duration::from_secs(60)).is_some());
             assert!(matches!(heard.blocking_recv(), Some(Event::Ended(ended)) if ended == sandbox));
             let mut said = Vec::new();
