@@ -19,6 +19,10 @@ use super::table::printable;
 /// Between two attempts: pods end one by one.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// How long a runtime's note of a container that has ended is believed. One that deletes by its notes (CRI-O) takes the network down before
+/// the namespace, so it has done so by then; containerd keeps the note of a network that it has no configuration of any more.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What failed where signals cannot be had.
 const LISTENING: &str = "listening for signals";
 
@@ -29,7 +33,7 @@ const LISTENING: &str = "listening for signals";
 /// Signals cannot be listened for.
 pub(super) fn until_done(places: &install::Places, held: &survey::Places) -> Result<(), Failure> {
     let ended = Ended::listen()?;
-    let mut reconciler = Reconciler::default();
+    let mut reconciler = Reconciler::with_patience(PATIENCE);
     let mut told = String::new();
     let mut tell = |line: String| {
         if line != told {

@@ -3,12 +3,13 @@
 //! Collected is the whole of a record, by itself, under its own lock, and only where two things speak for its end and nothing
 //! against it: its namespace is gone (by its number, and all of the node's can be seen), and no runtime has a note of it, so that no
 //! DEL is to come. Of an older boot the boot's id is proof enough. What executed plugins is theirs to undo, by a person's
-//! `plexus gc`. What has no record is only told: nothing says in which namespace its owner was. No link is built anew; rules of
+//! `plexus gc`. Where plexus is being uninstalled a note is believed for a while only: containerd deletes a sandbox by what its configuration
+//! says now, so for a pod of a network that is not in there any more no DEL comes. What has no record is only told: nothing says in which namespace its owner was. No link is built anew; rules of
 //! a living pod that somebody took from the packet filter are.
 //! It does not know who asks for a round, nor what becomes of a report.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use backends::nft::Taken;
 use serde_json::Value;
@@ -212,9 +213,18 @@ pub struct Reconciler {
     reloaded: bool,
     /// Pods whose rules are not right although they were made anew: once more in the next whole round.
     unmended: BTreeSet<Key>,
+    /// How long a runtime's note of a container that has ended is believed; without it, for ever.
+    patience: Option<Duration>,
+    /// Containers that have ended, and since when that is known; only where there is a patience.
+    ended: BTreeMap<Key, Instant>,
 }
 
 impl Reconciler {
+    /// One that believes no note of a runtime for longer than this.
+    pub fn with_patience(patience: Duration) -> Self {
+        Self { patience: Some(patience), ..Self::default() }
+    }
+
     /// One round. It holds one record at a time, for that record's work, and waits for nobody who has one: what is being attached
     /// or detached is let be.
     pub fn round(&mut self, places: &Places, what: &Cause, definitions: &Definitions) -> Report {
@@ -304,13 +314,14 @@ impl Reconciler {
         }
         let journal = Journal::new(&places.state_dir);
         let runtimes = Known::read(&[], &places.cache_dirs)?;
+        let given_up = self.given_up(ended);
         let is_dead = |records: &[Record]| {
-            observer.life_of(records) == Life::Ended && matches!(kept_because(records, &runtimes), Ok(None))
+            observer.life_of(records) == Life::Ended && matches!(kept_because(records, &runtimes, &given_up), Ok(None))
         };
         let mut dead = Vec::new();
         for file in ended {
             let Some(intent) = file.first().map(|record| &record.intent) else { continue };
-            match kept_because(file, &runtimes)? {
+            match kept_because(file, &runtimes, &given_up)? {
                 Some(why) => report.note(What::Ended, format!("{} has ended, and is let be: {why}", whose(intent))),
                 None => dead.push(intent),
             }
@@ -335,6 +346,18 @@ impl Reconciler {
             }
         }
         Ok(())
+    }
+
+    /// Those of whom no DEL is awaited any more, whatever their runtime has noted.
+    fn given_up(&mut self, ended: &[Vec<Record>]) -> BTreeSet<Key> {
+        let Some(patience) = self.patience else { return BTreeSet::new() };
+        let keys: BTreeSet<&Key> =
+            ended.iter().filter_map(|file| file.first()).map(|record| &record.intent.key).collect();
+        self.ended.retain(|key, _| keys.contains(key));
+        for key in keys {
+            self.ended.entry(key.clone()).or_insert_with(Instant::now);
+        }
+        self.ended.iter().filter(|(_, since)| since.elapsed() >= patience).map(|(key, _)| key.clone()).collect()
     }
 
     fn look_at(&mut self, records: &[Record], places: &Places, observer: &Observer, report: &mut Report) {
@@ -406,7 +429,7 @@ fn last_records(journal: &Journal) -> Result<Vec<Record>, CniError> {
 }
 
 /// Why a record is not collected although its namespace is gone; none where it may be.
-fn kept_because(records: &[Record], runtimes: &Known) -> Result<Option<String>, CniError> {
+fn kept_because(records: &[Record], runtimes: &Known, given_up: &BTreeSet<Key>) -> Result<Option<String>, CniError> {
     let Some(intent) = records.first().map(|record| &record.intent) else { return Ok(None) };
     if records.iter().any(|record| detach::executes(&record.intent)) {
         return Ok(Some("plugins were executed for it, which `plexus gc` executes again".to_owned()));
@@ -419,7 +442,7 @@ fn kept_because(records: &[Record], runtimes: &Known) -> Result<Option<String>, 
         None
     } else if !runtimes.knows_all() {
         Some("no runtime's cache can be seen from here: nobody knows whether its DEL is to come".to_owned())
-    } else if runtimes.is_noted(&intent.key.sandbox) {
+    } else if runtimes.is_noted(&intent.key.sandbox) && !given_up.contains(&intent.key) {
         Some("its runtime has a note of it, and is to send its DEL".to_owned())
     } else {
         None

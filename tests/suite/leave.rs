@@ -33,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::programs_alone_need_no_network", &[], alone),
         Case::new("install::uninstall_until_done_ends_with_the_last_pod", &[], last_pod),
         Case::new("install::uninstall_until_done_collects_what_got_no_del", &[], collected),
+        Case::new("install::uninstall_until_done_waits_for_no_del_that_nobody_sends", &[], noted),
         Case::new("install::no_uninstall_under_a_daemon_that_keeps_the_configuration", &[], kept),
         Case::new("install::uninstall_takes_what_a_killed_one_left", &[], remains),
         Case::new("install::paths_are_those_of_who_calls", &[], relative),
@@ -149,6 +150,21 @@ fn collected() {
     let leaving = Leaving::start();
     until("it says what it waits for", || Leaving::said().contains("pods are attached by plexus"));
     bed.lose_pod("a");
+    leaving.end();
+    assert!(files_below(&Path::new(RECORDS).join("journal")).iter().all(|(path, _)| path == Path::new("boot")));
+}
+
+/// containerd's note of a pod stays where its network is not configured any more; it sends no DEL of it.
+fn noted() {
+    let (bed, conf) = node();
+    let netns = bed.netns("a");
+    let note = json!({"kind": "cniCacheV1", "containerId": "c1", "netns": netns, "ifName": "eth0", "networkName": conf["name"]});
+    let network = conf["name"].as_str().unwrap();
+    fs::write(format!("/var/lib/cni/results/{network}-c1-eth0"), note.to_string()).unwrap();
+    let leaving = Leaving::start();
+    until("it says what it waits for", || Leaving::said().contains("pods are attached by plexus"));
+    bed.lose_pod("a");
+    until("it is let be at first", || Leaving::said().contains("its runtime has a note of it"));
     leaving.end();
     assert!(files_below(&Path::new(RECORDS).join("journal")).iter().all(|(path, _)| path == Path::new("boot")));
 }
